@@ -1,0 +1,109 @@
+"""The recorded numbers of the PyTorch reference, and the weights and images they belong to.
+
+`phase1.npz` and `phase2.npz` hold what the released PyTorch code computed (float32, CPU, 112x112
+pixels) on weights and images that a formula gives, so no checkpoint travels. A large tensor `T` is
+kept as `T/values`, its entries at the flat indices `T/indices` of the PyTorch-layout array, and
+`T/absmax`, the scale tolerances refer to.
+"""
+
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from wsss_jax.interop.torch_names import to_flax
+
+SEED = 1
+SIZE = 112
+IMAGES = {"phase1": 2, "phase2": 3}
+
+
+@lru_cache
+def golden(phase: str) -> dict[str, np.ndarray]:
+    """All arrays of `phase1.npz` or `phase2.npz`."""
+    with np.load(Path(__file__).with_name(f"{phase}.npz")) as file:
+        return {name: file[name] for name in file.files}
+
+
+@lru_cache
+def variables(phase: str) -> dict[str, dict]:
+    """Full-width variables ("params", "batch_stats") of the phase's network, NumPy float32.
+
+    Shared by all callers: read, do not write.
+    """
+    recorded = golden(phase)
+    state_dict = {}
+    for name, shape in zip(
+        recorded["state_dict_names"], recorded["state_dict_shapes"], strict=True
+    ):
+        state_dict[str(name)] = tensor(str(name), tuple(int(n) for n in shape if n))
+    return to_flax(state_dict)
+
+
+@lru_cache
+def images(phase: str) -> np.ndarray:
+    """(B, 112, 112, 3) uint8, the inputs of the recorded forward passes."""
+    return np.stack([image(f"img{index}", SIZE, SIZE) for index in range(IMAGES[phase])])
+
+
+def scaled_images(phase: str) -> np.ndarray:
+    """`images` as the networks get them: float32, divided by 255."""
+    return images(phase).astype(np.float32) / 255
+
+
+def assert_matches(phase: str, name: str, array: np.ndarray, tolerance: float) -> None:
+    """Compares a float array in PyTorch's layout with the recorded samples of tensor `name`.
+
+    `tolerance` is a share of the recorded tensor's largest absolute value.
+    """
+    recorded = golden(phase)
+    values = np.asarray(array).reshape(-1)[recorded[f"{name}/indices"]]
+    error = np.abs(values - recorded[f"{name}/values"]).max() / recorded[f"{name}/absmax"]
+    assert error <= tolerance, f"{name}: {error:.2e} of the absolute maximum, {tolerance:.0e} given"
+
+
+def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The float32 value of a state dict entry, in PyTorch's layout."""
+    generator = _generator(name)
+    leaf = name.rpartition(".")[2]
+    if leaf == "running_var":
+        value = generator.uniform(0.5, 1.5, shape)
+    elif leaf in ("running_mean", "bias"):
+        value = 0.1 * generator.standard_normal(shape)
+    elif len(shape) == 1:
+        value = generator.uniform(0.8, 1.2, shape)
+    else:
+        value = generator.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
+    return value.astype(np.float32)
+
+
+def image(tag: str, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8: smooth random color fields with texture and a white corner."""
+    generator = _generator(tag)
+    coarse = generator.uniform(60, 240, (height // 16 + 2, width // 16 + 2, 3))
+    top, down = _steps(coarse.shape[0], height)
+    left, right = _steps(coarse.shape[1], width)
+    down, right = down[:, None, None], right[None, :, None]
+    # Summed in this order: the recorded bytes depend on the last bit before rounding.
+    smooth = (
+        coarse[top][:, left] * (1 - down) * (1 - right)
+        + coarse[top + 1][:, left] * down * (1 - right)
+        + coarse[top][:, left + 1] * (1 - down) * right
+        + coarse[top + 1][:, left + 1] * down * right
+    )
+    picture = smooth + 12 * generator.standard_normal((height, width, 3))
+    corner = (height // 5, width // 5)
+    picture[: corner[0], : corner[1]] = 235 + 5 * generator.standard_normal((*corner, 3))
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def _steps(coarse: int, fine: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole and fractional positions of `fine` samples along `coarse` nodes."""
+    position = np.linspace(0, coarse - 1.001, fine)
+    whole = position.astype(int)
+    return whole, position - whole
+
+
+def _generator(name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), SEED]))

@@ -1,0 +1,129 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden import reference
+from wsss_jax.cam import class_activation_maps, grad_cam
+from wsss_jax.errors import InputError
+from wsss_jax.masks import label_maps, segmentation, white_background
+from wsss_jax.models.layers import resize_half_pixel
+from wsss_jax.models.resnet38 import ResNet38
+
+LAYERS = ("b4_3", "b4_5", "b5_2", "bn7")
+SIZE = (reference.SIZE, reference.SIZE)
+
+
+@pytest.fixture(scope="module")
+def golden_run():
+    """Grad-CAM maps, logits and plain maps of the recorded images at full width."""
+    model = ResNet38(num_classes=4)
+
+    @jax.jit
+    def run(variables, images):
+        maps, logits = grad_cam(model, variables, images, LAYERS)
+        _, taps = model.apply(variables, images, train=False)
+        class_weights = variables["params"]["fc8"]["kernel"][0, 0]
+        return maps, logits, class_activation_maps(taps["bn7"], class_weights, relu=True)
+
+    return run(reference.variables("phase1"), reference.scaled_images("phase1"))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_golden_grad_cam(golden_run, layer):
+    maps = golden_run[0][layer]
+    resized = resize_half_pixel(jnp.moveaxis(maps, 1, -1), SIZE)
+    for index, channels_last in enumerate(np.asarray(resized)):
+        reference.assert_matches(
+            "phase1", f"gradcam/{layer}/{index}", np.moveaxis(channels_last, -1, 0), 1e-4
+        )
+
+
+@pytest.mark.parametrize("layer", ["b4_5", "b5_2", "bn7"])
+def test_golden_pseudo_masks(golden_run, layer):
+    recorded = reference.golden("phase1")
+    masks = np.asarray(label_maps(golden_run[0][layer], recorded["labels"], SIZE))
+    for index, (mask, image) in enumerate(zip(masks, reference.images("phase1"))):
+        expected = recorded[f"pseudo_mask/bcss/{layer}/{index}"]
+        assert (mask != expected).mean() <= 1e-3
+        with_white = np.where(white_background(image), 4, mask)
+        expected = recorded[f"pseudo_mask/luad/{layer}/{index}"]
+        assert (with_white != expected).mean() <= 1e-3
+
+
+def test_golden_plain_maps_and_segmentation(golden_run):
+    _, logits, cams = golden_run
+    reference.assert_matches("phase1", "forward/cam", cams, 1e-5)
+    probability = jax.nn.sigmoid(logits)
+    for index, mask in enumerate(np.asarray(segmentation(cams, probability, SIZE))):
+        expected = reference.golden("phase1")[f"phase1_segmentation/{index}"]
+        assert (mask != expected).mean() <= 1e-3
+
+
+@pytest.fixture(scope="module")
+def small():
+    images = np.random.default_rng(0).uniform(0, 1, (3, 48, 40, 3)).astype(np.float32)
+    model = ResNet38(num_classes=5, width=1 / 16)
+    # The default generator would take several times as long to compile.
+    key = jax.random.key(0, impl="rbg")
+    init = jax.jit(model.init, static_argnames="train")
+    return model, init(key, images, train=False), images
+
+
+def _compiled_grad_cam(model, layers):
+    return jax.jit(lambda variables, images: grad_cam(model, variables, images, layers))
+
+
+def test_grad_cam_equals_a_loop_over_classes(small):
+    model, variables, images = small
+    maps, logits = _compiled_grad_cam(model, ("b4_5", "bn7"))(variables, images)
+    expected_logits, taps = jax.jit(model.apply, static_argnames="train")(
+        variables, images, train=False
+    )
+    np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
+
+    @jax.jit
+    def gradient(perturbation, k):
+        def class_sum(perturbation):
+            perturbed = {**variables, "perturbations": {"b4_5": perturbation}}
+            return model.apply(perturbed, images, train=False)[0][:, k].sum()
+
+        return jax.grad(class_sum)(perturbation)
+
+    for k in range(5):
+        weights = gradient(jnp.zeros_like(taps["b4_5"]), k).mean(axis=(1, 2))
+        expected = jnp.einsum("bhwd,bd->bhw", taps["b4_5"], weights)
+        np.testing.assert_allclose(maps["b4_5"][:, k], expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_grad_cam_of_the_last_layer_has_a_closed_form(small):
+    model, variables, images = small
+    maps, _ = _compiled_grad_cam(model, ("bn7",))(variables, images)
+    apply = jax.jit(model.apply, static_argnames="train")
+    features = apply(variables, images, train=False)[1]["bn7"]
+    class_weights = variables["params"]["fc8"]["kernel"][0, 0]
+    pixels = features.shape[1] * features.shape[2]
+    expected = jnp.einsum("bhwd,dc->bchw", features, class_weights) / pixels
+    np.testing.assert_allclose(maps["bn7"], expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_maps_are_float32_in_bfloat16(small):
+    _, variables, images = small
+    model = ResNet38(num_classes=5, width=1 / 16, dtype=jnp.bfloat16)
+    maps, logits = _compiled_grad_cam(model, ("b5_2",))(variables, images)
+    assert maps["b5_2"].dtype == logits.dtype == jnp.float32
+    assert maps["b5_2"].shape == (3, 5, 6, 5)
+
+
+def test_an_unknown_layer_is_named(small):
+    with pytest.raises(InputError, match=r"'b9'.*b4_5"):
+        grad_cam(*small, ("b4_5", "b9"))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_plain_maps_are_clipped_at_zero_when_asked(relu):
+    features = jnp.array([[[[1.0, 2.0], [3.0, 0.0]]]])
+    class_weights = jnp.array([[1.0, -1.0], [0.5, 0.0]])
+    expected = [[[[2.0, 3.0]], [[0.0 if relu else -1.0, 0.0 if relu else -3.0]]]]
+    maps = class_activation_maps(features, class_weights, relu=relu)
+    np.testing.assert_array_equal(maps, expected)

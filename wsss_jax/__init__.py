@@ -1,0 +1,1 @@
+"""From patch-level labels to whole-slide tissue maps, in JAX."""

@@ -1,0 +1,88 @@
+"""State dicts of the released PyTorch networks <-> variables of ours.
+
+The names map by rule. `backbone.layer1.0.conv1.weight` is
+`params["backbone"]["layer1_0"]["conv1"]["kernel"]`: an index joins the name before it, a
+one-dimensional weight is a `scale`, running statistics live in "batch_stats", and convolution
+kernels turn from OIHW to HWIO. Works on arrays only; PyTorch is not needed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from wsss_jax.errors import InputError
+
+_COUNTER = "num_batches_tracked"
+_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+_STATISTICS_TO_TORCH = {ours: theirs for theirs, ours in _STATISTICS.items()}
+_RESNET38_BLOCK = re.compile(r"b\d+_\d+")  # "b4_5" is a name of its own, not entry 5 of "b4"
+_INDEXED = re.compile(r"(.+)_(\d+)")
+
+
+def to_flax(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Variables of `ResNet38` or `DeepLabV3Plus` from a state dict of NumPy arrays.
+
+    PyTorch's batch counters are left out.
+
+    Raises:
+      InputError: an entry is neither a weight, a bias nor a running statistic, or a weight has
+        neither one nor four dimensions.
+    """
+    variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
+    for name, value in state_dict.items():
+        *path, leaf = re.sub(r"\.(\d+)(?=\.)", r"_\1", name).split(".")
+        if leaf == _COUNTER:
+            continue
+        collection, leaf, value = _leaf_to_flax(name, leaf, np.asarray(value))
+        module = variables[collection]
+        for part in path:
+            module = module.setdefault(part, {})
+        module[leaf] = value
+    return variables
+
+
+def _leaf_to_flax(name: str, leaf: str, value: np.ndarray) -> tuple[str, str, np.ndarray]:
+    if leaf in _STATISTICS:
+        return "batch_stats", _STATISTICS[leaf], value
+    if leaf == "bias":
+        return "params", "bias", value
+    if leaf == "weight" and value.ndim == 1:
+        return "params", "scale", value
+    if leaf == "weight" and value.ndim == 4:
+        return "params", "kernel", np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+    raise InputError(
+        f"state dict entry {name!r} of shape {value.shape} is not of these networks; "
+        "pass the state dict of a phase-1 or phase-2 checkpoint"
+    )
+
+
+def to_torch(variables: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """State dict in PyTorch's names and layout, the inverse of `to_flax`."""
+    state_dict = {}
+    for collection in ("params", "batch_stats"):
+        for path, leaf, value in _leaves(variables.get(collection, {})):
+            if leaf == "kernel":
+                value = np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+            if leaf in ("kernel", "scale"):
+                leaf = "weight"
+            leaf = _STATISTICS_TO_TORCH.get(leaf, leaf)
+            state_dict[".".join([*map(_module_to_torch, path), leaf])] = value
+    return state_dict
+
+
+def _leaves(
+    tree: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str, np.ndarray]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield path, key, np.asarray(value)
+
+
+def _module_to_torch(name: str) -> str:
+    if _RESNET38_BLOCK.fullmatch(name):
+        return name
+    return _INDEXED.sub(r"\1.\2", name)

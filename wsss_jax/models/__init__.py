@@ -1,0 +1,1 @@
+"""The networks: Flax linen modules and functions of arrays, nothing else."""

@@ -1,0 +1,194 @@
+"""DeepLabV3+ on a ResNet-101, the segmentation network of phase 2 (Chen et al. 2018).
+
+Output stride 16, multi-grid dilations in the last stage, every interpolation with aligned corners.
+At width 1 with four classes it has 59.34 M parameters. Module names follow the released PyTorch
+checkpoints: top-level "backbone", "aspp", "decoder".
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from wsss_jax.models.layers import BatchNorm, Conv, Dropout, resize_align_corners, scaled
+
+_EXPANSION = 4
+_STRIDES = (1, 2, 2, 1)
+_MULTI_GRID = (2, 4, 8)  # dilations of the last stage: (1, 2, 4) times 2
+_ASPP_DILATIONS = (1, 6, 12, 18)
+
+
+class DeepLabV3Plus(nn.Module):
+    """Semantic segmentation of images of any size.
+
+    Attributes:
+      num_classes: C, the tissue classes.
+      width: factor on every channel count (1.0 is the published network).
+      blocks: bottleneck blocks per stage of the backbone; (3, 4, 23, 3) is ResNet-101.
+      dropout_rates: element-wise dropout after the pyramid and after both decoder convolutions.
+      dtype: compute dtype; parameters and logits are float32.
+      axis_name: mapped axis over which batch statistics and dropout see one global batch.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    blocks: tuple[int, int, int, int] = (3, 4, 23, 3)
+    dropout_rates: tuple[float, float, float] = (0.5, 0.5, 0.1)
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool, weight: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Segments images.
+
+        Args:
+          x: (B, H, W, 3) scaled images.
+          train: dropout and batch statistics on. Needs the rng "dropout" where a rate is above 0.
+          weight: (B,), 0 for examples that only fill the batch, 1 otherwise; None means all 1.
+
+        Returns:
+          Logits (B, H, W, C) float32, and the feature maps "backbone" (stride 16), "low_level"
+          (stride 4), "aspp" (stride 16) and "decoder" (the logits at stride 4).
+        """
+        size = x.shape[1:3]
+        common = {"width": self.width, "dtype": self.dtype, "axis_name": self.axis_name}
+        statistics = {"use_running_average": not train, "weight": weight}
+        features, low_level = _Backbone(self.blocks, name="backbone", **common)(x, statistics)
+        pyramid = _Aspp(self.dropout_rates[0], name="aspp", **common)(
+            features, statistics, train=train
+        )
+        coarse = _Decoder(self.num_classes, self.dropout_rates[1:], name="decoder", **common)(
+            pyramid, low_level, statistics, train=train
+        )
+        taps = {"backbone": features, "low_level": low_level, "aspp": pyramid, "decoder": coarse}
+        return resize_align_corners(coarse.astype(jnp.float32), size), taps
+
+
+class _Backbone(nn.Module):
+    blocks: tuple[int, int, int, int]
+    width: float
+    dtype: Dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, statistics: dict) -> tuple[jax.Array, jax.Array]:
+        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+        x = Conv(scaled(64, self.width), 7, stride=2, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(name="bn1", **norm)(x, **statistics))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, count in enumerate(self.blocks):
+            for index in range(count):
+                last = stage == len(self.blocks) - 1
+                block = _Bottleneck(
+                    planes=scaled(64 * 2**stage, self.width),
+                    stride=1 if index else _STRIDES[stage],
+                    dilation=_MULTI_GRID[index % len(_MULTI_GRID)] if last else 1,
+                    name=f"layer{stage + 1}_{index}",
+                    **norm,
+                )
+                x = block(x, statistics)
+            if stage == 0:
+                low_level = x
+        return x, low_level
+
+
+class _Bottleneck(nn.Module):
+    planes: int
+    stride: int
+    dilation: int
+    dtype: Dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, statistics: dict) -> jax.Array:
+        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+        out = self.planes * _EXPANSION
+        y = Conv(self.planes, 1, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(BatchNorm(name="bn1", **norm)(y, **statistics))
+        y = Conv(self.planes, 3, self.stride, self.dilation, dtype=self.dtype, name="conv2")(y)
+        y = nn.relu(BatchNorm(name="bn2", **norm)(y, **statistics))
+        y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
+        y = BatchNorm(name="bn3", **norm)(y, **statistics)
+        if self.stride != 1 or x.shape[-1] != out:
+            x = Conv(out, 1, self.stride, dtype=self.dtype, name="downsample_0")(x)
+            x = BatchNorm(name="downsample_1", **norm)(x, **statistics)
+        return nn.relu(x + y)
+
+
+class _Aspp(nn.Module):
+    """Atrous spatial pyramid pooling: four dilations and the image's mean, side by side."""
+
+    dropout_rate: float
+    width: float
+    dtype: Dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, statistics: dict, *, train: bool) -> jax.Array:
+        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+        features = scaled(256, self.width)
+        branches = []
+        for index, dilation in enumerate(_ASPP_DILATIONS, start=1):
+            branch = _AsppBranch(features, dilation, name=f"aspp{index}", **norm)
+            branches.append(branch(x, statistics))
+        pooled = x.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        pooled = Conv(features, 1, dtype=self.dtype, name="global_avg_pool_1")(pooled)
+        pooled = nn.relu(BatchNorm(name="global_avg_pool_2", **norm)(pooled, **statistics))
+        branches.append(jnp.broadcast_to(pooled, branches[0].shape))
+        y = jnp.concatenate(branches, axis=-1)
+        y = Conv(features, 1, dtype=self.dtype, name="conv1")(y)
+        y = nn.relu(BatchNorm(name="bn1", **norm)(y, **statistics))
+        return Dropout(self.dropout_rate, axis_name=self.axis_name, name="dropout")(
+            y, deterministic=not train
+        )
+
+
+class _AsppBranch(nn.Module):
+    features: int
+    dilation: int
+    dtype: Dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, statistics: dict) -> jax.Array:
+        kernel_size = 1 if self.dilation == 1 else 3
+        x = Conv(
+            self.features,
+            kernel_size,
+            dilation=self.dilation,
+            dtype=self.dtype,
+            name="atrous_conv",
+        )(x)
+        return nn.relu(
+            BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name="bn")(x, **statistics)
+        )
+
+
+class _Decoder(nn.Module):
+    num_classes: int
+    dropout_rates: tuple[float, float]
+    width: float
+    dtype: Dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, low_level: jax.Array, statistics: dict, *, train: bool
+    ) -> jax.Array:
+        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+        features = scaled(256, self.width)
+        low_level = Conv(scaled(48, self.width), 1, dtype=self.dtype, name="conv1")(low_level)
+        low_level = nn.relu(BatchNorm(name="bn1", **norm)(low_level, **statistics))
+        x = resize_align_corners(x, low_level.shape[1:3])
+        x = jnp.concatenate([x, low_level], axis=-1)
+        # Positions in the checkpoint's sequence: convolution 0 and 4, normalization 1 and 5.
+        for position, rate in zip((0, 4), self.dropout_rates, strict=True):
+            x = Conv(features, 3, dtype=self.dtype, name=f"last_conv_{position}")(x)
+            norm_name = f"last_conv_{position + 1}"
+            x = nn.relu(BatchNorm(name=norm_name, **norm)(x, **statistics))
+            x = Dropout(rate, axis_name=self.axis_name, name=f"last_conv_{position + 3}")(
+                x, deterministic=not train
+            )
+        return Conv(self.num_classes, 1, use_bias=True, dtype=self.dtype, name="last_conv_8")(x)

@@ -1,0 +1,205 @@
+"""ResNet38, the patch classifier of phase 1.
+
+The wide residual network "A1" of Wu et al. 2016 as Ahn & Kwak 2018 use it: pre-activation blocks,
+stride 8, dilated from b5 on, global average pooling and a linear classifier without bias. At width
+1 it has 105.09 M parameters. Module names are those of the released PyTorch checkpoints.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from wsss_jax.models.attention import progressive_dropout_attention
+from wsss_jax.models.layers import BatchNorm, Conv, Dropout, scaled
+
+
+class _Stage(NamedTuple):
+    """Blocks `name`, `name_1`, ...: stride and first dilation are those of the first block."""
+
+    name: str
+    blocks: int
+    middle: int
+    out: int
+    stride: int
+    first_dilation: int
+    dilation: int
+
+
+_STAGES = (
+    _Stage("b2", 3, middle=128, out=128, stride=2, first_dilation=1, dilation=1),
+    _Stage("b3", 3, middle=256, out=256, stride=2, first_dilation=1, dilation=1),
+    _Stage("b4", 6, middle=512, out=512, stride=2, first_dilation=1, dilation=1),
+    _Stage("b5", 3, middle=512, out=1024, stride=1, first_dilation=1, dilation=2),
+)
+
+
+class ResNet38(nn.Module):
+    """Patch classifier with taps for class activation maps.
+
+    Attributes:
+      num_classes: C, the tissue classes.
+      width: factor on every channel count (1.0 is the published network).
+      frozen_batch_norm: use the running statistics in training too.
+      dropout_rates: channel dropout in b6, in b7 and before pooling.
+      attention_relu: see `progressive_dropout_attention`.
+      attention_divisor: the same; 0 stands for the number of classes.
+      dtype: compute dtype; parameters and logits are float32.
+      axis_name: mapped axis over which batch statistics and dropout see one global batch.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    frozen_batch_norm: bool = True
+    dropout_rates: tuple[float, float, float] = (0.3, 0.5, 0.5)
+    attention_relu: bool = False
+    attention_divisor: int = 0
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        mu: jax.Array | None = None,
+        weight: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies patches.
+
+        Args:
+          x: (B, H, W, 3) scaled images.
+          train: dropout on, and batch statistics unless `frozen_batch_norm`. Needs the rng
+            "dropout" where a rate is above 0.
+          mu: scalar coefficient of the Progressive Dropout Attention; 0 switches it off without a
+            recompilation, None leaves it out of the program.
+          weight: (B,), 0 for examples that only fill the batch, 1 otherwise; None means all 1.
+
+        Returns:
+          Logits (B, C) float32, and the named feature maps: "conv1a", the blocks "b2" ... "b7"
+          (sums before the next normalization), "bn7" after its ReLU and, when mu is given,
+          "attended" (B, H/8, W/8, 4096 * width).
+        """
+        common = {"dtype": self.dtype, "axis_name": self.axis_name}
+        statistics = {"use_running_average": self.frozen_batch_norm or not train, "weight": weight}
+        drop_b6, drop_b7, drop_pool = self.dropout_rates
+        taps = {}
+
+        def tap(name: str, value: jax.Array) -> jax.Array:
+            # A perturbation is there only when somebody differentiates with respect to the tap.
+            if self.has_variable("perturbations", name):
+                value = self.perturb(name, value)
+            taps[name] = value
+            return value
+
+        x = tap("conv1a", Conv(scaled(64, self.width), dtype=self.dtype, name="conv1a")(x))
+        for stage in _STAGES:
+            for index in range(stage.blocks):
+                name = f"{stage.name}_{index}" if index else stage.name
+                block = _BasicBlock(
+                    middle=scaled(stage.middle, self.width),
+                    out=scaled(stage.out, self.width),
+                    stride=1 if index else stage.stride,
+                    first_dilation=stage.dilation if index else stage.first_dilation,
+                    dilation=stage.dilation,
+                    name=name,
+                    **common,
+                )
+                x = tap(name, block(x, statistics))
+        for name, out, rate in (("b6", 2048, drop_b6), ("b7", 4096, drop_b7)):
+            block = _BottleneckBlock(
+                out=out, width=self.width, dropout_rate=rate, name=name, **common
+            )
+            x = tap(name, block(x, statistics, train=train))
+        x = tap("bn7", nn.relu(BatchNorm(name="bn7", **common)(x, **statistics)))
+
+        class_weights = _ClassWeights(self.num_classes, name="fc8")(x.shape[-1])
+        if mu is not None:
+            attended = progressive_dropout_attention(
+                x,
+                class_weights,
+                mu,
+                relu=self.attention_relu,
+                divisor=self.attention_divisor or self.num_classes,
+            )
+            x = tap("attended", jnp.where(mu > 0, attended, x))
+        x = Dropout(drop_pool, channels=True, axis_name=self.axis_name, name="dropout")(
+            x, deterministic=not train
+        )
+        pooled = x.mean(axis=(1, 2), dtype=jnp.float32)
+        return pooled @ class_weights, taps
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each after normalization and ReLU."""
+
+    middle: int
+    out: int
+    stride: int
+    first_dilation: int
+    dilation: int
+    dtype: Dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, statistics: dict) -> jax.Array:
+        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+        y = nn.relu(BatchNorm(name="bn_branch2a", **norm)(x, **statistics))
+        shortcut = x
+        if self.stride != 1 or x.shape[-1] != self.out:
+            shortcut = Conv(self.out, 1, self.stride, dtype=self.dtype, name="conv_branch1")(y)
+        y = Conv(
+            self.middle,
+            stride=self.stride,
+            dilation=self.first_dilation,
+            dtype=self.dtype,
+            name="conv_branch2a",
+        )(y)
+        y = nn.relu(BatchNorm(name="bn_branch2b1", **norm)(y, **statistics))
+        y = Conv(self.out, dilation=self.dilation, dtype=self.dtype, name="conv_branch2b1")(y)
+        return shortcut + y
+
+
+class _BottleneckBlock(nn.Module):
+    """1x1, 3x3 (dilation 4), 1x1 with channel dropout before the second and the third."""
+
+    out: int
+    width: float
+    dropout_rate: float
+    dtype: Dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, statistics: dict, *, train: bool) -> jax.Array:
+        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+        quarter, half, out = (scaled(self.out // n, self.width) for n in (4, 2, 1))
+
+        def dropout(name: str, value: jax.Array) -> jax.Array:
+            layer = Dropout(self.dropout_rate, channels=True, axis_name=self.axis_name, name=name)
+            return layer(value, deterministic=not train)
+
+        y = nn.relu(BatchNorm(name="bn_branch2a", **norm)(x, **statistics))
+        shortcut = Conv(out, 1, dtype=self.dtype, name="conv_branch1")(y)
+        y = Conv(quarter, 1, dtype=self.dtype, name="conv_branch2a")(y)
+        y = nn.relu(BatchNorm(name="bn_branch2b1", **norm)(y, **statistics))
+        y = dropout("dropout_2b1", y)
+        y = Conv(half, dilation=4, dtype=self.dtype, name="conv_branch2b1")(y)
+        y = nn.relu(BatchNorm(name="bn_branch2b2", **norm)(y, **statistics))
+        y = dropout("dropout_2b2", y)
+        y = Conv(out, 1, dtype=self.dtype, name="conv_branch2b2")(y)
+        return shortcut + y
+
+
+class _ClassWeights(nn.Module):
+    """The classifier's weights, which the attention needs before the classifier runs."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: int) -> jax.Array:
+        """Returns (features, C) float32."""
+        shape = (1, 1, features, self.num_classes)
+        return self.param("kernel", nn.initializers.he_normal(), shape)[0, 0]
