@@ -1,0 +1,168 @@
+"""One confusion matrix per patch, and every score that is derived from it.
+
+Counting runs on the device (jax); the scores are derived on the host (numpy, float64) from counts
+that the caller sums in int64. A matrix has C rows, the true classes, and C + 1 columns, the
+predicted classes and last the excluded index: a tissue pixel that was called white is an error of
+its class, but a hit or a false alarm of none, and a C x C matrix would have no place for it.
+Pixels whose truth is excluded (index C) are counted nowhere.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
+    """Count true against predicted classes, for each example of a batch.
+
+    Args:
+        truth: (B, ...) integers; values outside 0..C-1 are excluded and do not count.
+        prediction: (B, ...) integers; values outside 0..C-1 count in the last column.
+        num_classes: C.
+
+    Returns:
+        (B, C, C + 1) int32, exact; rows truth, columns prediction.
+    """
+    batch = truth.shape[0]
+    truth = truth.reshape(batch, -1).astype(jnp.int32)
+    prediction = prediction.reshape(batch, -1).astype(jnp.int32)
+    prediction = jnp.where(_is_class(prediction, num_classes), prediction, num_classes)
+    truth = jnp.where(_is_class(truth, num_classes), truth, num_classes)
+    # One scatter into B (C + 1)^2 bins: 1.1 ms for 20 x 224 x 224 pixels on two CPU cores, where
+    # a product of one-hot encodings takes 16 ms with 4 classes and 90 ms with 21.
+    bins = (num_classes + 1) ** 2
+    codes = truth * (num_classes + 1) + prediction + bins * jnp.arange(batch)[:, None]
+    counts = jnp.bincount(codes.ravel(), length=batch * bins)
+    counts = counts.reshape(batch, num_classes + 1, num_classes + 1)
+    return counts[:, :num_classes].astype(jnp.int32)
+
+
+def confusion_matrix(
+    truth: jax.Array,
+    prediction: jax.Array,
+    num_classes: int,
+    weight: jax.Array | None = None,
+) -> jax.Array:
+    """Sum `confusion_matrices` over the batch.
+
+    Args:
+        truth: (B, ...) integers, see `confusion_matrices`.
+        prediction: (B, ...) integers.
+        num_classes: C.
+        weight: (B,) or None; examples of weight 0 (the padding of a last batch) do not count.
+
+    Returns:
+        (C, C + 1) int32. Sum it over replicas with `jax.lax.psum`, over batches in int64 on the
+        host: int32 holds 42,000 patches of 224 x 224.
+    """
+    counts = confusion_matrices(truth, prediction, num_classes)
+    if weight is not None:
+        counts = counts * (weight > 0).astype(jnp.int32)[:, None, None]
+    return counts.sum(axis=0)
+
+
+def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:
+    """Derive the paper's segmentation scores from one confusion matrix over all pixels.
+
+    Args:
+        confusion: (C, C + 1) counts, rows truth; (C, C) is accepted too.
+
+    Returns:
+        `iou`: C floats, intersection over union, nan for a class in neither truth nor prediction;
+        `miou`: their mean without the nan; `fwiou`: mean weighted by the pixels of each true
+        class; `acc`: share of pixels that are right; `class_acc`: mean over the true classes of
+        the share of their pixels that are right. All nan where nothing was counted.
+    """
+    confusion = np.asarray(confusion, np.float64)
+    hits = _hits(confusion)
+    true_pixels = confusion.sum(axis=1)
+    iou = _iou(confusion)
+    total = true_pixels.sum()
+    present = true_pixels > 0
+    return {
+        "iou": iou.tolist(),
+        "miou": _mean(iou),
+        "fwiou": float(_ratio((true_pixels[present] * iou[present]).sum(), total)),
+        "acc": float(_ratio(hits.sum(), total)),
+        "class_acc": _mean(_ratio(hits, true_pixels)),
+    }
+
+
+def patch_miou(confusions: np.ndarray) -> np.ndarray:
+    """Mean IoU of each patch over the classes in its truth or prediction, to rank patches by.
+
+    Args:
+        confusions: (B, C, C + 1) counts.
+
+    Returns:
+        (B,) float64, nan for a patch without any counted pixel, which `np.argsort` puts last.
+    """
+    return np.array([_mean(_iou(confusion)) for confusion in np.asarray(confusions, np.float64)])
+
+
+def majority_scores(confusion: np.ndarray) -> dict[str, Any]:
+    """Score the prediction of the most frequent true class everywhere, the least to be beaten.
+
+    Args:
+        confusion: (C, C + 1) counts of any prediction; only its row sums matter.
+
+    Returns:
+        As `segmentation_scores`.
+    """
+    true_pixels = np.asarray(confusion).sum(axis=1)
+    constant = np.zeros((len(true_pixels), len(true_pixels) + 1), true_pixels.dtype)
+    constant[:, true_pixels.argmax()] = true_pixels
+    return segmentation_scores(constant)
+
+
+def multilabel_scores(
+    probability: np.ndarray, labels: np.ndarray, threshold: float = 0.5
+) -> dict[str, Any]:
+    """Score patch labels.
+
+    Args:
+        probability: (N, C) floats in [0, 1].
+        labels: (N, C) multi-hot.
+        threshold: a class is predicted where its probability exceeds this.
+
+    Returns:
+        `exact_match`: share of patches with all labels right; `patch_accuracy`: share of all
+        N C labels that are right; `f1`: C floats, nan for a class neither present nor predicted;
+        `mean_f1`: their mean without the nan.
+    """
+    predicted = np.asarray(probability) > threshold
+    present = np.asarray(labels) > 0.5
+    right = predicted == present
+    f1 = _ratio(2 * (predicted & present).sum(axis=0), predicted.sum(axis=0) + present.sum(axis=0))
+    return {
+        "exact_match": float(_ratio(right.all(axis=1).sum(), len(right))),
+        "patch_accuracy": float(_ratio(right.sum(), right.size)),
+        "f1": f1.tolist(),
+        "mean_f1": _mean(f1),
+    }
+
+
+def _is_class(index: jax.Array, num_classes: int) -> jax.Array:
+    return (index >= 0) & (index < num_classes)
+
+
+def _hits(confusion: np.ndarray) -> np.ndarray:
+    return np.diagonal(confusion).copy()
+
+
+def _iou(confusion: np.ndarray) -> np.ndarray:
+    hits = _hits(confusion)
+    predicted_pixels = confusion[:, : len(confusion)].sum(axis=0)
+    return _ratio(hits, confusion.sum(axis=1) + predicted_pixels - hits)
+
+
+def _ratio(part: np.ndarray | int | float, whole: np.ndarray | int | float) -> np.ndarray:
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")

@@ -1,0 +1,343 @@
+"""The figures of a run: label maps in color, sheets of patches, confusion matrix, curves.
+
+Every writer takes a path, creates its parents and writes a PNG atomically. A palette holds C + 1
+RGB colors: one per class and last the excluded index (white background or not annotated).
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wsss_jax.report.canvas import Color, Picture, Row, write_page
+from wsss_jax.report.files import atomic_path
+from wsss_jax.report.tables import SUMMARY_COLUMNS
+
+Palette = Sequence[Color]
+
+EXCLUDED_NAME = "white background / excluded"
+CURVE_TITLES = {**SUMMARY_COLUMNS, "iou": "IoU", "class_acc": "class ACC"}
+
+INK = "#222222"
+PALE = "#777777"
+SERIES_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": PALE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+class SheetRow(NamedTuple):
+    """One patch of a sheet.
+
+    `image` is (H, W, 3) uint8; `masks` maps a column's heading to a (H, W) label map of 0..C, in
+    the order of the columns; `truth` is (H, W); `label` is (C,) multi-hot; `miou` is in [0, 1].
+    """
+
+    name: str
+    image: np.ndarray
+    masks: Mapping[str, np.ndarray]
+    truth: np.ndarray | None = None
+    label: Sequence[int] | None = None
+    miou: float | None = None
+
+
+def colorize(mask: np.ndarray, palette: Palette) -> np.ndarray:
+    """Paint a label map.
+
+    Args:
+        mask: (H, W) integers 0..C.
+        palette: C + 1 colors.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        IndexError: a value above C.
+    """
+    return np.asarray(palette, np.uint8)[mask]
+
+
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    palette: Palette,
+    alpha: float = 0.45,
+    excluded: int | None = None,
+) -> np.ndarray:
+    """Tint a patch with its label map.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) integers 0..C.
+        palette: C + 1 colors.
+        alpha: weight of the color, 0..1.
+        excluded: the index that stays untinted; None means C, the palette's last.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    excluded = len(palette) - 1 if excluded is None else excluded
+    tinted = np.rint((1 - alpha) * image + alpha * colorize(mask, palette)).astype(np.uint8)
+    return np.where((mask == excluded)[..., None], image, tinted)
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow],
+    palette: Palette,
+    classes: Sequence[str],
+    path: Path | str,
+    *,
+    title: str = "",
+) -> None:
+    """Draw one row per patch: patch, its masks, the truth if given, overlay of the last mask.
+
+    Above each row stand the patch's name and the classes of its label, below all the legend.
+
+    Args:
+        rows: with the same masks, and all of them with a truth or none.
+        palette: C + 1 colors.
+        classes: C names.
+        path: of the PNG.
+        title: of the page.
+
+    Raises:
+        ValueError: no row, or rows of different columns.
+    """
+    pictures = []
+    for row in rows:
+        last, mask = list(row.masks.items())[-1]
+        truth = {} if row.truth is None else {"truth": row.truth}
+        pictures.append(
+            {
+                "patch": Picture(row.image, photograph=True),
+                **_painted({**row.masks, **truth}, palette),
+                f"overlay of {last}": _tinted(row.image, mask, palette),
+            }
+        )
+    _write_sheet(rows, pictures, palette, classes, path, title=title)
+
+
+def evaluation_sheet(
+    rows: Sequence[SheetRow],
+    palette: Palette,
+    classes: Sequence[str],
+    path: Path | str,
+    *,
+    title: str = "",
+) -> None:
+    """Draw patch, truth, prediction and overlay of the prediction, with each patch's mIoU.
+
+    Args:
+        rows: in the order to show (`metrics.patch_miou` ranks them), each with a truth and with
+            one mask, the prediction.
+        palette: C + 1 colors.
+        classes: C names.
+        path: of the PNG.
+        title: of the page, for instance "Worst patches first".
+    """
+    pictures = []
+    for row in rows:
+        ((name, prediction),) = row.masks.items()
+        pictures.append(
+            {
+                "patch": Picture(row.image, photograph=True),
+                **_painted({"truth": row.truth, name: prediction}, palette),
+                f"overlay of {name}": _tinted(row.image, prediction, palette),
+            }
+        )
+    _write_sheet(rows, pictures, palette, classes, path, title=title)
+
+
+def demo_banner(
+    rows: Sequence[SheetRow], palette: Palette, classes: Sequence[str], path: Path | str
+) -> None:
+    """Draw a wide picture for a README: patch, masks and truth, two patches side by side.
+
+    Args:
+        rows: each with a truth and the same masks, for instance "pseudo mask" and "prediction";
+            names and labels are not shown.
+        palette: C + 1 colors.
+        classes: C names.
+        path: of the PNG.
+    """
+    pictures = [
+        {
+            "patch": Picture(row.image, photograph=True),
+            **_painted({**row.masks, "truth": row.truth}, palette),
+        }
+        for row in rows
+    ]
+    anonymous = [SheetRow("", row.image, row.masks, row.truth) for row in rows]
+    _write_sheet(anonymous, pictures, palette, classes, path, tile=160, rows_abreast=2)
+
+
+def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path | str) -> None:
+    """Draw a confusion matrix: percentages of the true class, pixel counts beneath.
+
+    Args:
+        confusion: (C, C + 1) counts, rows truth; the last column, tissue predicted as excluded,
+            is left out if nothing was.
+        classes: C names.
+        path: of the PNG.
+    """
+    count = len(classes)
+    columns = [*classes, "excluded"]
+    if not confusion[:, count:].any():
+        confusion, columns = confusion[:, :count], columns[:count]
+    totals = confusion.sum(axis=1)
+    share = confusion / np.maximum(totals, 1)[:, None]
+    with matplotlib.rc_context(STYLE):
+        size = (2.6 + 1.05 * len(columns), 1.3 + 0.75 * count)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(share):
+            style = {
+                "color": "white" if value > 0.55 else INK,
+                "horizontalalignment": "center",
+                "verticalalignment": "center",
+            }
+            percent = f"{100 * value:.1f} %" if totals[row] else "-"
+            axes.text(column, row - 0.12, percent, fontsize=11, **style)
+            axes.text(column, row + 0.2, _short_count(confusion[row, column]), fontsize=8, **style)
+        names = [
+            f"{_wrapped(name)}\n{_short_count(total)} px" for name, total in zip(classes, totals)
+        ]
+        axes.set_xticks(range(len(columns)), [_wrapped(name) for name in columns])
+        axes.set_yticks(range(count), names)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, count) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=2)
+        axes.tick_params(which="minor", length=0)
+        _save(figure, path)
+
+
+def training_curves(
+    history: Sequence[Mapping[str, Any]], path: Path | str, classes: Sequence[str] = ()
+) -> None:
+    """Draw every figure of a training run against the epoch, one small panel each.
+
+    Args:
+        history: one mapping per epoch, in order: "epoch" (from 0) and named floats, or lists of C
+            floats (one line per class). A name need not occur in every epoch; nan is a gap.
+        path: of the PNG.
+        classes: C names for the lines of lists.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    names = list(dict.fromkeys(name for record in history for name in record if name != "epoch"))
+    if not names:
+        raise ValueError("the history holds no epoch with a figure to draw")
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.2 * columns, 2.3 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for panel, name in zip(panels, names, strict=False):
+            records = [record for record in history if name in record]
+            epochs = np.array([record["epoch"] + 1 for record in records])
+            values = np.array([record[name] for record in records], np.float64)
+            _draw_curves(panel, epochs, values, classes)
+            panel.set_title(CURVE_TITLES.get(name, name.replace("_", " ")), loc="left", fontsize=10)
+            panel.set_xlim(history[0]["epoch"] + 0.5, history[-1]["epoch"] + 1.5)
+            panel.set_xlabel("epoch", fontsize=8, color=PALE)
+        for panel in panels[len(names) :]:
+            panel.remove()
+        legends = [panel.get_legend_handles_labels() for panel in panels[: len(names)]]
+        handles, labels = max(legends, key=lambda legend: len(legend[1]))
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+        _save(figure, path)
+
+
+def _draw_curves(
+    axes: Axes, epochs: np.ndarray, values: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Draw `values` (E,) or (E, C) against `epochs` (E,), with the last value of a single line."""
+    marker = "o" if len(epochs) < 3 else None
+    if values.ndim == 1:
+        axes.plot(epochs, values, color=SERIES_COLORS[0], linewidth=1.6, marker=marker)
+        axes.set_title(f"{values[-1]:.4g}", loc="right", fontsize=9, color=PALE)
+    else:
+        for index, series in enumerate(values.T):
+            label = classes[index] if classes else f"class {index}"
+            color = SERIES_COLORS[index % len(SERIES_COLORS)]
+            axes.plot(epochs, series, color=color, linewidth=1.4, marker=marker, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _write_sheet(
+    rows: Sequence[SheetRow],
+    pictures: Sequence[Mapping[str, Picture]],
+    palette: Palette,
+    classes: Sequence[str],
+    path: Path | str,
+    **layout: Any,
+) -> None:
+    if len({tuple(of_row) for of_row in pictures}) != 1:
+        raise ValueError("a sheet needs at least one row, and the same columns in every row")
+    names = [*classes, EXCLUDED_NAME]
+    entries = [(tuple(color), name) for color, name in zip(palette, names, strict=True)]
+    maps = [mask for row in rows for mask in (*row.masks.values(), row.truth) if mask is not None]
+    legend = entries if any((mask == len(classes)).any() for mask in maps) else entries[:-1]
+    page_rows = [
+        Row(
+            list(of_row.values()),
+            caption=row.name,
+            swatches=[] if row.label is None else list(compress(entries, row.label)),
+            note="" if row.miou is None else f"mIoU {row.miou:.3f}",
+        )
+        for row, of_row in zip(rows, pictures, strict=True)
+    ]
+    write_page(path, page_rows, list(pictures[0]), legend, **layout)
+
+
+def _painted(masks: Mapping[str, np.ndarray], palette: Palette) -> dict[str, Picture]:
+    return {
+        name: Picture(colorize(mask, palette), photograph=False) for name, mask in masks.items()
+    }
+
+
+def _tinted(image: np.ndarray, mask: np.ndarray, palette: Palette) -> Picture:
+    return Picture(overlay(image, mask, palette), photograph=True)
+
+
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, 15)
+
+
+def _short_count(count: int) -> str:
+    """Three significant digits: 512, 3.4 k, 1.25 M."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * size:  # or 999,999 would read "1e+03 k"
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+def _save(figure: Figure, path: Path | str) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

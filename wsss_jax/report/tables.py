@@ -1,0 +1,99 @@
+"""Scores as the paper's table rows for the terminal, and as JSON and CSV files."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wsss_jax.report.files import atomic_path
+
+# Key in `metrics.segmentation_scores` and heading, in the order of the paper's Tables I to III.
+SUMMARY_COLUMNS = {"fwiou": "FwIoU", "miou": "mIoU", "acc": "ACC"}
+
+Scores = Mapping[str, Any]
+
+
+def table_row(name: str, scores: Scores, classes: Sequence[str]) -> str:
+    """Format one row, `name .75567 .78079 ...`: IoU per class, FwIoU, mIoU, ACC.
+
+    Args:
+        name: what was scored.
+        scores: as `metrics.segmentation_scores` returns.
+        classes: C names; each column is as wide as its heading needs, so rows of the same classes
+            and equally long names lie under each other.
+
+    Returns:
+        One line without a heading; an undefined score is a dash.
+    """
+    return _join(name, _cells(scores), _headings(classes), len(name))
+
+
+def format_table(rows: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> str:
+    """Format a heading, a rule and one line per (name, scores), aligned for a terminal."""
+    headings = _headings(classes)
+    width = max(len(name) for name, _ in [("method", {}), *rows])
+    heading = _join("method", headings, headings, width)
+    lines = [_join(name, _cells(scores), headings, width) for name, scores in rows]
+    return "\n".join([heading, "-" * len(heading), *lines])
+
+
+def write_scores(
+    path_json: Path | str,
+    path_csv: Path | str,
+    rows: Sequence[tuple[str, Scores]],
+    classes: Sequence[str],
+    meta: Mapping[str, Any],
+) -> None:
+    """Write the same rows in full precision as JSON and as CSV, each atomically.
+
+    Args:
+        path_json: `{"meta": ..., "classes": [...], "rows": [{"name", "iou": {class: ...}, "fwiou",
+            "miou", "acc", "class_acc"}]}`; an undefined score is null.
+        path_csv: a heading and one line per row; an undefined score is an empty field.
+        rows: (name, scores) as `metrics.segmentation_scores` returns.
+        classes: C names.
+        meta: what was evaluated (split, checkpoint, ...), of JSON types.
+    """
+    records = [
+        {
+            "name": name,
+            "iou": dict(zip(classes, map(_number, scores["iou"]), strict=True)),
+            **{key: _number(scores[key]) for key in (*SUMMARY_COLUMNS, "class_acc")},
+        }
+        for name, scores in rows
+    ]
+    document = {"meta": dict(meta), "classes": list(classes), "rows": records}
+    with atomic_path(path_json) as json_path, atomic_path(path_csv) as csv_path:
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        json_path.write_text(text + "\n", encoding="utf-8")
+        with csv_path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["name", *_headings(classes), "class ACC"])
+            for record in records:
+                summary = [record[key] for key in (*SUMMARY_COLUMNS, "class_acc")]
+                writer.writerow([record["name"], *record["iou"].values(), *summary])
+
+
+def _headings(classes: Sequence[str]) -> list[str]:
+    return [*classes, *SUMMARY_COLUMNS.values()]
+
+
+def _cells(scores: Scores) -> list[str]:
+    return [_five_digits(x) for x in [*scores["iou"], *(scores[key] for key in SUMMARY_COLUMNS)]]
+
+
+def _five_digits(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.5f}".removeprefix("0")
+
+
+def _join(name: str, cells: Sequence[str], headings: Sequence[str], name_width: int) -> str:
+    columns = zip(cells, headings, strict=True)
+    return "  ".join(
+        [name.ljust(name_width), *(cell.rjust(max(len(head), 7)) for cell, head in columns)]
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
