@@ -1,0 +1,239 @@
+"""The defaults all configurations start from, and the two variants of the method.
+
+Every constant of the method is a field here. Where the paper (Han et al. 2022) and its released
+code differ, `variant=paper` follows the text and `variant=reference` the code; where the paper is
+silent both follow the code.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("paper", "reference")
+DATASETS = {  # name -> the folder it is looked for in
+    "luad_histoseg": "data/LUAD-HistoSeg",
+    "bcss_wsss": "data/BCSS-WSSS",
+}
+
+
+def arguments(text: str | None, **defaults: str) -> dict[str, str]:
+    """Reads the part after the colon of `--config=configs/luad_phase1.py:variant=reference`.
+
+    Args:
+      text: `key=value` pairs separated by commas, or None.
+      **defaults: the keys that exist, with their defaults.
+
+    Raises:
+      ValueError: a key that does not exist, or a variant that does not.
+    """
+    values = dict(defaults)
+    for pair in filter(None, (text or "").split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals or key not in values:
+            known = ", ".join(f"{k}=..." for k in defaults)
+            raise ValueError(f"config argument {pair!r} is not known; there is: {known}")
+        values[key] = value
+    if values.get("variant", "paper") not in VARIANTS:
+        raise ValueError(f"variant={values['variant']} is not one of {', '.join(VARIANTS)}")
+    return values
+
+
+def _data(root: str, dataset: str, patch_size: int) -> ConfigDict:
+    return ConfigDict(
+        {
+            "root": root,  # folder of the data set; "" = as in the earlier run
+            "dataset": dataset,  # shipped description or dataset.json; "" = <root>/dataset.json
+            "source": "folder",  # "tfds": ArrayRecord, built once beside the folder
+            "patch_size": patch_size,  # pixels, height and width; 0 = as in the earlier run
+            "workers": 2,  # processes that decode patches; 0 = threads of this process
+        }
+    )
+
+
+def _inherited_data() -> ConfigDict:
+    return _data(root="", dataset="", patch_size=0)
+
+
+def _training() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "init": "",  # a run's workdir to take weights from; "" = random weights
+            "precision": "float32",  # "bfloat16": computes in it, parameters stay float32
+            "batch_size": 20,  # over all devices
+            "log_every": 10,  # steps
+            "augment": {
+                "flip_horizontal": 0.5,  # probability
+                "flip_vertical": 0.5,
+                "blur": 0.0,  # probability of PIL's Gaussian blur
+                "blur_radius": 1.0,  # its standard deviation is uniform in [0, this), pixels
+            },
+            "model": {
+                "width": 1.0,  # multiplies every channel count
+                "mean": (0.0, 0.0, 0.0),  # of x / 255: the network sees (x / 255 - mean) / std
+                "std": (1.0, 1.0, 1.0),
+            },
+            "optimizer": {  # SGD, polynomial decay per step
+                "power": 0.9,
+                "weight_decay": 5e-4,
+            },
+        }
+    )
+
+
+def phase1(dataset: str, variant: str = "paper", dropout: str = "progressive") -> ConfigDict:
+    """Phase 1: the patch classifier, ResNet38 with Progressive Dropout Attention."""
+    reference = variant == "reference"
+    config = _training()
+    config.job = "phase1"
+    config.data = _data(DATASETS.get(dataset, ""), dataset, patch_size=224)
+    config.epochs = 40 if dataset == "bcss_wsss" and not reference else 20
+    config.drop_last = True
+    config.select = "last"
+    config.cam = {  # phase 1 as a segmentation, by its class activation maps
+        "threshold": 0.25,  # classes with a probability at or under it are left out
+        "relu": reference,  # negative activations become 0
+    }
+    # "frozen": running statistics and affine stay (needs pretrained weights); "auto": frozen with
+    # `init`, trained from random weights.
+    config.model.batch_norm = "auto"
+    config.model.frozen_blocks = ("conv1a", "b2", "b2_1", "b2_2")  # with `init` only
+    config.model.dropout_rates = (0.3, 0.5, 0.5)  # channels, in b6, in b7, before pooling
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.momentum = 5e-4  # the code passes its weight decay in this position
+    config.optimizer.head_multiplier = 10.0  # fc8's learning rate
+    config.optimizer.bias_multiplier = 2.0
+    config.optimizer.decay_biases = False
+    config.pda = {
+        "schedule": dropout,  # "progressive", "constant" or "off": the rows of the ablation
+        "decay": 0.98 if reference else 0.985,  # Eq. 9
+        "floor": 0.65,
+        "clip": not reference,  # else mu stops at the first value not above the floor
+        "hold_epochs": 1 if reference else 3,  # mu = 1 in these; it decays from then on
+        "off_epochs": 3 if reference else 0,  # no attention at all in these
+        "constant": 0.7,  # mu of the constant schedule
+        "relu": reference,  # of the class activation maps (Eq. 7 has none)
+        "divisor": 4 if reference else 0,  # of the sum over classes; 0 = their number
+    }
+    return config
+
+
+def masks(phase1: str, variant: str = "paper") -> ConfigDict:
+    """Pseudo masks: Grad-CAM of three layers of the classifier of the run `phase1`."""
+    return ConfigDict(
+        {
+            "job": "masks",
+            "phase1": phase1,
+            "data": _inherited_data(),
+            "layers": layers(variant),
+            "white_threshold": 200,  # grey value (0-255) above which a pixel is background ...
+            "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
+            "batch_size": 20,
+            "sheet_patches": 8,  # rows of the contact sheet
+            "seed": 0,  # of the sample on it
+        }
+    )
+
+
+def layers(variant: str) -> tuple[str, str, str]:
+    """The layers of the multi-layer masks, lowest first."""
+    return ("b4_5" if variant == "reference" else "b4_3", "b5_2", "bn7")
+
+
+def phase2(masks: str, variant: str = "paper") -> ConfigDict:
+    """Phase 2: DeepLabV3+ on the pseudo masks of the run (or folder) `masks`."""
+    reference = variant == "reference"
+    config = _training()
+    config.job = "phase2"
+    config.masks = masks
+    config.data = _inherited_data()
+    config.epochs = 30 if reference else 20
+    config.drop_last = False
+    config.select = "best"  # by the mIoU of the validation patches, without gate
+    config.layers = layers(variant)
+    config.layer_weights = (0.2, 0.2, 0.6)
+    config.loss = {
+        # "logit": white pixels stay in the mean, with a further logit of 100 where the last
+        # layer's mask is white and 0 elsewhere
+        "white": "logit" if reference else "excluded",
+        "divide_by_batch": reference,  # each cross entropy once more by the batch size
+    }
+    config.augment.flip_vertical = 0.0 if reference else 0.5
+    config.augment.blur = 0.5
+    if not reference:  # "normalization": the usual ImageNet statistics
+        config.model.mean = (0.485, 0.456, 0.406)
+        config.model.std = (0.229, 0.224, 0.225)
+    config.model.blocks = (3, 4, 23, 3)  # of the four stages: ResNet-101
+    config.model.dropout_rates = (0.5, 0.5, 0.1)  # ASPP, decoder, decoder
+    config.optimizer.learning_rate = 1e-2 if reference else 7e-2
+    config.optimizer.momentum = 0.9
+    config.optimizer.head_multiplier = 10.0 if reference else 1.0  # ASPP and decoder
+    config.optimizer.bias_multiplier = 1.0
+    config.optimizer.decay_biases = True
+    return config
+
+
+def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
+    """Scores of phase 1, phase 2, and phase 2 with the classification gate."""
+    return ConfigDict(
+        {
+            "job": "evaluate",
+            "phase1": phase1,
+            "phase2": phase2,
+            "data": _inherited_data(),
+            "split": "test",
+            "gate": {
+                # what a closed class loses: its "probabilities" (Eq. 14) or "logits" become 0
+                "mode": "logits" if variant == "reference" else "probabilities",
+                "threshold": 0.1,  # a class is closed at or under this probability in phase 1
+            },
+            "batch_size": 20,
+            "sheet_patches": 8,  # rows of the sheets of best and worst patches
+        }
+    )
+
+
+def prepare(images: str, masks: str, out: str, dataset: str) -> ConfigDict:
+    """Labelled patches out of annotated regions."""
+    return ConfigDict(
+        {
+            "job": "prepare",
+            "images": images,  # folder of RGB regions
+            "masks": masks,  # folder of their class masks, same stems
+            "out": out,  # new folder, in the layout the other jobs read
+            "dataset": dataset,  # shipped description or dataset.json
+            "codes": {},  # class name -> values in the masks
+            "excluded": (),  # values in the masks that belong to no class
+            "patch": 224,  # pixels of the region
+            "stride": 224,  # of the training patches, pixels
+            "resize": 224,  # size of the patches written, pixels
+            "min_share": 0.05,  # least share of a patch's pixels for "present"
+            "shares": (0.7, 0.15, 0.15),  # of the regions: train, val, test
+            "seed": 0,
+            "workers": 2,
+        }
+    )
+
+
+def demo(size: int, train: int, val: int, test: int) -> ConfigDict:
+    """Drawn tissue and the four jobs on it, each with its fields under `jobs`.
+
+    Data and earlier runs of the jobs are set by the demo itself.
+    """
+    config = ConfigDict(
+        {
+            "job": "demo",
+            "size": size,  # pixels of a patch
+            "train": train,  # patches
+            "val": val,
+            "test": test,
+            "seed": 0,
+            "jobs": {
+                "phase1": phase1(""),
+                "masks": masks("demo"),
+                "phase2": phase2("demo"),
+                "evaluate": evaluate("demo", "demo"),
+            },
+        }
+    )
+    for job in config.jobs.values():
+        job.data.workers = 0  # so small a run is over before processes have started
+    return config

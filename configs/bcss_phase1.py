@@ -1,0 +1,13 @@
+"""Phase 1 on BCSS-WSSS.
+
+    python main.py --config=configs/bcss_phase1.py --workdir=runs/bcss_phase1
+
+Arguments: `variant=paper|reference`, `dropout=progressive|constant|off` (the ablation of Table I).
+"""
+
+from configs import base
+
+
+def get_config(arg=None):
+    args = base.arguments(arg, variant="paper", dropout="progressive")
+    return base.phase1("bcss_wsss", **args)

@@ -1,0 +1,13 @@
+"""Phase 1 on LUAD-HistoSeg.
+
+    python main.py --config=configs/luad_phase1.py --workdir=runs/luad_phase1
+
+Arguments: `variant=paper|reference`, `dropout=progressive|constant|off` (the ablation of Table I).
+"""
+
+from configs import base
+
+
+def get_config(arg=None):
+    args = base.arguments(arg, variant="paper", dropout="progressive")
+    return base.phase1("luad_histoseg", **args)

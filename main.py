@@ -1,0 +1,75 @@
+"""Runs one job: `python main.py --config=configs/luad_phase1.py --workdir=runs/luad_phase1`.
+
+Any field of the configuration can be set: `--config.batch_size=40`.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from wsss_jax import config as config_lib
+from wsss_jax.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config's name>.")
+
+EXIT_INPUT_ERROR = 2
+
+
+def _refuse(message: str) -> NoReturn:
+    """Says in one line what the user can mend, and stops."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(EXIT_INPUT_ERROR)
+
+
+def _config_path(argv: list[str]) -> Path:
+    """The file that `--config` names, without the arguments after its colon."""
+    following = dict(zip(argv, [*argv[1:], ""]))
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if flag.lstrip("-") == "config":
+            path = Path((value if equals else following[word]).partition(":")[0])
+            if not path.is_file():
+                raise InputError(f"--config: there is no file {path}; look into configs/")
+            return path
+    raise InputError("no --config: name a file, such as --config=configs/demo.py")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Reads the flags; a bad one is a one-line error instead of the whole usage."""
+    try:
+        if not {"--help", "--helpfull", "-help"} & set(argv):
+            _config_path(argv)
+        rest = flags.FLAGS(argv)
+        if rest[1:]:
+            raise InputError(f"{rest[1]!r} is no flag: write --config.<field>=<value>")
+    except (AttributeError, KeyError) as error:  # ConfigDict on a field that it does not have
+        text = str(error)
+        near = re.search(r'Did you mean "(\w+)"', text)
+        hint = f"; did you mean {near[1]}?" if near else ""
+        _refuse(f"--config has no field {re.search(r'[A-Za-z_]+', text)[0]}{hint}")
+    except (flags.Error, ValueError, TypeError) as error:
+        # What a configuration file raises arrives as the text of a traceback.
+        text = str(error).strip()
+        _refuse(text.splitlines()[-1] if "Traceback" in text else text)
+    return rest
+
+
+def main(_: list[str]) -> None:
+    workdir = Path(_WORKDIR.value or Path("runs") / _config_path(sys.argv).stem)
+    try:
+        config_lib.validate(_CONFIG.value)
+        from wsss_jax import jobs  # after the check: loading JAX takes seconds
+
+        jobs.JOBS[_CONFIG.value.job](_CONFIG.value, workdir)
+    except InputError as error:
+        _refuse(str(error))
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.INFO)
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,148 @@
+"""data/dataset.py: descriptions, labels in file names, labels from masks."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from data.dataset import (
+    SHIPPED,
+    format_label,
+    label_from_mask,
+    load_dataset,
+    parse_label,
+    save_dataset,
+)
+from wsss_jax.errors import InputError
+
+FIELDS = {
+    "name": "mine",
+    "classes": ["a", "b"],
+    "palette": [[1, 2, 3], [4, 5, 6], [255, 255, 255]],
+    "white": False,
+    "label_notation": "commas",
+    "present_share": 0.25,
+}
+
+
+def write(folder, fields):
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(fields))
+    return path
+
+
+def test_shipped_descriptions_load():
+    for path in SHIPPED.glob("*.json"):
+        load_dataset(path.stem, "")
+    luad = load_dataset("luad_histoseg", "")
+    assert luad.classes == ("TE", "NEC", "LYM", "TAS") and luad.white
+    assert luad.num_classes == luad.excluded == 4
+    assert luad.palette[3] == (255, 165, 0)
+    bcss = load_dataset("bcss_wsss", "")
+    assert bcss.classes == ("TUM", "STR", "LYM", "NEC") and not bcss.white
+    assert load_dataset("wsss4luad", "").num_classes == 3
+
+
+def test_root_and_path_give_the_same(tmp_path):
+    path = write(tmp_path, FIELDS)
+    dataset = load_dataset("", tmp_path)
+    assert dataset == load_dataset(str(path), "elsewhere")
+    assert dataset.palette == ((1, 2, 3), (4, 5, 6), (255, 255, 255))
+    save_dataset(dataset, tmp_path / "copy.json")
+    assert load_dataset(str(tmp_path / "copy.json"), "") == dataset
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": 1}, "field 'colour' is unknown; the fields are name, classes"),
+        ({"white": None}, "field 'white' is None; give true or false"),
+        ({"white": 1}, "field 'white' is 1"),
+        ({"name": ""}, "field 'name'"),
+        ({"classes": ["a"]}, "field 'classes' must be a list of 2 to 255"),
+        ({"classes": ["a", 3]}, "has 3 as class 1"),
+        ({"classes": ["a", "a"]}, "has 'a' twice"),
+        ({"palette": [[1, 2, 3], [4, 5, 6]]}, "must be a list of 3 colors"),
+        ({"palette": [[1, 2, 3], [4, 5, 256], [0, 0, 0]]}, "color 1; give [R, G, B]"),
+        ({"palette": [[1, 2, 3], [1, 2, 3], [0, 0, 0]]}, "has the color [1, 2, 3] twice"),
+        ({"label_notation": "dots"}, "give one of spaces, commas, compact"),
+        ({"label_notation": ["spaces"]}, "field 'label_notation'"),
+        ({"present_share": 1}, "field 'present_share' is 1"),
+        ({"present_share": True}, "field 'present_share' is True"),
+    ],
+)
+def test_impossible_field(tmp_path, change, message):
+    path = write(tmp_path, FIELDS | change)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_dataset("", tmp_path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_missing_field(tmp_path, field):
+    write(tmp_path, {key: value for key, value in FIELDS.items() if key != field})
+    with pytest.raises(InputError, match=f"field '{field}' is missing"):
+        load_dataset("", tmp_path)
+
+
+def test_no_description(tmp_path):
+    with pytest.raises(InputError, match=r"no such data set description.*luad_histoseg"):
+        load_dataset("", tmp_path)
+    with pytest.raises(InputError, match="no such data set description"):
+        load_dataset("luad", tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        load_dataset("", tmp_path)
+    (tmp_path / "dataset.json").write_text("[]")
+    with pytest.raises(InputError, match="not a JSON object"):
+        load_dataset("", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "filename", "label"),
+    [
+        ("luad_histoseg", "1031280-11872-27392-[1 0 0 1].png", (1, 0, 0, 1)),
+        ("wsss4luad", "1031280-1-2-[1, 1, 0].png", (1, 1, 0)),
+        ("bcss_wsss", "TCGA-A1-DX1_xmin45749_ymin25055_MPP-0.2500+12[1101].png", (1, 1, 0, 1)),
+    ],
+)
+def test_labels_of_the_three_data_sets(spec, filename, label):
+    dataset = load_dataset(spec, "")
+    assert parse_label(filename, dataset) == label
+    assert filename.endswith(format_label(label, dataset) + ".png")
+
+
+@pytest.mark.parametrize(
+    ("spec", "filename", "message"),
+    [
+        ("luad_histoseg", "a-[1 0 1].png", "3 values but LUAD-HistoSeg has 4 classes"),
+        ("luad_histoseg", "a.png", "no label at the end of the name"),
+        ("luad_histoseg", "a-[1 0 0 2].png", "no label at the end of the name"),
+        ("luad_histoseg", "a+1[1101].png", "set label_notation to 'compact'"),
+        ("luad_histoseg", "a-[1, 0, 0, 1].png", "set label_notation to 'commas'"),
+        ("bcss_wsss", "a-[1 0 0 1].png", "set label_notation to 'spaces'"),
+    ],
+)
+def test_unreadable_label(spec, filename, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        parse_label(filename, load_dataset(spec, ""))
+    assert filename in str(caught.value)
+
+
+def test_format_label_refuses_what_is_no_label():
+    for label in [(1, 0), (1, 0, 0, 2)]:
+        with pytest.raises(ValueError, match="4 values"):
+            format_label(label, load_dataset("luad_histoseg", ""))
+
+
+def test_label_from_mask_counts_all_pixels():
+    dataset = dataclasses.replace(load_dataset("luad_histoseg", ""), present_share=0.05)
+    mask = np.full((10, 10), 4, np.uint8)
+    mask[0, :5] = 1  # exactly 5 %
+    mask[1, :4] = 2
+    assert label_from_mask(mask, dataset).tolist() == [0, 1, 0, 0]
+    any_pixel = dataclasses.replace(dataset, present_share=0.0)
+    label = label_from_mask(mask, any_pixel)
+    assert label.tolist() == [0, 1, 1, 0] and label.dtype == np.uint8

@@ -1,0 +1,85 @@
+"""data/patches_tfds.py: what comes out of the store is what lies in the folder."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from data import folders, patches_tfds, synthetic
+from data.dataset import label_from_mask, load_dataset
+from wsss_jax.errors import InputError
+
+SIZE = 32
+
+
+@pytest.fixture
+def root(tmp_path):
+    synthetic.write_dataset(tmp_path / "tissue", {"train": 5, "val": 3}, SIZE, seed=4)
+    return tmp_path / "tissue"
+
+
+def test_the_store_holds_the_folder_in_its_order(root):
+    dataset, store = load_dataset("", root), root / "arrayrecord"
+    patches_tfds.build(root, dataset, SIZE, store)
+    train = patches_tfds.open_split(store, "train")
+    patches = folders.training_patches(root, dataset)
+    assert len(train) == 5 and train.names == [patch.stem for patch in patches]
+    for index, patch in enumerate(patches):
+        record = train[index]
+        np.testing.assert_array_equal(record["image"], folders.read_image(patch.image, SIZE))
+        assert record["label"].dtype == np.uint8 and tuple(record["label"]) == patch.label
+        assert record["mask"].size == 0 and record["name"] == patch.stem
+
+    val = pickle.loads(pickle.dumps(patches_tfds.open_split(store, "val")))
+    for index, patch in enumerate(folders.annotated_patches(root, "val", dataset)):
+        record = val[index]
+        mask = folders.read_mask(patch.mask, dataset, SIZE)
+        np.testing.assert_array_equal(record["mask"], mask)
+        np.testing.assert_array_equal(record["label"], label_from_mask(mask, dataset))
+        assert record["name"] == val.names[index] == patch.stem
+    with pytest.raises(InputError, match="no test split but train, val"):
+        patches_tfds.open_split(store, "test")
+
+
+def test_a_finished_store_is_kept_and_another_refused(root, monkeypatch):
+    dataset, store = load_dataset("", root), root / "arrayrecord"
+    patches_tfds.build(root, dataset, SIZE, store)
+    with monkeypatch.context() as patched:
+        patched.setattr(patches_tfds.Patches, "download_and_prepare", lambda _: 1 / 0)
+        patches_tfds.build(root, dataset, SIZE, store)
+    with pytest.raises(InputError, match="was made with size 32, not 64; remove it"):
+        patches_tfds.build(root, dataset, 64, store)
+    mask = folders.annotated_patches(root, "val", dataset)[0].mask
+    folders.write_mask(mask, np.zeros((SIZE, SIZE), np.uint8), dataset)
+    with pytest.raises(InputError, match="was made from other files than the data set has now"):
+        patches_tfds.build(root, dataset, SIZE, store)
+
+
+def test_a_bad_file_leaves_no_store(root):
+    dataset = load_dataset("", root)
+    patch = folders.training_patches(root, dataset)[0]
+    patch.image.write_bytes(patch.image.read_bytes()[:100])
+    before = sorted(root.iterdir())
+    with pytest.raises(InputError, match="cannot be read"):
+        patches_tfds.build(root, dataset, SIZE, root / "arrayrecord")
+    assert sorted(root.iterdir()) == before
+
+
+def test_an_interrupted_build_leaves_no_store(root, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before = sorted(root.iterdir())
+    monkeypatch.setattr(patches_tfds, "read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        patches_tfds.build(root, load_dataset("", root), SIZE, root / "arrayrecord")
+    assert sorted(root.iterdir()) == before
+
+
+def test_no_store_and_no_folder(tmp_path):
+    with pytest.raises(InputError, match="no finished ArrayRecord store"):
+        patches_tfds.open_split(tmp_path, "train")
+    with pytest.raises(InputError, match="neither a train nor a val nor a test folder"):
+        patches_tfds.build(
+            tmp_path, load_dataset("luad_histoseg", ""), SIZE, tmp_path / "arrayrecord"
+        )

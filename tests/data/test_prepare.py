@@ -1,0 +1,263 @@
+"""data/prepare.py: regions drawn here, cut, read back and compared with what they were cut from."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import folders, prepare
+from data.dataset import label_from_mask, load_dataset
+from data.prepare import BCSS_CODES, BCSS_EXCLUDED, Region, cut_patches, split_regions
+from wsss_jax.errors import InputError
+
+BCSS = load_dataset("bcss_wsss", "")
+LUNG = Path(__file__).parents[3] / "shared" / "data" / "lung_rois"
+
+
+def region(root, stem, codes, seed=0):
+    """Writes one region with the given mask codes; returns its pixels."""
+    for name in ("images", "masks"):
+        (root / name).mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*codes.shape, 3), np.uint8)
+    Image.fromarray(pixels).save(root / "images" / f"{stem}.png")
+    Image.fromarray(codes.astype(np.uint8)).save(root / "masks" / f"{stem}.png")
+    return pixels
+
+
+def cut(root, out="out", **changes):
+    arguments = {
+        "patch": 16,
+        "stride": 8,
+        "resize": 16,
+        "shares": (1.0, 0.0, 0.0),
+        "seed": 0,
+        "workers": 1,
+        "codes": BCSS_CODES,
+        "excluded": BCSS_EXCLUDED,
+    } | changes
+    return cut_patches(root / "images", root / "masks", root / out, BCSS, **arguments)
+
+
+def test_bcss_grouping_has_every_code_once():
+    codes = [code for group in BCSS_CODES.values() for code in group] + list(BCSS_EXCLUDED)
+    assert sorted(codes) == list(range(22))
+    assert set(BCSS_CODES) == set(BCSS.classes)
+
+
+def test_training_patches_cover_the_region_and_carry_its_classes(tmp_path):
+    codes = np.full((37, 40), 2)
+    codes[:, 20:] = 19
+    codes[:4, :4] = 4  # 6 % of the first patch
+    codes[36, :] = 0
+    pixels = region(tmp_path, "r", codes)
+    summary = cut(tmp_path)
+    dataset = load_dataset("", tmp_path / "out")
+    assert dataset.present_share == 0.05 and dataset.classes == BCSS.classes
+    patches = folders.training_patches(tmp_path / "out", dataset)
+    folders.check_patches(patches, 16, dataset)
+    tops, lefts = [0, 8, 16, 21], [0, 8, 16, 24]
+    assert summary["patches"] == {"train": len(patches), "val": 0, "test": 0}
+    assert len(patches) == 16 and sum(summary["labels"]["train"].values()) == 16
+    expected = np.full(22, 4)
+    expected[[1, 19, 20, 2, 3, 10, 11, 4]] = [0, 0, 0, 1, 2, 2, 2, 3]
+    masks = folders.annotated_patches(tmp_path / "out", "train", dataset)
+    seen = set()
+    for patch, annotated in zip(patches, masks):
+        left, top = (int(n) for n in re.search(r"_x(\d+)_y(\d+)", patch.stem).groups())
+        window = np.s_[top : top + 16, left : left + 16]
+        seen.add((top, left))
+        np.testing.assert_array_equal(folders.read_image(patch.image, 16), pixels[window])
+        mask = folders.read_mask(annotated.mask, dataset, 16)
+        np.testing.assert_array_equal(mask, expected[codes[window]])
+        assert patch.label == tuple(label_from_mask(mask, dataset))
+    assert seen == {(top, left) for top in tops for left in lefts}
+    assert patches[0].label == (0, 1, 0, 1)
+
+
+def test_validation_and_test_do_not_overlap(tmp_path):
+    for stem in "abc":
+        region(tmp_path, stem, np.full((40, 32), 1))
+    summary = cut(tmp_path, shares=(0.4, 0.3, 0.3))
+    assert summary["regions"] == {"train": 1, "val": 1, "test": 1}
+    dataset = load_dataset("", tmp_path / "out")
+    for split in ("val", "test"):
+        patches = folders.annotated_patches(tmp_path / "out", split, dataset)
+        folders.check_patches(patches, 16, dataset)
+        places = [patch.stem.split("_", 1)[1] for patch in patches]
+        assert places == [f"x{x:05d}_y{y:05d}" for x in (0, 16) for y in (0, 16, 24)]
+    split = json.loads((tmp_path / "out" / "split.json").read_text())
+    for name in ("train", "val", "test"):
+        (stem,) = (stem for stem, where in split.items() if where == name)
+        for path in (tmp_path / "out" / name / "img").iterdir():
+            assert path.name.startswith(f"{stem}_")
+
+
+def test_small_regions_are_padded_with_white_excluded(tmp_path):
+    pixels = region(tmp_path, "r", np.full((10, 12), 3))
+    cut(tmp_path)
+    dataset = load_dataset("", tmp_path / "out")
+    (patch,) = folders.annotated_patches(tmp_path / "out", "train", dataset)
+    image = folders.read_image(patch.image, 16)
+    np.testing.assert_array_equal(image[:10, :12], pixels)
+    assert (image[10:] == 255).all() and (image[:, 12:] == 255).all()
+    mask = folders.read_mask(patch.mask, dataset, 16)
+    assert (mask[:10, :12] == 2).all() and (mask == dataset.excluded).sum() == 256 - 120
+
+
+@pytest.mark.parametrize("resize", [8, 32])
+def test_resize(tmp_path, resize):
+    codes = np.full((16, 16), 1)
+    codes[:, 8:] = 4
+    pixels = region(tmp_path, "r", codes)
+    cut(tmp_path, resize=resize)
+    dataset = load_dataset("", tmp_path / "out")
+    (patch,) = folders.annotated_patches(tmp_path / "out", "train", dataset)
+    mask = folders.read_mask(patch.mask, dataset, resize)
+    assert (mask[:, : resize // 2] == 0).all() and (mask[:, resize // 2 :] == 3).all()
+    image = folders.read_image(patch.image, resize).astype(float)
+    if resize == 8:
+        means = pixels.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
+        assert np.abs(image - means).max() <= 0.75
+    assert np.abs(image.mean(axis=(0, 1)) - pixels.mean(axis=(0, 1))).max() < 3
+
+
+def test_patches_without_a_class_are_left_out_and_counted(tmp_path):
+    codes = np.zeros((16, 48))
+    codes[:, 32:] = 1
+    region(tmp_path, "r", codes)
+    summary = cut(tmp_path, stride=16)
+    assert summary["patches"]["train"] == 1 and summary["left_out"]["train"] == 2
+    assert summary["labels"]["train"] == {"TUM": 1}
+
+
+def test_split_knows_neither_order_nor_patch(tmp_path):
+    rng = np.random.default_rng(0)
+    regions = [
+        Region(str(n), Path(), Path(), (*rng.integers(1, 10**6, 4).tolist(), 1000))
+        for n in range(60)
+    ]
+    shares = (0.7, 0.15, 0.15)
+    split = split_regions(regions, shares, seed=1)
+    assert split == split_regions(regions[::-1], shares, seed=1)
+    assert split != split_regions(regions, shares, seed=2)
+    pixels = {
+        name: sum(np.array(r.pixels) for r in regions if split[r.stem] == name)
+        for name in prepare.SPLITS
+    }
+    for name, share in zip(prepare.SPLITS, shares):
+        np.testing.assert_allclose(pixels[name] / sum(pixels.values()), share, atol=0.06)
+
+
+def test_small_sets_fill_all_splits_and_share_the_rare_class():
+    rare = [Region(f"r{n}", Path(), Path(), (10, 10, 80, 0)) for n in range(3)]
+    others = [Region(f"o{n}", Path(), Path(), (50, 50, 0, 0)) for n in range(20)]
+    for seed in range(5):
+        split = split_regions(rare + others, (0.8, 0.1, 0.1), seed)
+        assert {split[region.stem] for region in rare} == {"train", "val", "test"}
+        assert set(split_regions(others[:3], (0.8, 0.1, 0.1), seed).values()) == set(split.values())
+    assert set(split_regions(others, (0.9, 0.1, 0.0), 0).values()) == {"train", "val"}
+    with pytest.raises(InputError, match="2 usable regions cannot fill 3 splits"):
+        split_regions(others[:2], (0.8, 0.1, 0.1), 0)
+
+
+def test_a_bad_region_costs_that_region(tmp_path):
+    for stem in ("good", "truncated", "shape", "maskless", "double"):
+        region(tmp_path, stem, np.full((16, 16), 1))
+    path = tmp_path / "images" / "truncated.png"
+    path.write_bytes(path.read_bytes()[:200])
+    Image.new("L", (15, 16), 1).save(tmp_path / "masks" / "shape.png")
+    (tmp_path / "masks" / "maskless.png").unlink()
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "double.jpg")
+    Image.new("L", (16, 16), 1).save(tmp_path / "masks" / "imageless.png")
+    summary = cut(tmp_path, workers=2)
+    assert summary["patches"]["train"] == 1
+    bad = summary["bad_regions"]
+    assert list(bad) == ["double", "imageless", "maskless", "shape", "truncated"]
+    for stem, part in (
+        ("double", "same stem"),
+        ("imageless", "no image with this stem"),
+        ("maskless", "no such mask"),
+        ("shape", "15x16 pixels but its image 16x16"),
+        ("truncated", "cannot be read"),
+    ):
+        assert part in bad[stem]
+    assert list(json.loads((tmp_path / "out" / "split.json").read_text())) == ["good"]
+
+    (tmp_path / "images" / "good.png").write_bytes(b"")
+    with pytest.raises(InputError, match="no usable region among 6: "):
+        cut(tmp_path, out="other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_value_in_no_group(tmp_path):
+    region(tmp_path, "r", np.full((16, 16), 22))
+    with pytest.raises(InputError, match=r"masks/r\.png: mask value 22 is in no group; add it"):
+        cut(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codes": {"TUM": (1,)}}, "codes name the classes TUM but BCSS-WSSS has TUM, STR"),
+        ({"excluded": (0, 1)}, "codes of excluded: 1 also belongs to TUM"),
+        ({"excluded": (256,)}, "codes of excluded: 256 is no mask value"),
+        ({"stride": 17}, "stride 17 is above patch 16"),
+        ({"resize": 0}, "resize is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"shares": (0.5, 0.5, 0.5)}, "adding up to 1"),
+        ({"shares": (1.5, -0.5, 0.0)}, "adding up to 1"),
+        ({"min_share": 1.0}, "min_share is 1.0"),
+    ],
+)
+def test_impossible_arguments(tmp_path, changes, message):
+    region(tmp_path, "r", np.full((16, 16), 1))
+    with pytest.raises(InputError, match=re.escape(message)):
+        cut(tmp_path, **changes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "masks"]
+
+
+def test_out_is_never_overwritten_nor_half_written(tmp_path, monkeypatch):
+    region(tmp_path, "r", np.full((16, 16), 0))
+    with pytest.raises(InputError, match="no patch has a class"):
+        cut(tmp_path)
+    region(tmp_path, "r", np.full((16, 16), 1))
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "write_mask", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cut(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "masks", "out"]
+    cut(tmp_path)
+    with pytest.raises(InputError, match="out: exists and is not an empty folder"):
+        cut(tmp_path)
+    with pytest.raises(InputError, match="no such folder of region images"):
+        cut(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(not LUNG.is_dir(), reason="the lung regions are not part of the repository")
+def test_lung_regions(tmp_path):
+    dataset = load_dataset("wsss4luad", "")
+    summary = cut_patches(
+        LUNG / "images",
+        LUNG / "masks",
+        tmp_path / "lung",
+        dataset,
+        {"tumor": (0,), "stroma": (1,), "normal": (2,)},
+        (3,),
+        patch=112,
+        stride=112,
+        resize=56,
+        shares=(0.7, 0.15, 0.15),
+        seed=0,
+        workers=2,
+    )
+    assert sum(summary["regions"].values()) == 67 and not summary["bad_regions"]
+    dataset = load_dataset("", tmp_path / "lung")
+    folders.check_patches(folders.training_patches(tmp_path / "lung", dataset), 56, dataset)
+    for split in prepare.SPLITS:
+        patches = folders.annotated_patches(tmp_path / "lung", split, dataset)
+        folders.check_patches(patches, 56, dataset)
+        assert any("normal" in label for label in summary["labels"][split])

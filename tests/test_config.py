@@ -1,0 +1,95 @@
+import importlib
+from pathlib import Path
+
+import pytest
+
+from configs import base
+from wsss_jax import config as config_lib
+from wsss_jax.errors import InputError
+
+CONFIGS = sorted(
+    path.stem
+    for path in Path(base.__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "base")
+)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_shipped_config_is_valid_and_survives_json(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config_lib.validate(config)
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("batch_size", 0, "config.batch_size is 0: it must be an integer of at least 1"),
+        ("precision", "float16", "one of 'float32', 'bfloat16'"),
+        ("pda.schedule", "linear", "config.pda.schedule is 'linear'"),
+        ("optimizer.learning_rate", -1.0, "a number over 0"),
+        ("optimizer.lerning_rate", 1.0, "did you mean config.optimizer.learning_rate?"),
+        ("augment.blur", 1.5, "at most 1"),
+        ("model.dropout_rates", (0.5,), "a sequence of 3"),
+    ],
+)
+def test_impossible_values_are_refused(path, value, words):
+    config = base.phase1("luad_histoseg")
+    section, _, field = path.rpartition(".")
+    target = config[section] if section else config
+    with target.unlocked():
+        target[field] = value
+    with pytest.raises(InputError, match=r"^config") as caught:
+        config_lib.validate(config)
+    assert words in str(caught.value)
+
+
+def test_missing_field_and_unknown_job():
+    config = base.phase1("luad_histoseg")
+    del config.pda.decay
+    with pytest.raises(InputError, match=r"config\.pda\.decay is missing"):
+        config_lib.validate(config)
+    config.job = "trane"
+    with pytest.raises(InputError, match=r"config\.job is 'trane'"):
+        config_lib.validate(config)
+
+
+def test_a_weight_for_each_layer():
+    config = base.phase2("runs/masks")
+    config.layer_weights = (0.5, 0.5)
+    with pytest.raises(InputError, match="2 entries for the 3 of"):
+        config_lib.validate(config)
+
+
+def test_arguments():
+    assert base.arguments("variant=reference", variant="paper") == {"variant": "reference"}
+    with pytest.raises(ValueError, match="'dropuot=off' is not known"):
+        base.arguments("dropuot=off", variant="paper", dropout="progressive")
+    with pytest.raises(ValueError, match="variant=papre is not one of paper, reference"):
+        base.arguments("variant=papre", variant="paper")
+
+
+def test_the_variants_are_those_of_the_table():
+    paper, reference = (base.phase1("luad_histoseg", v) for v in base.VARIANTS)
+    assert config_lib.differences(paper, reference) == [
+        "cam.relu: False / True",
+        "pda.clip: True / False",
+        "pda.decay: 0.985 / 0.98",
+        "pda.divisor: 0 / 4",
+        "pda.hold_epochs: 3 / 1",
+        "pda.off_epochs: 0 / 3",
+        "pda.relu: False / True",
+    ]
+    changed = config_lib.differences(*(base.phase2("m", v) for v in base.VARIANTS))
+    assert [line.partition(":")[0] for line in changed] == [
+        "augment.flip_vertical",
+        "epochs",
+        "layers",
+        "loss.divide_by_batch",
+        "loss.white",
+        "model.mean",
+        "model.std",
+        "optimizer.head_multiplier",
+        "optimizer.learning_rate",
+    ]

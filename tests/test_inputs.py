@@ -1,0 +1,131 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from configs import base
+from data.dataset import load_dataset
+from tests.conftest import COUNTS, SIZE
+from wsss_jax import inputs
+from wsss_jax.errors import InputError
+
+
+@pytest.fixture
+def data(tissue_dir):
+    config = base.phase1("").data
+    config.root, config.patch_size = str(tissue_dir), SIZE
+    return config
+
+
+@pytest.fixture
+def dataset(tissue_dir):
+    return load_dataset("", tissue_dir)
+
+
+def _indices(batches):
+    return [b["index"][b["weight"] > 0].tolist() for b in batches]
+
+
+def test_an_epoch_holds_every_patch_once_in_an_order_of_seed_and_epoch(data, dataset):
+    source = inputs.open_source(data, dataset, "train")
+    options = {"workers": 0, "seed": 5, "epochs": 2}
+    whole = list(inputs.batches(source, 5, **options))
+    assert len(whole) == 2 * inputs.steps_per_epoch(len(source), 5, drop_last=False) == 6
+    order = _indices(whole)
+    epochs = [list(itertools.chain(*order[:3])), list(itertools.chain(*order[3:]))]
+    assert all(sorted(epoch) == list(range(COUNTS["train"])) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert whole[2]["weight"].tolist() == [1, 1, 0, 0, 0]
+    assert order == _indices(inputs.batches(source, 5, **options))
+    assert order != _indices(inputs.batches(source, 5, **(options | {"seed": 6})))
+    assert order[4:] == _indices(inputs.batches(source, 5, **options, start=4))
+    dropped = _indices(inputs.batches(source, 5, **options, drop_last=True))
+    assert [len(x) for x in dropped] == [5, 5, 5, 5]
+
+
+def test_worker_processes_give_the_same_batches(data, dataset):
+    source = inputs.open_source(data, dataset, "train")
+    alone = list(inputs.batches(source, 4, workers=0, seed=1))
+    shared = list(inputs.batches(source, 4, workers=2, seed=1))
+    for one, other in zip(alone, shared, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_labels_and_masks_of_annotated_patches(data, dataset):
+    source = inputs.open_source(data, dataset, "val")
+    batch = next(inputs.batches(source, COUNTS["val"], workers=0))
+    assert batch["image"].shape == (5, SIZE, SIZE, 3) and batch["image"].dtype == np.uint8
+    assert batch["masks"].shape == (5, 1, SIZE, SIZE)
+    for label, mask in zip(batch["label"], batch["masks"][:, 0]):
+        counts = np.bincount(mask.ravel(), minlength=5)[:4]
+        assert label.tolist() == (counts >= 0.05 * SIZE**2).astype(int).tolist()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_store_holds_what_the_folder_holds(data, dataset, split, tmp_path, tissue_dir):
+    root = tmp_path / "data"
+    root.symlink_to(tissue_dir)
+    folder = inputs.open_source(data, dataset, split)
+    data.source = "tfds"
+    store = inputs.open_source(data, dataset, split)
+    assert sorted(store.names) == sorted(folder.names)
+    for index, name in enumerate(store.names):
+        one, other = store[index], folder[folder.names.index(name)]
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"index"}:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_missing_pseudo_masks_are_named(data, dataset, tmp_path):
+    (tmp_path / "PM_bn7").mkdir()
+    with pytest.raises(InputError, match=r"PM_bn7.*12 masks .* are missing"):
+        inputs.open_source(data, dataset, "train", [tmp_path / "PM_bn7"])
+
+
+def _augment_config(**fields):
+    config = base.phase2("m").augment
+    config.update({"flip_horizontal": 0.0, "flip_vertical": 0.0, "blur": 0.0} | fields)
+    return config
+
+
+def test_flips_take_the_masks_along():
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.integers(0, 256, (4, 8, 8, 3), np.uint8))
+    masks = jnp.asarray(np.stack([image[..., 0], image[..., 1]], axis=1))
+    key = jax.random.key(0)
+    flipped, mask = inputs.augment(key, image, masks, _augment_config(flip_horizontal=1.0))
+    np.testing.assert_array_equal(flipped, image[:, :, ::-1])
+    np.testing.assert_array_equal(mask, masks[..., ::-1])
+    flipped, mask = inputs.augment(key, image, masks, _augment_config(flip_vertical=1.0))
+    np.testing.assert_array_equal(flipped, image[:, ::-1])
+    np.testing.assert_array_equal(mask, masks[:, :, ::-1])
+
+
+def test_flip_probability_and_independence_of_devices():
+    image = jnp.broadcast_to(jnp.arange(8, dtype=jnp.uint8)[:, None], (400, 8, 8, 3))
+    image = image.at[:, :, 0].set(99)
+    key, config = jax.random.key(1), _augment_config(flip_horizontal=0.5, blur=0.5)
+    whole, _ = inputs.augment(key, image, None, config)
+    share = float((whole[:, 0, -1, 0] > whole[:, 0, 0, 0]).mean())
+    assert 0.4 < share < 0.6
+    part, _ = inputs.augment(key, image[200:], None, config, first=200)
+    np.testing.assert_array_equal(part, whole[200:])
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 0.95])
+def test_blur_is_pillows(sigma):
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    ours = np.asarray(inputs.gaussian_blur(jnp.asarray(image), sigma), int)
+    pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), int)
+    # Pillow rounds after each of its six passes.
+    assert np.abs(ours - pillows).max() <= 3 and np.abs(ours - pillows).mean() < 1.1
+
+
+def test_scaled():
+    model = base.phase2("m").model
+    image = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
+    expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    np.testing.assert_allclose(inputs.scaled(image, model)[0, 0, 0], expected, rtol=1e-6)

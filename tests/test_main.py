@@ -1,0 +1,109 @@
+"""What a user sees at the command line: one line for what can be mended, exit code 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import synthetic
+from tests.conftest import SIZE
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def _refusal(*arguments: str, **environment: str) -> str:
+    """The error line of a run that must be refused."""
+    finished = _run(*arguments, **environment)
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert finished.returncode == 2 and len(lines) == 1, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no --config"),
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+        (["--config=configs/luad_phase1.py:variant=papre"], "variant=papre is not one of"),
+        (["--config=configs/luad_phase1.py:dropout=linear"], "pda.schedule is 'linear'"),
+        (["--config=configs/luad_phase1.py", "--config.batchsize=4"], "batch_size"),
+        (["--config=configs/luad_phase1.py", "--config.batch_size=many"], "many"),
+        (["--config=configs/luad_phase1.py", "--config.batch_size=0"], "at least 1"),
+        (["--config=configs/luad_phase1.py", "--workdri=x"], "workdri"),
+        (["--config=configs/luad_phase1.py", "--config.data.root=nowhere"], "nowhere"),
+        (["--config=configs/luad_masks.py", "--config.phase1=nowhere"], "nowhere"),
+    ],
+)
+def test_refusals(arguments, words, tmp_path):
+    workdir = tmp_path / "run"
+    assert words in _refusal(*arguments, f"--workdir={workdir}")
+    assert not workdir.exists()
+
+
+@pytest.fixture
+def tissue(tmp_path):
+    root = tmp_path / "data"
+    synthetic.write_dataset(root, {"train": 8, "val": 2}, SIZE, seed=0)
+    return root
+
+
+def _phase1(root: Path, *more: str, **environment: str) -> str:
+    return _refusal(
+        "--config=configs/luad_phase1.py",
+        f"--workdir={root.parent / 'run'}",
+        f"--config.data.root={root}",
+        "--config.data.dataset=",
+        f"--config.data.patch_size={SIZE}",
+        "--config.batch_size=4",
+        *more,
+        **environment,
+    )
+
+
+def test_bad_files_are_named(tissue):
+    """Each kind of bad file, put in after the one before was mended."""
+    patch = sorted((tissue / "train").iterdir())[0]
+    good = patch.read_bytes()
+
+    unlabelled = patch.with_name("unlabelled.png")
+    unlabelled.write_bytes(good)
+    assert "unlabelled.png: no label" in _phase1(tissue)
+    unlabelled.rename(patch.with_name("short-[1 0].png"))
+    assert "label has 2 values" in _phase1(tissue)
+    patch.with_name("short-[1 0].png").unlink()
+
+    patch.write_bytes(good[: len(good) // 2])
+    assert f"{patch.name}: cannot be read" in _phase1(tissue)
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(patch)
+    assert f"30x20 pixels, expected {SIZE}x{SIZE}" in _phase1(tissue)
+    patch.write_bytes(good)
+
+    mask = sorted((tissue / "val" / "mask").iterdir())[0]
+    Image.fromarray(np.full((SIZE, SIZE), 9, np.uint8)).save(mask)
+    assert f"{mask.name}: mask value 9 is outside 0..4" in _phase1(tissue)
+    assert not (tissue.parent / "run").exists()
+
+
+def test_a_batch_that_the_devices_cannot_share(tissue):
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    assert "config.batch_size is 4, which 8 devices" in _phase1(tissue, **environment)
+    assert not (tissue.parent / "run").exists()
+
+
+def test_frozen_without_weights(tissue):
+    assert "config.init is empty" in _phase1(tissue, "--config.model.batch_norm=frozen")

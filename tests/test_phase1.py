@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from wsss_jax import inputs, phase1
+
+
+def test_multilabel_soft_margin_is_the_formula():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(5, 3)) * 4, rng.integers(0, 2, (5, 3))
+    sigmoid = 1 / (1 + np.exp(-logits))
+    expected = -(labels * np.log(sigmoid) + (1 - labels) * np.log(1 - sigmoid)).mean(axis=1)
+    np.testing.assert_allclose(
+        phase1.multilabel_soft_margin(jnp.asarray(logits), jnp.asarray(labels)), expected, rtol=1e-5
+    )
+
+
+def _setup(relu: bool):
+    config = base.phase1("luad_histoseg")
+    config.model.width, config.model.batch_norm, config.cam.relu = 1 / 16, "trained", relu
+    model = phase1.build_model(config, 4)
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    return config, model, variables, image
+
+
+def test_segmentation_is_made_of_the_predicted_classes():
+    config, model, variables, image = _setup(relu=False)
+    probability, prediction = phase1.predict(config, model, variables, image)
+    logits, taps = model.apply(variables, inputs.scaled(image, config.model), train=False)
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    assert prediction.shape == (3, 32, 32) and prediction.dtype == jnp.uint8
+    # Where the half-pixel resize copies a value: 4 x 4 maps to 32 x 32 at the corners.
+    maps = np.einsum("bhwd,dc->bhwc", taps["bn7"], variables["params"]["fc8"]["kernel"][0, 0])
+    maps = np.where(np.asarray(probability)[:, None, None] > 0.25, maps, -np.inf)
+    np.testing.assert_array_equal(prediction[:, ::31, ::31], maps[:, ::3, ::3].argmax(axis=-1))
+
+
+def test_relu_of_the_maps_is_a_field():
+    """Where every map is negative, clipped ones leave class 0 and others their strongest."""
+    for relu in (True, False):
+        config, model, variables, image = _setup(relu)
+        kernel = variables["params"]["fc8"]["kernel"]
+        variables["params"]["fc8"]["kernel"] = -jnp.abs(kernel).at[..., 0].multiply(10)
+        config.cam.threshold = 0.0
+        _, prediction = phase1.predict(config, model, variables, image)
+        assert (prediction == 0).all() if relu else (prediction != 0).any()

@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden import reference
+from wsss_jax import phase2
+
+
+def _example(classes=3, layers=2, size=6, batch=3):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(batch, size, size, classes)).astype(np.float32) * 3
+    masks = rng.integers(0, classes + 1, (batch, layers, size, size)).astype(np.uint8)
+    masks[:, 0] = np.where(masks[:, -1] == classes, classes, masks[:, 0])
+    return logits, masks
+
+
+def _cross_entropy(logits, target):
+    log_probability = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return -np.take_along_axis(log_probability, target[..., None].astype(int), axis=-1)[..., 0]
+
+
+def test_excluded_pixels_and_filling_take_no_part():
+    logits, masks = _example()
+    weight = np.float32([1, 1, 0])
+    losses = phase2.layer_losses(
+        jnp.asarray(logits),
+        jnp.asarray(masks),
+        jnp.asarray(weight),
+        white="excluded",
+        axis_name=None,
+    )
+    for loss, mask in zip(losses, masks[:2].swapaxes(0, 1)):
+        tissue = mask < 3
+        expected = _cross_entropy(logits[:2], np.minimum(mask, 2))[tissue].mean()
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_white_as_a_further_logit():
+    logits, masks = _example()
+    further = np.where(masks[:, -1] == 3, 100.0, 0.0)[..., None]
+    wide = np.concatenate([logits, further], axis=-1)
+    losses = phase2.layer_losses(
+        jnp.asarray(logits), jnp.asarray(masks), jnp.ones(3), white="logit", axis_name=None
+    )
+    for loss, mask in zip(losses, masks.swapaxes(0, 1)):
+        assert float(loss) == pytest.approx(_cross_entropy(wide, mask).mean(), rel=1e-4)
+
+
+def test_a_mask_without_tissue_gives_no_loss():
+    logits, masks = _example()
+    losses = phase2.layer_losses(
+        jnp.asarray(logits), jnp.full_like(masks, 3), jnp.ones(3), white="excluded", axis_name=None
+    )
+    assert losses.tolist() == [0, 0]
+
+
+def test_gate_closes_classes():
+    logits = jnp.asarray([[[[3.0, 2.0, -1.0]]]])
+    closed_first = jnp.asarray([[0.05, 0.9, 0.9]])
+
+    def gate(probability, mode):
+        return int(phase2.gate(logits, probability, mode=mode, threshold=0.1)[0, 0, 0])
+
+    assert gate(closed_first, "off") == 0
+    assert gate(closed_first, "probabilities") == 1
+    assert gate(jnp.asarray([[0.1, 0.1, 0.9]]), "probabilities") == 2
+    # The released code sets the logit to 0, which still beats the open -1.
+    assert gate(jnp.asarray([[0.1, 0.1, 0.9]]), "logits") == 0
+    assert gate(jnp.asarray([[0.0, 0.0, 0.0]]), "probabilities") == 0
+
+
+def test_gate_on_probabilities_is_equation_14():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(5, 4, 4, 3)), jnp.float32)
+    probability = jnp.asarray(
+        [[0.5, 0.05, 0.2], [0.0, 0.05, 0.2], [1, 1, 1], [0.11, 0.1, 0], [0, 1, 0]]
+    )
+    maps = jax.nn.softmax(logits) * (probability > 0.1)[:, None, None, :]
+    gated = phase2.gate(logits, probability, mode="probabilities", threshold=0.1)
+    np.testing.assert_array_equal(gated, maps.argmax(axis=-1))
+
+
+def test_golden_gate_of_the_released_code():
+    golden = reference.golden("phase2")
+    logits = reference.phase2_logits()
+    gated = phase2.gate(
+        logits, jnp.asarray(golden["gate/probability"]), mode="logits", threshold=0.1
+    )
+    assert (np.asarray(gated) != golden["gate/prediction_reference"]).mean() <= 1e-3

@@ -1,0 +1,102 @@
+import jax
+import numpy as np
+import pytest
+
+from data.dataset import load_dataset
+from tests.conftest import tiny_phase1
+from wsss_jax import inputs, phase1, training
+from wsss_jax.checkpoints import Checkpoints
+from wsss_jax.errors import InputError
+
+
+def _build(root, config):
+    dataset = load_dataset("", root)
+    source = inputs.open_source(config.data, dataset, "train")
+    validation = inputs.open_source(config.data, dataset, "val")
+    steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
+    return source, phase1.phase(config, dataset, config.epochs * steps, validation)
+
+
+def _variables(workdir, phase):
+    checkpoints = Checkpoints(workdir, read_only=True)
+    state = checkpoints.restore(checkpoints.latest(), training.initial_state(phase, 0))[0]
+    checkpoints.close()
+    return state
+
+
+def test_partition_and_merge_are_inverses():
+    params = {"b2": {"a": {"kernel": 1, "scale": 2}}, "fc8": {"kernel": 3}}
+    one, other = training.partition(params, lambda path: path[-1] == "kernel")
+    assert one == {"b2": {"a": {"kernel": 1}}, "fc8": {"kernel": 3}}
+    assert other == {"b2": {"a": {"scale": 2}}}
+    assert training.merge(one, other) == params
+
+
+def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
+    """Stopped in the validation of its second epoch and started again: as if never disturbed."""
+    config = tiny_phase1(tissue_dir)
+    source, phase = _build(tissue_dir, config)
+    history = training.fit(config, tmp_path / "whole", phase, source)
+    assert [figures["epoch"] for figures in history] == [0, 1]
+    assert {"loss", "mu", "val_exact_match", "val_patch_accuracy", "miou"} <= history[0].keys()
+    assert all(np.isfinite(figures["loss"]) for figures in history)
+    assert list((tmp_path / "whole" / "tensorboard").glob("events*"))
+
+    calls = []
+
+    def stop_in_second_epoch(variables):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return phase.validate(variables)
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(
+            config, tmp_path / "cut", phase._replace(validate=stop_in_second_epoch), source
+        )
+    assert training.fit(config, tmp_path / "cut", phase, source) == history
+    whole, cut = (_variables(tmp_path / name, phase) for name in ("whole", "cut"))
+    assert int(whole.step) == 6
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def test_frozen_layers_keep_their_weights(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.epochs = 1
+    source, phase = _build(tissue_dir, config)
+    training.fit(config, tmp_path / "first", phase, source)
+    before = _variables(tmp_path / "first", phase)
+
+    config.init, config.model.batch_norm = str(tmp_path / "first"), "frozen"
+    config.optimizer.learning_rate = 1e-6  # the running statistics of three steps mean little
+    source, phase = _build(tissue_dir, config)
+    training.fit(config, tmp_path / "second", phase, source)
+    after = _variables(tmp_path / "second", phase)
+
+    def same(path):
+        one, other = before.variables, after.variables
+        for name in path:
+            one, other = one[name], other[name]
+        return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+
+    assert same(["batch_stats"])
+    assert all(same(["params", block]) for block in config.model.frozen_blocks)
+    assert same(["params", "b5", "bn_branch2a"])
+    assert not same(["params", "b5", "conv_branch2a"]) and not same(["params", "fc8"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.optimizer.learning_rate = 1e30
+    source, phase = _build(tissue_dir, config)
+    with pytest.raises(InputError, match=r"the loss is nan at step \d.*learning_rate"):
+        training.fit(config, tmp_path, phase, source)
+
+
+def test_too_few_patches(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.batch_size = 50
+    source, phase = _build(tissue_dir, config)
+    with pytest.raises(InputError, match="only 12 training patches"):
+        training.fit(config, tmp_path, phase, source)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,157 @@
+"""Checkpoints: the state of a run with its position, by Orbax."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from wsss_jax import parallel
+from wsss_jax.errors import InputError
+
+FOLDER = "checkpoints"
+
+
+class State(NamedTuple):
+    """What training changes.
+
+    `step` () int32 counts optimizer steps over all epochs; with the number of steps per epoch it is
+    also the position in the input. `variables` holds "params" and, where there is BatchNorm,
+    "batch_stats".
+    """
+
+    step: jax.Array
+    variables: dict[str, Any]
+    opt_state: Any
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest and, where validation gives `score`, the best."""
+
+    def __init__(self, workdir: Path, score: str | None = None, *, read_only: bool = False):
+        def metric(scores: Mapping[str, float]) -> float:
+            return scores[score]
+
+        policies: list = [checkpoint_managers.LatestN(1)]
+        if score is not None:
+            policies.append(checkpoint_managers.BestN(get_metric_fn=metric, n=1))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=metric if score is not None else None,
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=False,
+            read_only=read_only,
+            create=not read_only,
+        )
+        self._path = (Path(workdir) / FOLDER).absolute()
+        self._manager = ocp.CheckpointManager(
+            self._path,
+            options=options,
+            item_handlers={
+                "variables": ocp.StandardCheckpointHandler(),
+                "training": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def save(self, state: State, meta: dict, scores: Mapping[str, float]) -> None:
+        """Writes the state under its step.
+
+        Args:
+          state: as training left it.
+          meta: anything JSON can say, returned by `restore`.
+          scores: the figures in which `score` is looked up.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardSave(state.variables),
+                training=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+                meta=ocp.args.JsonSave(meta),
+            ),
+            metrics=dict(scores),
+        )
+
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint, None without any."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """Step of the checkpoint with the highest score, None without any."""
+        return self._manager.best_step()
+
+    def restore(self, step: int, like: State) -> tuple[State, dict]:
+        """The state and `meta` of a step; `like` is a state with the shapes it must have.
+
+        Raises:
+          InputError: the checkpoint holds a network of another shape.
+        """
+        self._check_shapes(step, like.variables)
+        training = {"step": like.step, "opt_state": like.opt_state}
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardRestore(_abstract(like.variables)),
+                training=ocp.args.StandardRestore(_abstract(training)),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        training = restored["training"]
+        state = State(training["step"], restored["variables"], training["opt_state"])
+        return state, restored["meta"]
+
+    def restore_variables(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """The variables alone, without what only training needs.
+
+        Raises:
+          InputError: the checkpoint holds a network of another shape.
+        """
+        self._check_shapes(step, like)
+        return self._manager.restore(
+            step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(like)))
+        )["variables"]
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _check_shapes(self, step: int, like: dict[str, Any]) -> None:
+        found = _shapes(self._manager.item_metadata(step)["variables"].tree)
+        expected = _shapes(like)
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name) != expected.get(name):
+                raise InputError(
+                    f"{self._path / str(step)}: parameter {name} has the shape "
+                    f"{found.get(name, 'none')} in the checkpoint and {expected.get(name, 'none')} "
+                    "in this network: set config.model and the data set as they were when it was "
+                    "trained, or take another --workdir"
+                )
+
+
+def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(v.shape) for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def _abstract(tree: Any) -> Any:
+    sharding = parallel.replicated()  # whatever devices wrote it
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def load_variables(workdir: Path, score: str | None, like: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a finished run: of its best checkpoint by `score`, or its last for None.
+
+    Raises:
+      InputError: the run has no checkpoint yet, or one of another shape.
+    """
+    if not (Path(workdir) / FOLDER).is_dir():
+        raise InputError(f"{workdir}: no checkpoint there; train that phase first")
+    checkpoints = Checkpoints(workdir, score, read_only=True)
+    try:
+        step = checkpoints.best() if score is not None else checkpoints.latest()
+        if step is None:
+            raise InputError(f"{workdir}: no checkpoint there; train that phase first")
+        return checkpoints.restore_variables(step, like)
+    finally:
+        checkpoints.close()

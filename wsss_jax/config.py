@@ -1,0 +1,299 @@
+"""What a configuration may say: the check of every field, and its way to and from disk.
+
+`configs/base.py` holds the defaults; the table here says which fields exist and which values are
+possible, so that a misspelled or impossible field is refused before anything is loaded.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from wsss_jax.errors import InputError
+
+CONFIG_FILE = "config.json"
+
+
+class Rule(NamedTuple):
+    """Which values a field may have: a test and its description for the error message."""
+
+    allows: Callable[[Any], bool]
+    text: str
+
+
+def _one_of(*choices: str) -> Rule:
+    return Rule(lambda v: v in choices, "one of " + ", ".join(map(repr, choices)))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _integer(least: int) -> Rule:
+    return Rule(lambda v: _is_int(v) and v >= least, f"an integer of at least {least}")
+
+
+def _number(low: float, high: float = float("inf"), *, open_low: bool = False) -> Rule:
+    def allows(v: Any) -> bool:
+        if not (_is_int(v) or isinstance(v, float)):
+            return False
+        return (low < v if open_low else low <= v) and v <= high
+
+    bounds = f"{'over' if open_low else 'at least'} {low:g}"
+    return Rule(
+        allows, f"a number {bounds}" + ("" if high == float("inf") else f", at most {high:g}")
+    )
+
+
+def _sequence(item: Rule, length: int | None = None) -> Rule:
+    def allows(v: Any) -> bool:
+        return (
+            isinstance(v, list | tuple)
+            and (length is None or len(v) == length)
+            and all(item.allows(x) for x in v)
+        )
+
+    count = "a sequence" if length is None else f"a sequence of {length}"
+    return Rule(allows, f"{count}, each {item.text}")
+
+
+TEXT = Rule(lambda v: isinstance(v, str), "a text")
+NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a text that is not empty")
+BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
+PROBABILITY = _number(0, 1)
+SHARE = _number(0, 1)
+LAYER = _one_of("b4_3", "b4_5", "b5_2", "bn7")
+ANY_LAYER = NAME
+CODES = Rule(
+    lambda v: (
+        isinstance(v, Mapping | ml_collections.ConfigDict)
+        and all(_sequence(_integer(0)).allows(codes) for codes in v.values())
+    ),
+    "a mapping from class name to the mask values that mean it",
+)
+
+_DATA = {
+    "data.root": TEXT,
+    "data.dataset": TEXT,
+    "data.source": _one_of("folder", "tfds"),
+    "data.patch_size": _integer(0),
+    "data.workers": _integer(0),
+}
+_TRAINING = {
+    "seed": _integer(0),
+    "init": TEXT,
+    "precision": _one_of("float32", "bfloat16"),
+    "batch_size": _integer(1),
+    "epochs": _integer(1),
+    "drop_last": BOOLEAN,
+    "log_every": _integer(1),
+    "select": _one_of("last", "best"),
+    "augment.flip_horizontal": PROBABILITY,
+    "augment.flip_vertical": PROBABILITY,
+    "augment.blur": PROBABILITY,
+    "augment.blur_radius": _number(0, 1.4, open_low=True),
+    "model.width": _number(0, open_low=True),
+    "model.mean": _sequence(_number(-1e6), 3),
+    "model.std": _sequence(_number(0, open_low=True), 3),
+    "optimizer.learning_rate": _number(0, open_low=True),
+    "optimizer.power": _number(0),
+    "optimizer.momentum": _number(0, 1),
+    "optimizer.weight_decay": _number(0),
+    "optimizer.head_multiplier": _number(0, open_low=True),
+    "optimizer.bias_multiplier": _number(0, open_low=True),
+    "optimizer.decay_biases": BOOLEAN,
+}
+_PHASE1 = {
+    **_DATA,
+    **_TRAINING,
+    "model.batch_norm": _one_of("auto", "frozen", "trained"),
+    "model.frozen_blocks": _sequence(NAME),
+    "model.dropout_rates": _sequence(_number(0, 0.99), 3),
+    "pda.schedule": _one_of("progressive", "constant", "off"),
+    "pda.decay": _number(0, 1, open_low=True),
+    "pda.floor": _number(0, 1, open_low=True),
+    "pda.clip": BOOLEAN,
+    "pda.hold_epochs": _integer(1),
+    "pda.off_epochs": _integer(0),
+    "pda.constant": _number(0, 1, open_low=True),
+    "pda.relu": BOOLEAN,
+    "pda.divisor": _integer(0),
+    "cam.threshold": SHARE,
+    "cam.relu": BOOLEAN,
+}
+_MASKS = {
+    **_DATA,
+    "phase1": NAME,
+    "layers": _sequence(LAYER),
+    "white_threshold": _integer(0),
+    "white_min_area": _integer(0),
+    "batch_size": _integer(1),
+    "sheet_patches": _integer(0),
+    "seed": _integer(0),
+}
+_PHASE2 = {
+    **_DATA,
+    **_TRAINING,
+    "masks": NAME,
+    "layers": _sequence(ANY_LAYER),
+    "layer_weights": _sequence(_number(0)),
+    "loss.white": _one_of("excluded", "logit"),
+    "loss.divide_by_batch": BOOLEAN,
+    "model.blocks": _sequence(_integer(1), 4),
+    "model.dropout_rates": _sequence(_number(0, 0.99), 3),
+}
+_EVALUATE = {
+    **_DATA,
+    "phase1": TEXT,
+    "phase2": TEXT,
+    "split": _one_of("val", "test"),
+    "gate.mode": _one_of("probabilities", "logits", "off"),
+    "gate.threshold": SHARE,
+    "batch_size": _integer(1),
+    "sheet_patches": _integer(0),
+}
+_PREPARE = {
+    "images": NAME,
+    "masks": NAME,
+    "out": NAME,
+    "dataset": NAME,
+    "codes": CODES,
+    "excluded": _sequence(_integer(0)),
+    "patch": _integer(8),
+    "stride": _integer(1),
+    "resize": _integer(8),
+    "min_share": SHARE,
+    "shares": _sequence(SHARE, 3),
+    "seed": _integer(0),
+    "workers": _integer(1),
+}
+_DEMO = {
+    "size": _integer(32),
+    "train": _integer(1),
+    "val": _integer(1),
+    "test": _integer(1),
+    "seed": _integer(0),
+}
+RULES: dict[str, dict[str, Rule]] = {
+    "phase1": _PHASE1,
+    "masks": _MASKS,
+    "phase2": _PHASE2,
+    "evaluate": _EVALUATE,
+    "prepare": _PREPARE,
+    "demo": _DEMO,
+}
+# The jobs that the demo runs, each under `jobs.<name>` with the fields of that job.
+DEMO_JOBS = ("phase1", "masks", "phase2", "evaluate")
+
+
+def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping | ml_collections.ConfigDict) and path != "codes":
+            found.update(_leaves(value, f"{path}."))
+        else:
+            found[path] = value
+    return found
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Refuses a field that does not exist, is missing, or has an impossible value.
+
+    Raises:
+      InputError: names the field (`config.optimizer.momentum`) and what is allowed.
+    """
+    _validate(config, "config.")
+
+
+def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
+    job = config.get("job")
+    if job not in RULES:
+        raise InputError(f"{prefix}job is {job!r}: it must be {_one_of(*RULES).text}")
+    rules = RULES[job]
+    leaves = _leaves(config)
+    del leaves["job"]
+    if job == "demo":
+        jobs = config.get("jobs", {})
+        if tuple(jobs) and set(jobs) != set(DEMO_JOBS):
+            raise InputError(f"{prefix}jobs must hold {', '.join(DEMO_JOBS)}, it has {list(jobs)}")
+        for name in DEMO_JOBS:
+            _validate(jobs[name], f"{prefix}jobs.{name}.")
+        leaves = {k: v for k, v in leaves.items() if not k.startswith("jobs.")}
+    for path, value in leaves.items():
+        if path not in rules:
+            near = difflib.get_close_matches(path, rules, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise InputError(f"{prefix}{path}: the job {job!r} has no such field{hint}")
+        if not rules[path].allows(value):
+            raise InputError(f"{prefix}{path} is {value!r}: it must be {rules[path].text}")
+    missing = sorted(set(rules) - set(leaves))
+    if missing:
+        raise InputError(f"{prefix}{missing[0]} is missing: it must be {rules[missing[0]].text}")
+    if job == "phase2" and len(config.layers) != len(config.layer_weights):
+        raise InputError(
+            f"{prefix}layer_weights has {len(config.layer_weights)} entries for the "
+            f"{len(config.layers)} of {prefix}layers: give one weight for each layer"
+        )
+    if job in ("phase2", "masks") and not config.layers:
+        raise InputError(f"{prefix}layers is empty: name at least one layer")
+    if job == "evaluate" and not (config.phase1 or config.phase2):
+        raise InputError(f"{prefix}phase1 and {prefix}phase2 are empty: name at least one run")
+    if job == "prepare" and abs(sum(config.shares) - 1) > 1e-6:
+        raise InputError(
+            f"{prefix}shares is {tuple(config.shares)}: train, val and test must sum to 1"
+        )
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """The whole configuration as JSON text (tuples become lists)."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+    """Inverse of `to_json`; lists become tuples, so that it equals the original."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: restore(v) for k, v in value.items()}
+        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(restore(json.loads(text)))
+
+
+def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:
+    """The fields in which two configurations differ, as `field: a / b`."""
+    a, b = _leaves(one), _leaves(other)
+    return [
+        f"{path}: {a.get(path)!r} / {b.get(path)!r}"
+        for path in sorted(set(a) | set(b))
+        if a.get(path) != b.get(path)
+    ]
+
+
+def save(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes `config.json` into a run's folder."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / CONFIG_FILE).write_text(to_json(config))
+
+
+def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
+    """The configuration of an earlier run.
+
+    Args:
+      workdir: the run's folder, as the user named it in `field`.
+      field: the name of that field, for the message.
+
+    Raises:
+      InputError: no run there.
+    """
+    path = Path(workdir) / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(
+            f"config.{field}: {workdir} holds no run ({CONFIG_FILE} is missing); "
+            f"run that job first or set --config.{field} to its workdir"
+        )
+    return from_json(path.read_text())

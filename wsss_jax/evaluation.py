@@ -1,0 +1,186 @@
+"""The job that scores both phases on annotated patches."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from data.dataset import Dataset
+from wsss_jax import inputs, metrics, parallel, phase1, phase2, runs
+from wsss_jax.errors import InputError
+from wsss_jax.report import figures, tables
+
+PHASE1, PHASE2, GATED, MAJORITY = "phase 1", "phase 2", "phase 2 + gate", "majority class"
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Scores phase 1, phase 2, and phase 2 with gate; whichever runs the configuration names.
+
+    Prints the paper's table and writes in `workdir`: `scores.json`, `scores.csv`, and for the last
+    row of the table `confusion.png`, `worst.png` and `best.png`; `examples.png` shows all rows.
+    """
+    classifier = phase1.load(config.phase1, "phase1") if config.phase1 else None
+    segmenter = phase2.load(config.phase2, "phase2") if config.phase2 else None
+    dataset = _dataset(config, classifier, segmenter)
+    for trained in filter(None, (segmenter, classifier)):
+        runs.inherit_data(config.data, trained.config.data)
+    parallel.check_batch_size(config.batch_size)
+    source = inputs.open_source(config.data, dataset, config.split)
+    runs.save(config, dataset, workdir)
+
+    predict = parallel.map_batch(_predictor(config, dataset, classifier, segmenter))
+    variables = [trained and trained.variables for trained in (classifier, segmenter)]
+    confusions: dict[str, list[np.ndarray]] = {}
+    with tqdm(total=len(source), unit="patch") as progress:
+        for batch in inputs.batches(source, config.batch_size, workers=config.data.workers):
+            real = batch["weight"] > 0
+            for name, (_, counts) in predict(variables, batch).items():
+                confusions.setdefault(name, []).append(counts[real])
+            progress.update(int(real.sum()))
+    by_patch = {name: np.concatenate(counts) for name, counts in confusions.items()}
+    totals = {name: counts.sum(axis=0, dtype=np.int64) for name, counts in by_patch.items()}
+
+    last = list(totals)[-1]
+    rows = [(MAJORITY, metrics.majority_scores(totals[last]))]
+    rows += [(name, metrics.segmentation_scores(total)) for name, total in totals.items()]
+    print(tables.format_table(rows, dataset.classes))
+    meta = {
+        "split": config.split,
+        "patches": len(source),
+        "phase1": config.phase1,
+        "phase2": config.phase2,
+        "gate": config.gate.to_dict(),
+    }
+    tables.write_scores(
+        workdir / "scores.json", workdir / "scores.csv", rows, dataset.classes, meta
+    )
+    figures.confusion_figure(totals[last], dataset.classes, workdir / "confusion.png")
+    if config.sheet_patches:
+        _write_sheets(config, workdir, dataset, source, by_patch[last], last, predict, variables)
+
+
+def summary(workdir: Path) -> dict[str, float]:
+    """mIoU of phase 2 (with gate), phase 1 and the majority class of a run of `run`."""
+    rows = json.loads((workdir / "scores.json").read_text())["rows"]
+    miou = {row["name"]: row["miou"] for row in rows}
+    return {"phase2": miou[GATED], "phase1": miou[PHASE1], "majority": miou[MAJORITY]}
+
+
+def _dataset(
+    config: ml_collections.ConfigDict,
+    classifier: phase1.Classifier | None,
+    segmenter: phase2.Segmenter | None,
+) -> Dataset:
+    if classifier is None or segmenter is None:
+        return (classifier or segmenter).dataset
+    if classifier.dataset.classes != segmenter.dataset.classes:
+        raise InputError(
+            f"config.phase1 ({config.phase1}) has the classes {classifier.dataset.classes}, "
+            f"config.phase2 ({config.phase2}) {segmenter.dataset.classes}: name runs of one data set"
+        )
+    return segmenter.dataset
+
+
+def _predictor(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    classifier: phase1.Classifier | None,
+    segmenter: phase2.Segmenter | None,
+):
+    """`(variables of both, batch) -> {row of the table: (label maps, confusion matrices)}`."""
+
+    def predict(
+        variables: Sequence[Any], batch: inputs.Batch
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        image, truth = batch["image"], batch["masks"][:, 0]
+        found = {}
+        if classifier is not None:
+            probability, found[PHASE1] = phase1.predict(
+                classifier.config, classifier.model, variables[0], image
+            )
+        if segmenter is not None:
+            logits = phase2.predict(segmenter.config, segmenter.model, variables[1], image)
+            found[PHASE2] = logits.argmax(axis=-1).astype(jnp.uint8)
+            if classifier is not None and config.gate.mode != "off":
+                found[GATED] = phase2.gate(
+                    logits, probability, mode=config.gate.mode, threshold=config.gate.threshold
+                )
+        return {
+            name: (maps, metrics.confusion_matrices(truth, maps, dataset.num_classes))
+            for name, maps in found.items()
+        }
+
+    return predict
+
+
+def _write_sheets(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    dataset: Dataset,
+    source: inputs.Source,
+    confusions: np.ndarray,
+    method: str,
+    predict,
+    variables: Sequence[Any],
+) -> None:
+    """Pictures of the worst and the best patches by `method`, and of some between, all methods."""
+    miou = metrics.patch_miou(confusions)
+    ranked = [int(i) for i in np.argsort(miou, kind="stable") if not np.isnan(miou[i])]
+    if not ranked:
+        return
+    count = min(config.sheet_patches, len(ranked))
+    chosen = {
+        "worst": ranked[:count],
+        "best": ranked[::-1][:count],
+        "examples": [
+            ranked[i] for i in np.linspace(0, len(ranked) - 1, count + 2, dtype=int)[1:-1]
+        ],
+    }
+    indices = sorted(set().union(*chosen.values()))
+    rows = dict(_predicted_rows(config, source, indices, predict, variables))
+    for name in ("worst", "best"):
+        sheet = [
+            rows[i]._replace(masks={method: rows[i].masks[method]}, miou=float(miou[i]))
+            for i in chosen[name]
+        ]
+        figures.evaluation_sheet(
+            sheet,
+            dataset.palette,
+            dataset.classes,
+            workdir / f"{name}.png",
+            title=f"{config.split}: {name} patches first",
+        )
+    figures.demo_banner(
+        [rows[i] for i in chosen["examples"]],
+        dataset.palette,
+        dataset.classes,
+        workdir / "examples.png",
+    )
+
+
+def _predicted_rows(
+    config: ml_collections.ConfigDict,
+    source: inputs.Source,
+    indices: Sequence[int],
+    predict,
+    variables: Sequence[Any],
+) -> Iterator[tuple[int, figures.SheetRow]]:
+    """The chosen patches with what every method makes of them."""
+    chosen = [source[index] for index in indices]
+    for batch in inputs.batches(chosen, config.batch_size, workers=0):
+        found = predict(variables, batch)
+        for row in range(int(batch["weight"].sum())):
+            index = int(batch["index"][row])
+            masks = {name: maps[row] for name, (maps, _) in found.items()}
+            yield (
+                index,
+                figures.SheetRow(
+                    source.names[index], batch["image"][row], masks, truth=batch["masks"][row, 0]
+                ),
+            )

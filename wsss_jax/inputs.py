@@ -1,0 +1,256 @@
+"""Patches to batches: Grain over a folder or an ArrayRecord store; augmentation on the device."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import grain.python as grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from data import folders, patches_tfds
+from data.dataset import Dataset, label_from_mask
+from data.folders import Patch
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Random access to patches.
+
+    An element is `image` (S, S, 3) uint8, `label` (C,) uint8, `index` () int32 and, where there
+    are masks, `masks` (L, S, S) uint8. `names[index]` is the patch's stem.
+    """
+
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+class FolderSource:
+    """A `Source` of PNG files; see `folders`."""
+
+    def __init__(
+        self, patches: Sequence[Patch], dataset: Dataset, size: int, mask_dirs: Sequence[Path] = ()
+    ):
+        """`mask_dirs`: folders with `<stem>.png`, one for each mask; none: the patches' own."""
+        self.names = [patch.stem for patch in patches]
+        self._patches, self._dataset, self._size = patches, dataset, size
+        self._mask_dirs = mask_dirs
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __getitem__(self, index: int) -> Batch:
+        patch = self._patches[index]
+        paths = [folder / f"{patch.stem}.png" for folder in self._mask_dirs]
+        if not paths and patch.mask is not None:
+            paths = [patch.mask]
+        masks = [folders.read_mask(path, self._dataset, self._size) for path in paths]
+        label = patch.label
+        if label is None:
+            label = label_from_mask(masks[0], self._dataset)
+        image = folders.read_image(patch.image, self._size)
+        return _element(index, image, label, masks)
+
+
+class StoreSource:
+    """A `Source` of an ArrayRecord store; masks of other folders are read as files."""
+
+    def __init__(
+        self, store: patches_tfds.Store, dataset: Dataset, size: int, mask_dirs: Sequence[Path] = ()
+    ):
+        self.names = store.names
+        self._store, self._dataset, self._size = store, dataset, size
+        self._mask_dirs = mask_dirs
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> Batch:
+        record = self._store[index]
+        masks = [
+            folders.read_mask(folder / f"{record['name']}.png", self._dataset, self._size)
+            for folder in self._mask_dirs
+        ]
+        if not masks and record["mask"].size:
+            masks = [record["mask"]]
+        return _element(index, record["image"], record["label"], masks)
+
+
+def _element(index: int, image: np.ndarray, label: Sequence[int], masks: list) -> Batch:
+    element = {
+        "image": image,
+        "label": np.asarray(label, np.uint8),
+        "index": np.int32(index),
+    }
+    return element | ({"masks": np.stack(masks)} if masks else {})
+
+
+def open_source(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    split: Literal["train", "val", "test"],
+    mask_dirs: Sequence[Path] = (),
+) -> Source:
+    """Opens a split of the data set of `config.data`, every file of it checked.
+
+    Args:
+      config: the fields `config.data`.
+      dataset: its description.
+      split: training patches carry labels; those of "val" and "test" their true masks.
+      mask_dirs: folders of (pseudo) masks, `<stem>.png`, in the place of true ones.
+
+    Raises:
+      InputError: a folder or file that is missing or bad.
+    """
+    root, size = Path(config.root), config.patch_size
+    if config.source == "tfds":
+        store_dir = root / "arrayrecord"
+        patches_tfds.build(root, dataset, size, store_dir)
+        source = StoreSource(patches_tfds.open_split(store_dir, split), dataset, size, mask_dirs)
+    else:
+        if split == "train":
+            patches = folders.training_patches(root, dataset)
+        else:
+            patches = folders.annotated_patches(root, split, dataset)
+        folders.check_patches(patches, size, dataset)
+        source = FolderSource(patches, dataset, size, mask_dirs)
+    for folder in mask_dirs:
+        _check_masks(folder, source.names, dataset, size)
+    return source
+
+
+def has_split(config: ml_collections.ConfigDict, split: str) -> bool:
+    """Whether the data set of `config.data` has that split."""
+    return any((Path(config.root) / name).is_dir() for name in folders.SPELLINGS[split])
+
+
+def _check_masks(folder: Path, names: Sequence[str], dataset: Dataset, size: int) -> None:
+    patches = [Patch(name, folder / f"{name}.png", None, None) for name in names]
+    patches = folders.masks_for(patches, folder)
+    folders.check_patches(patches, size, dataset)
+
+
+def batches(
+    source: Sequence[Batch],
+    batch_size: int,
+    *,
+    workers: int,
+    seed: int | None = None,
+    epochs: int = 1,
+    drop_last: bool = False,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """Batches of a source, in an order that follows from (seed, epoch) alone.
+
+    A last batch that is not full is filled up with its last example at `weight` 0, so that all
+    batches have one shape.
+
+    Args:
+      source: random access to elements.
+      batch_size: examples in a batch.
+      workers: processes that decode; 0 reads in threads of this process.
+      seed: shuffles each epoch anew; None keeps the order of the source.
+      epochs: how many.
+      drop_last: leaves the last batch of an epoch out if it is not full.
+      start: the number of batches, over all epochs, to leave out at the start.
+
+    Yields:
+      the arrays of the elements stacked, and `weight` (B,) float32: 1, or 0 for filling.
+    """
+
+    def collate(elements: Sequence[Batch]) -> Batch:
+        filling = batch_size - len(elements)
+        rows = [*elements, *[elements[-1]] * filling]
+        batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        batch["weight"] = np.repeat(np.float32([1, 0]), [len(elements), filling])
+        return batch
+
+    dataset = grain.MapDataset.source(source)
+    if seed is not None:
+        dataset = dataset.shuffle(seed=seed)
+    dataset = dataset.batch(batch_size, drop_remainder=drop_last, batch_fn=collate)
+    dataset = dataset.repeat(epochs)[start:]
+    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+    iterable = dataset.to_iter_dataset(options)
+    if workers:
+        iterable = iterable.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        )
+    return iter(iterable)
+
+
+def steps_per_epoch(examples: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches `batches` yields in an epoch."""
+    return examples // batch_size if drop_last else -(-examples // batch_size)
+
+
+def scaled(image: jax.Array, model: ml_collections.ConfigDict) -> jax.Array:
+    """uint8 (B, H, W, 3) -> float32 (x / 255 - mean) / std with `config.model`'s mean and std."""
+    mean, std = jnp.asarray(model.mean), jnp.asarray(model.std)
+    return (image.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def augment(
+    rng: jax.Array,
+    image: jax.Array,
+    masks: jax.Array | None,
+    config: ml_collections.ConfigDict,
+    first: jax.Array | int = 0,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Flips and blurs each example by its own dice.
+
+    Args:
+      rng: key of the step, the same on all devices.
+      image: (B, H, W, 3) uint8.
+      masks: (B, L, H, W) uint8 flipped along, or None.
+      config: the fields `config.augment`.
+      first: position of the first example in the global batch, so that the dice of an example do
+        not depend on the number of devices.
+
+    Returns:
+      image (B, H, W, 3) uint8, masks.
+    """
+
+    def one(key: jax.Array, image: jax.Array, masks: jax.Array | None):
+        horizontal, vertical, blur, sigma = jax.random.uniform(key, (4,))
+        for axis, dice, probability in (
+            (1, horizontal, config.flip_horizontal),
+            (0, vertical, config.flip_vertical),
+        ):
+            flip = dice < probability
+            image = jnp.where(flip, jnp.flip(image, axis), image)
+            if masks is not None:
+                masks = jnp.where(flip, jnp.flip(masks, axis + 1), masks)
+        if config.blur > 0:
+            blurred = gaussian_blur(image, sigma * config.blur_radius)
+            image = jnp.where(blur < config.blur, blurred, image)
+        return image, masks
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, first + jnp.arange(image.shape[0]))
+    return jax.vmap(one)(keys, image, masks)
+
+
+def gaussian_blur(image: jax.Array, sigma: jax.Array | float) -> jax.Array:
+    """Blurs (H, W, C) uint8 as PIL's `GaussianBlur(sigma)` does, for sigma up to 1.4 pixels.
+
+    Along each axis three box filters [w, 1, w] / (1 + 2 w) whose variances add up to sigma ** 2;
+    the border is repeated.
+    """
+    variance = jnp.square(sigma) / 3
+    side = variance / (2 * (1 - variance))
+    x = image.astype(jnp.float32)
+    for axis in (0, 1):
+        size = x.shape[axis]
+        padding = [(1, 1) if a == axis else (0, 0) for a in range(3)]
+        for _ in range(3):
+            padded = jnp.pad(x, padding, mode="edge")
+            before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+            after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+            x = (x + side * (before + after)) / (1 + 2 * side)
+    return jnp.round(x).astype(jnp.uint8)

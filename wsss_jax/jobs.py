@@ -1,0 +1,139 @@
+"""The jobs a configuration can name: `config.job` -> function(configuration, workdir)."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import ml_collections
+
+from data import prepare as data_prepare
+from data import synthetic
+from data.dataset import Dataset, load_dataset
+from wsss_jax import config as config_lib
+from wsss_jax import evaluation, inputs, parallel, phase1, phase2, pseudo_masks, runs, training
+from wsss_jax.errors import InputError
+from wsss_jax.report import figures
+
+Job = Callable[[ml_collections.ConfigDict, Path], None]
+
+
+def train_phase1(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains the patch classifier."""
+    if config.model.batch_norm == "auto":
+        config.model.batch_norm = "frozen" if config.init else "trained"
+    if config.model.batch_norm == "frozen" and not config.init:
+        raise InputError(
+            "config.model.batch_norm is 'frozen' but config.init is empty: statistics of random "
+            "weights mean nothing, give --config.init or set --config.model.batch_norm=trained"
+        )
+    dataset = _training_dataset(config)
+    source = inputs.open_source(config.data, dataset, "train")
+    _train(config, workdir, dataset, phase1, source)
+
+
+def train_phase2(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains the segmentation network on the masks of an earlier run, or of a folder."""
+    masks = Path(config.masks)
+    if (masks / config_lib.CONFIG_FILE).is_file():
+        earlier, dataset = runs.load(config.masks, "masks", "masks")
+        runs.inherit_data(config.data, earlier.data)
+        mask_dirs = [pseudo_masks.layer_dir(masks, layer) for layer in config.layers]
+    else:  # a folder of masks, such as true ones
+        dataset = _training_dataset(config)
+        mask_dirs = [masks] * len(config.layers)
+    source = inputs.open_source(config.data, dataset, "train", mask_dirs)
+    _train(config, workdir, dataset, phase2, source)
+
+
+def _training_dataset(config: ml_collections.ConfigDict) -> Dataset:
+    for field in ("root", "patch_size"):
+        if not config.data[field]:
+            raise InputError(f"config.data.{field} is empty: set --config.data.{field}")
+    return load_dataset(config.data.dataset, config.data.root)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    dataset: Dataset,
+    phase: ModuleType,
+    source: inputs.Source,
+) -> None:
+    parallel.check_batch_size(config.batch_size)
+    validation = None
+    if inputs.has_split(config.data, "val"):
+        validation = inputs.open_source(config.data, dataset, "val")
+    steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
+    built = phase.phase(config, dataset, config.epochs * steps, validation)
+    runs.check(config, workdir)
+    runs.save(config, dataset, workdir)
+    history = training.fit(config, workdir, built, source)
+    figures.training_curves(history, workdir / "curves.png", dataset.classes)
+
+
+def make_masks(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes the pseudo masks of the training patches."""
+    pseudo_masks.run(config, workdir)
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Scores the trained phases on annotated patches."""
+    evaluation.run(config, workdir)
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Cuts labelled patches out of annotated regions."""
+    del workdir  # the patches go to config.out
+    dataset = load_dataset(config.dataset, config.images)
+    summary = data_prepare.cut_patches(
+        Path(config.images),
+        Path(config.masks),
+        Path(config.out),
+        dataset,
+        {name: tuple(codes) for name, codes in config.codes.items()},
+        tuple(config.excluded),
+        patch=config.patch,
+        stride=config.stride,
+        resize=config.resize,
+        min_share=config.min_share,
+        shares=tuple(config.shares),
+        seed=config.seed,
+        workers=config.workers,
+    )
+    print(json.dumps(summary, indent=2))
+
+
+def demo(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Draws tissue and runs the four jobs on it, in folders of `workdir`."""
+    start = time.monotonic()
+    data_dir = workdir / "data"
+    if not data_dir.is_dir():
+        counts = {split: config[split] for split in ("train", "val", "test")}
+        synthetic.write_dataset(data_dir, counts, config.size, config.seed)
+    jobs = config.jobs
+    jobs.phase1.data.root = str(data_dir)
+    jobs.phase1.data.patch_size = config.size
+    jobs.masks.phase1 = jobs.evaluate.phase1 = str(workdir / "phase1")
+    jobs.phase2.masks = str(workdir / "masks")
+    jobs.evaluate.phase2 = str(workdir / "phase2")
+    for name in config_lib.DEMO_JOBS:
+        print(f"--- {name}", flush=True)
+        JOBS[name](jobs[name], workdir / name)
+    summary = evaluation.summary(workdir / "evaluate") | {"seconds": time.monotonic() - start}
+    (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(
+        f"demo: mIoU {summary['phase2']:.3f} (phase 1 {summary['phase1']:.3f}, majority class "
+        f"{summary['majority']:.3f}) in {summary['seconds']:.0f} s"
+    )
+
+
+JOBS: dict[str, Job] = {
+    "phase1": train_phase1,
+    "masks": make_masks,
+    "phase2": train_phase2,
+    "evaluate": evaluate,
+    "prepare": prepare,
+    "demo": demo,
+}

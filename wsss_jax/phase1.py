@@ -1,0 +1,204 @@
+"""Phase 1: the patch classifier, ResNet38 with Progressive Dropout Attention."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from data.dataset import Dataset
+from wsss_jax import cam, inputs, masks, metrics, parallel, runs, schedules, training
+from wsss_jax.checkpoints import load_variables
+from wsss_jax.models.resnet38 import ResNet38
+
+HEAD_MODULES = ("fc8",)
+
+
+def build_model(
+    config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None
+) -> ResNet38:
+    """The classifier of a phase 1 configuration.
+
+    Args:
+      config: with `model.batch_norm` "frozen" or "trained".
+      num_classes: C.
+      axis_name: the mapped axis in training, None for prediction.
+    """
+    return ResNet38(
+        num_classes=num_classes,
+        width=config.model.width,
+        frozen_batch_norm=config.model.batch_norm == "frozen",
+        dropout_rates=tuple(config.model.dropout_rates),
+        attention_relu=config.pda.relu,
+        attention_divisor=config.pda.divisor,
+        dtype=jnp.dtype(config.precision),
+        axis_name=axis_name,
+    )
+
+
+def multilabel_soft_margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Loss of each patch: binary cross entropy of logits (B, C) with labels (B, C), mean over C."""
+    return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
+
+
+def loss_function(
+    config: ml_collections.ConfigDict,
+    model: ResNet38,
+    variables: training.Variables,
+    batch: inputs.Batch,
+    values: Mapping[str, jax.Array],
+    rng: jax.Array,
+) -> tuple[jax.Array, tuple[training.Variables, dict[str, jax.Array]]]:
+    """A replica's share of the mean loss over the global batch; see `training.LossFunction`.
+
+    `values["mu"]` is the coefficient of the attention.
+    """
+    augment_rng, dropout_rng = jax.random.split(rng)
+    weight = batch["weight"]
+    first = jax.lax.axis_index(parallel.AXIS) * len(weight)
+    image, _ = inputs.augment(augment_rng, batch["image"], None, config.augment, first)
+    (logits, _), updated = model.apply(
+        variables,
+        inputs.scaled(image, config.model),
+        train=True,
+        mu=values["mu"],
+        weight=weight,
+        rngs={"dropout": dropout_rng},
+        mutable=["batch_stats"],
+    )
+    labels = batch["label"].astype(jnp.float32)
+    count = jax.lax.psum(weight.sum(), parallel.AXIS)
+    loss = (multilabel_soft_margin(logits, labels) * weight).sum() / count
+    right = ((logits > 0) == (labels > 0)).mean(axis=-1)
+    accuracy = (right * weight).sum() / count
+    batch_stats = updated.get("batch_stats", variables["batch_stats"])
+    return loss, (batch_stats, {"loss": loss, "patch_accuracy": accuracy})
+
+
+def predict(
+    config: ml_collections.ConfigDict,
+    model: ResNet38,
+    variables: training.Variables,
+    image: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Probabilities and the segmentation that phase 1 gives by itself.
+
+    Args:
+      config: of phase 1.
+      model: without axis.
+      variables: its parameters.
+      image: (B, H, W, 3) uint8.
+
+    Returns:
+      probabilities (B, C) float32 and label maps (B, H, W) uint8, by the class activation maps of
+      the classes over `config.cam.threshold`.
+    """
+    logits, taps = model.apply(variables, inputs.scaled(image, config.model), train=False)
+    probability = jax.nn.sigmoid(logits)
+    class_weights = variables["params"]["fc8"]["kernel"][0, 0]
+    maps = cam.class_activation_maps(taps["bn7"], class_weights, relu=config.cam.relu)
+    return probability, masks.segmentation(
+        maps, probability, image.shape[1:3], config.cam.threshold
+    )
+
+
+def validator(config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source) -> Any:
+    """`validate(variables)`: the classifier's figures and the IoU of its activation maps."""
+    model = build_model(config, dataset.num_classes)
+
+    def score(variables: training.Variables, batch: inputs.Batch) -> dict[str, jax.Array]:
+        probability, prediction = predict(config, model, variables, batch["image"])
+        return {
+            "probability": probability,
+            "confusion": metrics.confusion_matrices(
+                batch["masks"][:, 0], prediction, dataset.num_classes
+            ),
+        }
+
+    mapped = parallel.map_batch(score)
+
+    def validate(variables: training.Variables) -> dict[str, Any]:
+        probability, labels = [], []
+        confusion = np.zeros((dataset.num_classes, dataset.num_classes + 1), np.int64)
+        for batch in inputs.batches(source, config.batch_size, workers=0):
+            out = mapped(variables, batch)
+            real = batch["weight"] > 0
+            probability.append(out["probability"][real])
+            labels.append(batch["label"][real])
+            confusion += out["confusion"][real].sum(axis=0, dtype=np.int64)
+        scores = metrics.multilabel_scores(np.concatenate(probability), np.concatenate(labels))
+        scores = {f"val_{name}": value for name, value in scores.items()}
+        return scores | metrics.segmentation_scores(confusion)
+
+    return validate
+
+
+def phase(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    total_steps: int,
+    validation: inputs.Source | None,
+) -> training.Phase:
+    """What the training loop needs of phase 1; `config.model.batch_norm` is settled by then."""
+    model = build_model(config, dataset.num_classes, parallel.AXIS)
+    frozen = tuple(config.model.frozen_blocks) if config.init else ()
+    rates = schedules.learning_rates(config.optimizer, total_steps)
+
+    def initialize(rng: jax.Array) -> dict[str, Any]:
+        if config.init:
+            return load_variables(Path(config.init), None, shapes(config, dataset.num_classes))
+        return _initialize(config, dataset.num_classes, rng)
+
+    def is_trainable(path: tuple[str, ...]) -> bool:
+        normalization = path[-1] == "scale" or path[-1] == "bias"
+        return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
+
+    return training.Phase(
+        initialize=initialize,
+        loss=partial(loss_function, config, model),
+        optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
+        learning_rate=rates["weight"],
+        is_trainable=is_trainable,
+        values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
+        validate=None if validation is None else validator(config, dataset, validation),
+    )
+
+
+def _initialize(config: ml_collections.ConfigDict, num_classes: int, rng: jax.Array) -> dict:
+    model = build_model(config, num_classes)
+    image = jnp.zeros((1, 32, 32, 3))  # the parameters do not depend on the size
+    return jax.jit(partial(model.init, train=False))(rng, image)
+
+
+def shapes(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:
+    """Shapes of the classifier's variables."""
+    return jax.eval_shape(partial(_initialize, config, num_classes), jax.random.key(0))
+
+
+class Classifier(NamedTuple):
+    """A trained phase 1."""
+
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    model: ResNet38
+    variables: dict[str, Any]
+
+
+def load(workdir: str, field: str) -> Classifier:
+    """The classifier of a phase 1 run.
+
+    Args:
+      workdir: the run's folder, which the configuration names in `field`.
+
+    Raises:
+      InputError: no run of phase 1 there, or no checkpoint.
+    """
+    config, dataset = runs.load(workdir, field, "phase1")
+    score = training.SCORE if config.select == "best" else None
+    variables = load_variables(Path(workdir), score, shapes(config, dataset.num_classes))
+    return Classifier(config, dataset, build_model(config, dataset.num_classes), variables)

@@ -1,0 +1,208 @@
+"""Phase 2: DeepLabV3+ trained on the masks of several layers, and the classification gate."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from data.dataset import Dataset
+from wsss_jax import inputs, metrics, parallel, runs, schedules, training
+from wsss_jax.checkpoints import load_variables
+from wsss_jax.models.deeplab import DeepLabV3Plus
+
+HEAD_MODULES = ("aspp", "decoder")
+# The further logit of a white pixel in the released code; elsewhere it is 0.
+WHITE_LOGIT = 100.0
+
+
+def build_model(
+    config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None
+) -> DeepLabV3Plus:
+    """The segmentation network of a phase 2 configuration; `axis_name` in training only."""
+    return DeepLabV3Plus(
+        num_classes=num_classes,
+        width=config.model.width,
+        blocks=tuple(config.model.blocks),
+        dropout_rates=tuple(config.model.dropout_rates),
+        dtype=jnp.dtype(config.precision),
+        axis_name=axis_name,
+    )
+
+
+def layer_losses(
+    logits: jax.Array, masks: jax.Array, weight: jax.Array, *, white: str, axis_name: str | None
+) -> jax.Array:
+    """Cross entropy with the mask of each layer, mean over the pixels of the global batch.
+
+    Args:
+      logits: (B, H, W, C) float32.
+      masks: (B, L, H, W) uint8, class indices and C for white or excluded.
+      weight: (B,), 0 for examples that only fill the batch.
+      white: "excluded" leaves pixels with C out; "logit" counts them, with a further logit that
+        is `WHITE_LOGIT` where the last layer's mask is C and 0 elsewhere (released code).
+      axis_name: mapped axis that holds the global batch, or None.
+
+    Returns:
+      (L,) float32. On a mapped axis: this replica's shares, whose sum over the axis is the mean.
+    """
+    num_classes = logits.shape[-1]
+    masks = masks.astype(jnp.int32)
+    counted = jnp.broadcast_to(weight[:, None, None, None], masks.shape)
+    if white == "logit":
+        further = jnp.where(masks[:, -1] == num_classes, WHITE_LOGIT, 0.0)
+        logits = jnp.concatenate([logits, further[..., None]], axis=-1)
+    else:
+        counted = counted * (masks < num_classes)
+        masks = jnp.minimum(masks, num_classes - 1)
+    log_probability = jax.nn.log_softmax(logits)[:, None]
+    cross_entropy = -jnp.take_along_axis(log_probability, masks[..., None], axis=-1)[..., 0]
+    pixels = counted.sum(axis=(0, 2, 3))
+    if axis_name is not None:
+        pixels = jax.lax.psum(pixels, axis_name)
+    return (cross_entropy * counted).sum(axis=(0, 2, 3)) / jnp.maximum(pixels, 1)
+
+
+def loss_function(
+    config: ml_collections.ConfigDict,
+    model: DeepLabV3Plus,
+    variables: training.Variables,
+    batch: inputs.Batch,
+    values: Mapping[str, jax.Array],
+    rng: jax.Array,
+) -> tuple[jax.Array, tuple[training.Variables, dict[str, jax.Array]]]:
+    """A replica's share of the multi-layer loss (Eq. 13); see `training.LossFunction`."""
+    del values  # phase 2 has no schedule but the learning rate
+    augment_rng, dropout_rng = jax.random.split(rng)
+    weight = batch["weight"]
+    first = jax.lax.axis_index(parallel.AXIS) * len(weight)
+    image, masks = inputs.augment(
+        augment_rng, batch["image"], batch["masks"], config.augment, first
+    )
+    (logits, _), updated = model.apply(
+        variables,
+        inputs.scaled(image, config.model),
+        train=True,
+        weight=weight,
+        rngs={"dropout": dropout_rng},
+        mutable=["batch_stats"],
+    )
+    losses = layer_losses(logits, masks, weight, white=config.loss.white, axis_name=parallel.AXIS)
+    if config.loss.divide_by_batch:
+        losses = losses / jax.lax.psum(weight.sum(), parallel.AXIS)
+    loss = losses @ jnp.asarray(config.layer_weights, jnp.float32)
+    by_layer = {f"loss_{name}": losses[i] for i, name in enumerate(config.layers)}
+    return loss, (updated["batch_stats"], {"loss": loss, **by_layer})
+
+
+def predict(
+    config: ml_collections.ConfigDict,
+    model: DeepLabV3Plus,
+    variables: training.Variables,
+    image: jax.Array,
+) -> jax.Array:
+    """Logits (B, H, W, C) float32 of images (B, H, W, 3) uint8; `config` is that of phase 2."""
+    return model.apply(variables, inputs.scaled(image, config.model), train=False)[0]
+
+
+def gate(logits: jax.Array, probability: jax.Array, *, mode: str, threshold: float) -> jax.Array:
+    """The classification gate (Eq. 14): closes classes that phase 1 does not see in the patch.
+
+    Args:
+      logits: (B, H, W, C) of phase 2.
+      probability: (B, C) of phase 1.
+      mode: "probabilities" sets the probability maps of closed classes to 0 (paper), "logits" their
+        logits, which then still beat negative ones (released code), "off" leaves all open.
+      threshold: a class is closed at or under it. Where that closes every class, the gate says
+        nothing: in the mode "probabilities" all stay open.
+
+    Returns:
+      (B, H, W) uint8: the strongest class.
+    """
+    is_open = probability > threshold
+    if mode == "logits":
+        logits = logits * is_open[:, None, None, :]
+    elif mode == "probabilities":
+        is_open = is_open | ~is_open.any(axis=-1, keepdims=True)
+        # Softmax is increasing: the strongest probability of the open classes is their strongest
+        # logit.
+        logits = jnp.where(is_open[:, None, None, :], logits, -jnp.inf)
+    return logits.argmax(axis=-1).astype(jnp.uint8)
+
+
+def validator(config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source) -> Any:
+    """`validate(variables)`: IoU over the validation patches, without gate."""
+    model = build_model(config, dataset.num_classes)
+
+    def count(variables: training.Variables, batch: inputs.Batch) -> jax.Array:
+        prediction = predict(config, model, variables, batch["image"]).argmax(axis=-1)
+        return metrics.confusion_matrices(batch["masks"][:, 0], prediction, dataset.num_classes)
+
+    mapped = parallel.map_batch(count)
+
+    def validate(variables: training.Variables) -> dict[str, Any]:
+        confusion = np.zeros((dataset.num_classes, dataset.num_classes + 1), np.int64)
+        for batch in inputs.batches(source, config.batch_size, workers=0):
+            counts = mapped(variables, batch)
+            confusion += counts[batch["weight"] > 0].sum(axis=0, dtype=np.int64)
+        return metrics.segmentation_scores(confusion)
+
+    return validate
+
+
+def phase(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    total_steps: int,
+    validation: inputs.Source | None,
+) -> training.Phase:
+    """What the training loop needs of phase 2."""
+    model = build_model(config, dataset.num_classes, parallel.AXIS)
+    rates = schedules.learning_rates(config.optimizer, total_steps)
+
+    def initialize(rng: jax.Array) -> dict[str, Any]:
+        if config.init:
+            return load_variables(Path(config.init), None, shapes(config, dataset.num_classes))
+        return _initialize(config, dataset.num_classes, rng)
+
+    return training.Phase(
+        initialize=initialize,
+        loss=partial(loss_function, config, model),
+        optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
+        learning_rate=rates["weight"],
+        is_trainable=lambda path: True,
+        values=lambda epoch: {},
+        validate=None if validation is None else validator(config, dataset, validation),
+    )
+
+
+def _initialize(config: ml_collections.ConfigDict, num_classes: int, rng: jax.Array) -> dict:
+    model = build_model(config, num_classes)
+    image = jnp.zeros((1, 64, 64, 3))  # the parameters do not depend on the size
+    return jax.jit(partial(model.init, train=False))(rng, image)
+
+
+def shapes(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:
+    """Shapes of the network's variables."""
+    return jax.eval_shape(partial(_initialize, config, num_classes), jax.random.key(0))
+
+
+class Segmenter(NamedTuple):
+    """A trained phase 2."""
+
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    model: DeepLabV3Plus
+    variables: dict[str, Any]
+
+
+def load(workdir: str, field: str) -> Segmenter:
+    """The network of a phase 2 run; arguments and errors as for `phase1.load`."""
+    config, dataset = runs.load(workdir, field, "phase2")
+    score = training.SCORE if config.select == "best" else None
+    variables = load_variables(Path(workdir), score, shapes(config, dataset.num_classes))
+    return Segmenter(config, dataset, build_model(config, dataset.num_classes), variables)

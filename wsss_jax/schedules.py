@@ -1,0 +1,97 @@
+"""Schedules: mu of Progressive Dropout Attention and learning rates; the optimizer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+
+def mu(epoch: int, pda: ml_collections.ConfigDict) -> float:
+    """The coefficient of Progressive Dropout Attention in an epoch (Eq. 9).
+
+    Args:
+      epoch: from 0.
+      pda: the fields `config.pda`. Progressive: 1 in the first `hold_epochs` epochs, then times
+        `decay` in each further one; from the first value that is not above `floor` on it stays,
+        at `floor` itself with `clip` (paper) or where it is (released code).
+
+    Returns:
+      mu in (0, 1], or 0 where the attention is off.
+    """
+    if pda.schedule == "off" or epoch < pda.off_epochs:
+        return 0.0
+    if pda.schedule == "constant":
+        return float(pda.constant)
+    value = 1.0
+    for _ in range(epoch - pda.hold_epochs + 1):
+        if value <= pda.floor:
+            break
+        value *= pda.decay
+    return max(value, pda.floor) if pda.clip else value
+
+
+def polynomial(base: float, total_steps: int, power: float) -> optax.Schedule:
+    """Learning rate of step t (from 0): base * (1 - t / total_steps) ** power."""
+
+    def rate(step: jax.Array) -> jax.Array:
+        left = 1.0 - jnp.minimum(step, total_steps) / total_steps
+        return base * left**power
+
+    return rate
+
+
+def learning_rates(optimizer: ml_collections.ConfigDict, total_steps: int) -> dict:
+    """The learning rate schedule of every parameter group.
+
+    The groups are `weight`, `bias`, `head_weight`, `head_bias`: the new layers learn
+    `head_multiplier` times as fast, biases `bias_multiplier` times.
+    """
+    rates = {}
+    for head in ("", "head_"):
+        for kind in ("weight", "bias"):
+            factor = (optimizer.head_multiplier if head else 1.0) * (
+                optimizer.bias_multiplier if kind == "bias" else 1.0
+            )
+            rates[head + kind] = polynomial(
+                optimizer.learning_rate * factor, total_steps, optimizer.power
+            )
+    return rates
+
+
+def sgd(
+    optimizer: ml_collections.ConfigDict, total_steps: int, head_modules: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """SGD as PyTorch defines it, with the parameter groups of `learning_rates`.
+
+    g <- g + weight_decay * p;  v <- momentum * v + g;  p <- p - rate * v.
+
+    Args:
+      optimizer: the fields `config.optimizer`.
+      total_steps: length of the polynomial decay.
+      head_modules: the top-level modules of the parameter tree that are new layers.
+    """
+
+    def labels(params: Mapping[str, Any]) -> Any:
+        flat = flax.traverse_util.flatten_dict(params)
+        return flax.traverse_util.unflatten_dict(
+            {
+                path: ("head_" if path[0] in head_modules else "")
+                + ("bias" if path[-1] == "bias" else "weight")
+                for path in flat
+            }
+        )
+
+    def group(name: str, rate: optax.Schedule) -> optax.GradientTransformation:
+        decays = optimizer.decay_biases or not name.endswith("bias")
+        return optax.chain(
+            optax.add_decayed_weights(optimizer.weight_decay if decays else 0.0),
+            optax.trace(optimizer.momentum),
+            optax.scale_by_learning_rate(rate),
+        )
+
+    rates = learning_rates(optimizer, total_steps)
+    return optax.multi_transform({name: group(name, rate) for name, rate in rates.items()}, labels)
