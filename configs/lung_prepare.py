@@ -10,9 +10,9 @@ from configs import base
 def get_config(arg=None):
     base.arguments(arg)
     config = base.prepare("data/lung_rois/images", "data/lung_rois/masks", "data/lung", "lung_rois")
-    config.codes = {"tumour": (0,), "stroma": (1,), "normal": (2,)}
+    config.codes = {"tumor": (0,), "stroma": (1,), "normal": (2,)}
     config.excluded = (3,)
-    config.patch = 96  # of 224 pixels nearly all hold tumour and stroma, which teaches little
+    config.patch = 96  # of 224 pixels nearly all hold tumor and stroma, which teaches little
     config.stride = 32
     config.resize = 96
     config.shares = (0.6, 0.15, 0.25)

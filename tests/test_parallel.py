@@ -39,7 +39,8 @@ def test_eight_devices_train_what_one_trains(tissue_dir, tmp_path):
     assert (one.pop("devices"), eight.pop("devices")) == (1, 8)
     assert one.keys() == eight.keys()
     for name, value in one.items():
-        tolerance = 1e-4 * max(np.abs(value).max(), 1e-3)
+        # Losses and accuracies by themselves, parameters and statistics by how far they moved.
+        tolerance = (1e-3 if "/change/" in name else 1e-4) * np.abs(value).max()
         np.testing.assert_allclose(eight[name], value, rtol=0, atol=tolerance, err_msg=name)
 
 

@@ -29,13 +29,17 @@ for name, phase, config, mask_dirs in (
     source = inputs.open_source(config.data, dataset, "train", mask_dirs)
     validation = inputs.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, drop_last=False)
+    # So small networks amplify rounding at every step; with short steps it stays rounding.
+    config.optimizer.learning_rate = 1e-4
     built = phase.phase(config, dataset, config.epochs * steps, validation)
+    before = training.initial_state(built, config.seed).variables
     workdir = out.parent / f"{out.stem}_{name}"
     history = training.fit(config, workdir, built, source)
     results[f"{name}/loss"] = [figures["loss"] for figures in history]
     results[f"{name}/acc"] = [figures["acc"] for figures in history]
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(checkpoints.latest(), training.initial_state(built, 0))[0]
-    for path, value in flax.traverse_util.flatten_dict(state.variables, sep="/").items():
-        results[f"{name}/{path}"] = np.asarray(value)
+    change = jax.tree.map(lambda a, b: np.asarray(b) - np.asarray(a), before, state.variables)
+    for path, value in flax.traverse_util.flatten_dict(change, sep="/").items():
+        results[f"{name}/change/{path}"] = value
 np.savez(out, **results)

@@ -81,8 +81,8 @@ def _dataset(
         return (classifier or segmenter).dataset
     if classifier.dataset.classes != segmenter.dataset.classes:
         raise InputError(
-            f"config.phase1 ({config.phase1}) has the classes {classifier.dataset.classes}, "
-            f"config.phase2 ({config.phase2}) {segmenter.dataset.classes}: name runs of one data set"
+            f"config.phase1 and config.phase2 are runs of other classes, {classifier.dataset.classes} "
+            f"and {segmenter.dataset.classes}: name two of one data set"
         )
     return segmenter.dataset
 
