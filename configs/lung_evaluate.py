@@ -1,6 +1,6 @@
 """Scores of both phases on the lung test patches.
 
-    python main.py --config=configs/lung_evaluate.py --workdir=runs/lung_evaluate
+python main.py --config=configs/lung_evaluate.py --workdir=runs/lung_evaluate
 """
 
 from configs import base

@@ -1,6 +1,6 @@
 """Pseudo masks for the lung patches.
 
-    python main.py --config=configs/lung_masks.py --workdir=runs/lung_masks
+python main.py --config=configs/lung_masks.py --workdir=runs/lung_masks
 """
 
 from configs import base

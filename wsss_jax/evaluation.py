@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.dataset import Dataset
-from wsss_jax import inputs, metrics, parallel, phase1, phase2, runs
+from wsss_jax import inputs, metrics, parallel, phase1, phase2, runs, training
 from wsss_jax.errors import InputError
 from wsss_jax.report import figures, tables
 
@@ -74,15 +74,15 @@ def summary(workdir: Path) -> dict[str, float]:
 
 def _dataset(
     config: ml_collections.ConfigDict,
-    classifier: phase1.Classifier | None,
-    segmenter: phase2.Segmenter | None,
+    classifier: training.Trained | None,
+    segmenter: training.Trained | None,
 ) -> Dataset:
     if classifier is None or segmenter is None:
         return (classifier or segmenter).dataset
     if classifier.dataset.classes != segmenter.dataset.classes:
         raise InputError(
-            f"config.phase1 and config.phase2 are runs of other classes, {classifier.dataset.classes} "
-            f"and {segmenter.dataset.classes}: name two of one data set"
+            "config.phase1 and config.phase2 are runs with other classes "
+            f"({classifier.dataset.classes}, {segmenter.dataset.classes}): name two of one data set"
         )
     return segmenter.dataset
 
@@ -90,8 +90,8 @@ def _dataset(
 def _predictor(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
-    classifier: phase1.Classifier | None,
-    segmenter: phase2.Segmenter | None,
+    classifier: training.Trained | None,
+    segmenter: training.Trained | None,
 ):
     """`(variables of both, batch) -> {row of the table: (label maps, confusion matrices)}`."""
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,7 @@ import numpy as np
 import optax
 
 from data.dataset import Dataset
-from wsss_jax import cam, inputs, masks, metrics, parallel, runs, schedules, training
-from wsss_jax.checkpoints import load_variables
+from wsss_jax import cam, inputs, masks, metrics, parallel, schedules, training
 from wsss_jax.models.resnet38 import ResNet38
 
 HEAD_MODULES = ("fc8",)
@@ -149,17 +147,12 @@ def phase(
     frozen = tuple(config.model.frozen_blocks) if config.init else ()
     rates = schedules.learning_rates(config.optimizer, total_steps)
 
-    def initialize(rng: jax.Array) -> dict[str, Any]:
-        if config.init:
-            return load_variables(Path(config.init), None, shapes(config, dataset.num_classes))
-        return _initialize(config, dataset.num_classes, rng)
-
     def is_trainable(path: tuple[str, ...]) -> bool:
         normalization = path[-1] == "scale" or path[-1] == "bias"
         return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
 
     return training.Phase(
-        initialize=initialize,
+        initialize=partial(training.initial_variables, config.init, model),
         loss=partial(loss_function, config, model),
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],
@@ -169,36 +162,6 @@ def phase(
     )
 
 
-def _initialize(config: ml_collections.ConfigDict, num_classes: int, rng: jax.Array) -> dict:
-    model = build_model(config, num_classes)
-    image = jnp.zeros((1, 32, 32, 3))  # the parameters do not depend on the size
-    return jax.jit(partial(model.init, train=False))(rng, image)
-
-
-def shapes(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:
-    """Shapes of the classifier's variables."""
-    return jax.eval_shape(partial(_initialize, config, num_classes), jax.random.key(0))
-
-
-class Classifier(NamedTuple):
-    """A trained phase 1."""
-
-    config: ml_collections.ConfigDict
-    dataset: Dataset
-    model: ResNet38
-    variables: dict[str, Any]
-
-
-def load(workdir: str, field: str) -> Classifier:
-    """The classifier of a phase 1 run.
-
-    Args:
-      workdir: the run's folder, which the configuration names in `field`.
-
-    Raises:
-      InputError: no run of phase 1 there, or no checkpoint.
-    """
-    config, dataset = runs.load(workdir, field, "phase1")
-    score = training.SCORE if config.select == "best" else None
-    variables = load_variables(Path(workdir), score, shapes(config, dataset.num_classes))
-    return Classifier(config, dataset, build_model(config, dataset.num_classes), variables)
+def load(workdir: str, field: str) -> training.Trained:
+    """The classifier of the run that the configuration names in `field`; see `training.load`."""
+    return training.load(workdir, field, "phase1", build_model)

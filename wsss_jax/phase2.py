@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,7 @@ import ml_collections
 import numpy as np
 
 from data.dataset import Dataset
-from wsss_jax import inputs, metrics, parallel, runs, schedules, training
-from wsss_jax.checkpoints import load_variables
+from wsss_jax import inputs, metrics, parallel, schedules, training
 from wsss_jax.models.deeplab import DeepLabV3Plus
 
 HEAD_MODULES = ("aspp", "decoder")
@@ -164,13 +162,8 @@ def phase(
     model = build_model(config, dataset.num_classes, parallel.AXIS)
     rates = schedules.learning_rates(config.optimizer, total_steps)
 
-    def initialize(rng: jax.Array) -> dict[str, Any]:
-        if config.init:
-            return load_variables(Path(config.init), None, shapes(config, dataset.num_classes))
-        return _initialize(config, dataset.num_classes, rng)
-
     return training.Phase(
-        initialize=initialize,
+        initialize=partial(training.initial_variables, config.init, model),
         loss=partial(loss_function, config, model),
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],
@@ -180,29 +173,6 @@ def phase(
     )
 
 
-def _initialize(config: ml_collections.ConfigDict, num_classes: int, rng: jax.Array) -> dict:
-    model = build_model(config, num_classes)
-    image = jnp.zeros((1, 64, 64, 3))  # the parameters do not depend on the size
-    return jax.jit(partial(model.init, train=False))(rng, image)
-
-
-def shapes(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:
-    """Shapes of the network's variables."""
-    return jax.eval_shape(partial(_initialize, config, num_classes), jax.random.key(0))
-
-
-class Segmenter(NamedTuple):
-    """A trained phase 2."""
-
-    config: ml_collections.ConfigDict
-    dataset: Dataset
-    model: DeepLabV3Plus
-    variables: dict[str, Any]
-
-
-def load(workdir: str, field: str) -> Segmenter:
-    """The network of a phase 2 run; arguments and errors as for `phase1.load`."""
-    config, dataset = runs.load(workdir, field, "phase2")
-    score = training.SCORE if config.select == "best" else None
-    variables = load_variables(Path(workdir), score, shapes(config, dataset.num_classes))
-    return Segmenter(config, dataset, build_model(config, dataset.num_classes), variables)
+def load(workdir: str, field: str) -> training.Trained:
+    """The network of the run that the configuration names in `field`; see `training.load`."""
+    return training.load(workdir, field, "phase2", build_model)

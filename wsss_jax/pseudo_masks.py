@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset
-from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, runs
+from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, runs, training
 from wsss_jax.report import figures, tables
 
 FOLDER = "train_PM"
@@ -76,7 +76,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         _score(config, classifier, opened, workdir)
 
 
-def _mapped(config: ml_collections.ConfigDict, classifier: phase1.Classifier):
+def _mapped(config: ml_collections.ConfigDict, classifier: training.Trained):
     """`(variables, batch) -> {layer: label maps (B, H, W) uint8}` over the local devices."""
 
     def open_batch(variables, batch: inputs.Batch) -> dict[str, jax.Array]:
@@ -115,7 +115,7 @@ def _sample(config: ml_collections.ConfigDict, patches: int) -> set[int]:
     return set(rng.choice(patches, count, replace=False).tolist())
 
 
-def _score(config, classifier: phase1.Classifier, opened, workdir: Path) -> None:
+def _score(config, classifier: training.Trained, opened, workdir: Path) -> None:
     """Scores the masks that the same rules give to the validation patches."""
     dataset = classifier.dataset
     source = inputs.open_source(config.data, dataset, "val")

@@ -3,10 +3,12 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -18,13 +20,15 @@ from clu import parameter_overview
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from wsss_jax import inputs, parallel
-from wsss_jax.checkpoints import Checkpoints, State
+from data.dataset import Dataset
+from wsss_jax import inputs, parallel, runs
+from wsss_jax.checkpoints import Checkpoints, State, load_variables
 from wsss_jax.errors import InputError
 
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
 
 Variables = Mapping[str, Any]
+_IMAGE = np.zeros((1, 64, 64, 3), np.float32)  # the parameters do not depend on the size
 # (variables, batch, values, rng) -> (loss, (batch_stats, metrics)). The loss and the metrics of a
 # replica are its shares: their sums over the replicas are those of the global batch.
 LossFunction = Callable[
@@ -106,6 +110,44 @@ def train_step(
 def _collection(metrics: Mapping[str, jax.Array]) -> clu_metrics.Collection:
     averages = {name: clu_metrics.Average.from_output(name) for name in metrics}
     return clu_metrics.Collection.create(**averages).single_from_model_output(**metrics)
+
+
+def initial_variables(init: str, model: nn.Module, rng: jax.Array) -> dict[str, Any]:
+    """What training starts from: the variables of the run `init`, or random ones for ""."""
+    if init:
+        return load_variables(Path(init), None, _shapes(model))
+    return jax.jit(partial(model.init, train=False))(rng, _IMAGE)
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), _IMAGE)
+
+
+class Trained(NamedTuple):
+    """A trained phase."""
+
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    model: nn.Module
+    variables: dict[str, Any]
+
+
+def load(workdir: str, field: str, job: str, build_model: Callable) -> Trained:
+    """The result of a run: its best checkpoint or its last, as its configuration says.
+
+    Args:
+      workdir: the run's folder, which the configuration names in `field`.
+      field: for the message.
+      job: what the run must have been.
+      build_model: of that phase.
+
+    Raises:
+      InputError: no such run there, or no checkpoint.
+    """
+    config, dataset = runs.load(workdir, field, job)
+    model = build_model(config, dataset.num_classes)
+    score = SCORE if config.select == "best" else None
+    return Trained(config, dataset, model, load_variables(Path(workdir), score, _shapes(model)))
 
 
 def initial_state(phase: Phase, seed: int) -> State:
