@@ -71,5 +71,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO
     app.run(main, flags_parser=_parse)

@@ -39,7 +39,7 @@ for name, phase, config, mask_dirs in (
     results[f"{name}/acc"] = [figures["acc"] for figures in history]
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(checkpoints.latest(), training.initial_state(built, 0))[0]
-    change = jax.tree.map(lambda a, b: np.asarray(b) - np.asarray(a), before, state.variables)
-    for path, value in flax.traverse_util.flatten_dict(change, sep="/").items():
-        results[f"{name}/change/{path}"] = value
+    for key, tree in (("before", before), ("after", state.variables)):
+        for path, value in flax.traverse_util.flatten_dict(tree, sep="/").items():
+            results[f"{name}/{key}/{path}"] = np.asarray(value)
 np.savez(out, **results)

@@ -43,7 +43,6 @@ class Checkpoints:
             best_fn=metric if score is not None else None,
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,
-            read_only=read_only,
             create=not read_only,
         )
         self._path = (Path(workdir) / FOLDER).absolute()

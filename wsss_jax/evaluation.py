@@ -37,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     predict = parallel.map_batch(_predictor(config, dataset, classifier, segmenter))
     variables = [trained and trained.variables for trained in (classifier, segmenter)]
     confusions: dict[str, list[np.ndarray]] = {}
-    with tqdm(total=len(source), unit="patch") as progress:
+    with tqdm(total=len(source), unit="patch", **training.progress_style()) as progress:
         for batch in inputs.batches(source, config.batch_size, workers=config.data.workers):
             real = batch["weight"] > 0
             for name, (_, counts) in predict(variables, batch).items():
@@ -171,7 +171,7 @@ def _predicted_rows(
     predict,
     variables: Sequence[Any],
 ) -> Iterator[tuple[int, figures.SheetRow]]:
-    """The chosen patches with what every method makes of them."""
+    """The chosen patches with what every method makes of the pixels that count."""
     chosen = [source[index] for index in indices]
     for batch in inputs.batches(chosen, config.batch_size, workers=0):
         found = predict(variables, batch)

@@ -43,7 +43,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     sample = _sample(config, len(source))
     sheet: list[figures.SheetRow] = []
 
-    with ThreadPoolExecutor(WRITERS) as pool, tqdm(total=len(source), unit="patch") as progress:
+    with (
+        ThreadPoolExecutor(WRITERS) as pool,
+        tqdm(total=len(source), unit="patch", **training.progress_style()) as progress,
+    ):
         pending: list[Future] = []
         for batch in inputs.batches(source, config.batch_size, workers=config.data.workers):
             label_maps = opened(classifier.variables, batch)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from absl import logging
 from clu import metrics as clu_metrics
 from clu import parameter_overview
 from tensorboardX import SummaryWriter
@@ -164,8 +163,8 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Trains a phase, or goes on where the run in `workdir` stopped.
 
-    Writes there: `checkpoints/` at the end of each epoch, `tensorboard/` and `history.json`, the
-    figures of every epoch, which are also returned.
+    Writes there: `parameters.txt`, `checkpoints/` at the end of each epoch, `tensorboard/` and
+    `history.json`, the figures of every epoch, which are also returned.
 
     Args:
       config: of the job; every field recorded.
@@ -193,10 +192,12 @@ def fit(
         if (step := checkpoints.latest()) is not None:
             state, meta = checkpoints.restore(step, state)
             history = meta["history"]
-            logging.info("going on after epoch %d of %d", len(history), config.epochs)
+            tqdm.write(f"going on after epoch {len(history)} of {config.epochs}")
         else:
-            overview = parameter_overview.get_parameter_overview(state.variables["params"])
-            logging.info("\n%s", overview)
+            params = state.variables["params"]
+            overview = parameter_overview.get_parameter_overview(params)
+            (workdir / "parameters.txt").write_text(overview + "\n")
+            tqdm.write(f"{parameter_overview.count_parameters(params):,} parameters")
         first = len(history)
         batches = inputs.batches(
             source,
