@@ -52,6 +52,8 @@ def _parse(argv: list[str]) -> list[str]:
         near = re.search(r'Did you mean "(\w+)"', text)
         hint = f"; did you mean {near[1]}?" if near else ""
         _refuse(f"--config has no field {re.search(r'[A-Za-z_]+', text)[0]}{hint}")
+    except (SyntaxError, ImportError) as error:
+        _refuse(f"--config: {type(error).__name__} in {_config_path(argv)}: {error}")
     except (flags.Error, ValueError, TypeError) as error:
         # What a configuration file raises arrives as the text of a traceback.
         text = str(error).strip()
@@ -68,6 +70,10 @@ def main(_: list[str]) -> None:
         jobs.JOBS[_CONFIG.value.job](_CONFIG.value, workdir)
     except InputError as error:
         _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:  # not about a file, so not for the user to mend
+            raise
+        _refuse(f"{error.filename}: {error.strerror}: mend it or name another folder")
 
 
 if __name__ == "__main__":

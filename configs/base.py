@@ -43,6 +43,7 @@ def _data(root: str, dataset: str, patch_size: int) -> ConfigDict:
             "dataset": dataset,  # shipped description or dataset.json; "" = <root>/dataset.json
             "source": "folder",  # "tfds": ArrayRecord, built once beside the folder
             "patch_size": patch_size,  # pixels, height and width; 0 = as in the earlier run
+            "resize": False,  # True: brings patches of other sizes to patch_size (WSSS4LUAD)
             "workers": 2,  # processes that decode patches; 0 = threads of this process
         }
     )
@@ -151,9 +152,10 @@ def phase2(masks: str, variant: str = "paper") -> ConfigDict:
     config.layers = layers(variant)
     config.layer_weights = (0.2, 0.2, 0.6)
     config.loss = {
-        # "logit": white pixels stay in the mean, with a further logit of 100 where the last
-        # layer's mask is white and 0 elsewhere
+        # "logit": white pixels stay in the mean, with a further logit of `white_logit` where the
+        # mask of the last of `layers` is white and 0 elsewhere
         "white": "logit" if reference else "excluded",
+        "white_logit": 100.0,
         "divide_by_batch": reference,  # each cross entropy once more by the batch size
     }
     config.augment.flip_vertical = 0.0 if reference else 0.5

@@ -36,15 +36,16 @@ class Patch(NamedTuple):
     label: tuple[int, ...] | None
 
 
-def training_patches(root: str | Path, dataset: Dataset) -> list[Patch]:
-    """The training patches with the label of their file names, sorted by name; no masks.
+def labelled_patches(root: str | Path, split: Split, dataset: Dataset) -> list[Patch]:
+    """The patches of a split with the label of their file names, sorted by name; no masks.
 
-    They lie in `train`, `training` (or the challenge's `1.training`), or in `img` below it.
+    They lie in the split's folder (`train`, `training` or the challenge's `1.training`), or in
+    `img` below it.
 
     Raises:
         InputError: no such folder, an empty one, or a label that cannot be read.
     """
-    folder = _split_folder(Path(root), "train")
+    folder = _split_folder(Path(root), split)
     if (folder / "img").is_dir():
         folder = folder / "img"
     return [Patch(path.stem, path, None, parse_label(path.name, dataset)) for path in _pngs(folder)]
@@ -70,6 +71,16 @@ def annotated_patches(root: str | Path, split: Split, dataset: Dataset) -> list[
     _refuse_missing(folder / "img", "masks", sorted(images.keys() - masks.keys()), folder / "mask")
     _refuse_missing(folder / "mask", "images", sorted(masks.keys() - images.keys()), folder / "img")
     return [Patch(stem, path, masks[stem], None) for stem, path in images.items()]
+
+
+def has_split(root: str | Path, split: Split) -> bool:
+    """Whether the data set has that split, under any of its spellings."""
+    return any((Path(root) / name).is_dir() for name in SPELLINGS[split])
+
+
+def has_masks(root: str | Path, split: Split) -> bool:
+    """Whether the data set has true masks for a split."""
+    return has_split(root, split) and (_split_folder(Path(root), split) / "mask").is_dir()
 
 
 def masks_for(patches: Sequence[Patch], folder: str | Path) -> list[Patch]:

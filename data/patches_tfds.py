@@ -19,9 +19,11 @@ from data.folders import (
     Patch,
     annotated_patches,
     check_patches,
+    has_masks,
+    has_split,
+    labelled_patches,
     read_image,
     read_mask,
-    training_patches,
 )
 from wsss_jax.errors import InputError
 
@@ -159,14 +161,11 @@ def _records(folder: Path, split: str):
 
 def _splits(root: Path, dataset: Dataset) -> dict[str, list[Patch]]:
     splits = {}
-    for split, spellings in SPELLINGS.items():
-        if any((root / name).is_dir() for name in spellings):
-            training = split == "train"
-            splits[split] = (
-                training_patches(root, dataset)
-                if training
-                else annotated_patches(root, split, dataset)
-            )
+    for split in SPELLINGS:
+        if has_split(root, split):
+            annotated = split != "train" and has_masks(root, split)
+            read = annotated_patches if annotated else labelled_patches
+            splits[split] = read(root, split, dataset)
     if not splits:
         raise InputError(f"{root}: neither a train nor a val nor a test folder; correct the path")
     return splits

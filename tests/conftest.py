@@ -8,6 +8,8 @@ from absl import flags
 
 from configs import base
 from data import synthetic
+from wsss_jax import config as config_lib
+from wsss_jax import jobs
 
 SIZE = 32
 COUNTS = {"train": 12, "val": 5, "test": 5}
@@ -57,3 +59,29 @@ def tiny_phase2(masks: str, layers: tuple[str, ...] = ("b4_3", "b5_2", "bn7")):
     config.batch_size = 8
     config.epochs = 2
     return config
+
+
+@pytest.fixture(scope="session")
+def runs_dir(tissue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdirs of the four jobs, run in a row; phase 2 reads the ArrayRecord store."""
+    root = tmp_path_factory.mktemp("runs")
+    first = tiny_phase1(tissue_dir)
+    first.epochs, first.model.batch_norm = 1, "auto"
+    config_lib.validate(first)
+    jobs.train_phase1(first, root / "phase1")
+
+    opening = base.masks(str(root / "phase1"))
+    opening.data.workers, opening.batch_size, opening.sheet_patches = 0, 8, 2
+    config_lib.validate(opening)
+    jobs.make_masks(opening, root / "masks")
+
+    second = tiny_phase2(str(root / "masks"))
+    second.epochs, second.data.source = 1, "tfds"
+    config_lib.validate(second)
+    jobs.train_phase2(second, root / "phase2")
+
+    scoring = base.evaluate(str(root / "phase1"), str(root / "phase2"))
+    scoring.data.workers, scoring.batch_size, scoring.sheet_patches = 0, 4, 2
+    config_lib.validate(scoring)
+    jobs.evaluate(scoring, root / "evaluate")
+    return root

@@ -42,7 +42,7 @@ def test_relu_of_the_maps_is_a_field():
     for relu in (True, False):
         config, model, variables, image = _setup(relu)
         kernel = variables["params"]["fc8"]["kernel"]
-        variables["params"]["fc8"]["kernel"] = -jnp.abs(kernel).at[..., 0].multiply(10)
+        variables["params"]["fc8"]["kernel"] = -1e-3 * jnp.abs(kernel).at[..., 0].multiply(10)
         config.cam.threshold = 0.0
         _, prediction = phase1.predict(config, model, variables, image)
         assert (prediction == 0).all() if relu else (prediction != 0).any()

@@ -29,6 +29,7 @@ def test_excluded_pixels_and_filling_take_no_part():
         jnp.asarray(masks),
         jnp.asarray(weight),
         white="excluded",
+        white_logit=100.0,
         axis_name=None,
     )
     for loss, mask in zip(losses, masks[:2].swapaxes(0, 1)):
@@ -42,7 +43,12 @@ def test_white_as_a_further_logit():
     further = np.where(masks[:, -1] == 3, 100.0, 0.0)[..., None]
     wide = np.concatenate([logits, further], axis=-1)
     losses = phase2.layer_losses(
-        jnp.asarray(logits), jnp.asarray(masks), jnp.ones(3), white="logit", axis_name=None
+        jnp.asarray(logits),
+        jnp.asarray(masks),
+        jnp.ones(3),
+        white="logit",
+        white_logit=100.0,
+        axis_name=None,
     )
     for loss, mask in zip(losses, masks.swapaxes(0, 1)):
         assert float(loss) == pytest.approx(_cross_entropy(wide, mask).mean(), rel=1e-4)
@@ -51,7 +57,12 @@ def test_white_as_a_further_logit():
 def test_a_mask_without_tissue_gives_no_loss():
     logits, masks = _example()
     losses = phase2.layer_losses(
-        jnp.asarray(logits), jnp.full_like(masks, 3), jnp.ones(3), white="excluded", axis_name=None
+        jnp.asarray(logits),
+        jnp.full_like(masks, 3),
+        jnp.ones(3),
+        white="excluded",
+        white_logit=100.0,
+        axis_name=None,
     )
     assert losses.tolist() == [0, 0]
 

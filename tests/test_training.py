@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from data.dataset import load_dataset
+from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
 from wsss_jax import inputs, phase1, training
 from wsss_jax.checkpoints import Checkpoints
@@ -36,7 +37,7 @@ def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
     """Stopped in the validation of its second epoch and started again: as if never disturbed."""
     config = tiny_phase1(tissue_dir)
     source, phase = _build(tissue_dir, config)
-    history = training.fit(config, tmp_path / "whole", phase, source)
+    history = training.fit(config, DATASET, tmp_path / "whole", phase, source)
     assert [figures["epoch"] for figures in history] == [0, 1]
     assert {"loss", "mu", "val_exact_match", "val_patch_accuracy", "miou"} <= history[0].keys()
     assert all(np.isfinite(figures["loss"]) for figures in history)
@@ -52,9 +53,9 @@ def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         training.fit(
-            config, tmp_path / "cut", phase._replace(validate=stop_in_second_epoch), source
+            config, DATASET, tmp_path / "cut", phase._replace(validate=stop_in_second_epoch), source
         )
-    assert training.fit(config, tmp_path / "cut", phase, source) == history
+    assert training.fit(config, DATASET, tmp_path / "cut", phase, source) == history
     whole, cut = (_variables(tmp_path / name, phase) for name in ("whole", "cut"))
     assert int(whole.step) == 6
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
@@ -64,13 +65,13 @@ def test_frozen_layers_keep_their_weights(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.epochs = 1
     source, phase = _build(tissue_dir, config)
-    training.fit(config, tmp_path / "first", phase, source)
+    training.fit(config, DATASET, tmp_path / "first", phase, source)
     before = _variables(tmp_path / "first", phase)
 
     config.init, config.model.batch_norm = str(tmp_path / "first"), "frozen"
     config.optimizer.learning_rate = 1e-6  # the running statistics of three steps mean little
     source, phase = _build(tissue_dir, config)
-    training.fit(config, tmp_path / "second", phase, source)
+    training.fit(config, DATASET, tmp_path / "second", phase, source)
     after = _variables(tmp_path / "second", phase)
 
     def same(path):
@@ -90,7 +91,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tissue_dir, tmp_path):
     config.optimizer.learning_rate = 1e30
     source, phase = _build(tissue_dir, config)
     with pytest.raises(InputError, match=r"the loss is nan at step \d.*learning_rate"):
-        training.fit(config, tmp_path, phase, source)
+        training.fit(config, DATASET, tmp_path, phase, source)
 
 
 def test_too_few_patches(tissue_dir, tmp_path):
@@ -98,5 +99,5 @@ def test_too_few_patches(tissue_dir, tmp_path):
     config.batch_size = 50
     source, phase = _build(tissue_dir, config)
     with pytest.raises(InputError, match="only 12 training patches"):
-        training.fit(config, tmp_path, phase, source)
+        training.fit(config, DATASET, tmp_path, phase, source)
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path
 
 CONFIG_FILE = "config.json"
 
@@ -32,8 +33,11 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _integer(least: int) -> Rule:
-    return Rule(lambda v: _is_int(v) and v >= least, f"an integer of at least {least}")
+def _integer(least: int, most: int | None = None) -> Rule:
+    return Rule(
+        lambda v: _is_int(v) and v >= least and (most is None or v <= most),
+        f"an integer of at least {least}" + ("" if most is None else f", at most {most}"),
+    )
 
 
 def _number(low: float, high: float = float("inf"), *, open_low: bool = False) -> Rule:
@@ -64,9 +68,8 @@ TEXT = Rule(lambda v: isinstance(v, str), "a text")
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a text that is not empty")
 BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
 PROBABILITY = _number(0, 1)
-SHARE = _number(0, 1)
+SEED = _integer(0, 2**31 - 1)
 LAYER = _one_of("b4_3", "b4_5", "b5_2", "bn7")
-ANY_LAYER = NAME
 CODES = Rule(
     lambda v: (
         isinstance(v, Mapping | ml_collections.ConfigDict)
@@ -79,11 +82,12 @@ _DATA = {
     "data.root": TEXT,
     "data.dataset": TEXT,
     "data.source": _one_of("folder", "tfds"),
+    "data.resize": BOOLEAN,
     "data.patch_size": _integer(0),
     "data.workers": _integer(0),
 }
 _TRAINING = {
-    "seed": _integer(0),
+    "seed": SEED,
     "init": TEXT,
     "precision": _one_of("float32", "bfloat16"),
     "batch_size": _integer(1),
@@ -96,7 +100,7 @@ _TRAINING = {
     "augment.blur": PROBABILITY,
     "augment.blur_radius": _number(0, 1.4, open_low=True),
     "model.width": _number(0, open_low=True),
-    "model.mean": _sequence(_number(-1e6), 3),
+    "model.mean": _sequence(_number(float("-inf")), 3),
     "model.std": _sequence(_number(0, open_low=True), 3),
     "optimizer.learning_rate": _number(0, open_low=True),
     "optimizer.power": _number(0),
@@ -121,7 +125,7 @@ _PHASE1 = {
     "pda.constant": _number(0, 1, open_low=True),
     "pda.relu": BOOLEAN,
     "pda.divisor": _integer(0),
-    "cam.threshold": SHARE,
+    "cam.threshold": PROBABILITY,
     "cam.relu": BOOLEAN,
 }
 _MASKS = {
@@ -132,15 +136,16 @@ _MASKS = {
     "white_min_area": _integer(0),
     "batch_size": _integer(1),
     "sheet_patches": _integer(0),
-    "seed": _integer(0),
+    "seed": SEED,
 }
 _PHASE2 = {
     **_DATA,
     **_TRAINING,
     "masks": NAME,
-    "layers": _sequence(ANY_LAYER),
+    "layers": _sequence(NAME),
     "layer_weights": _sequence(_number(0)),
     "loss.white": _one_of("excluded", "logit"),
+    "loss.white_logit": _number(0),
     "loss.divide_by_batch": BOOLEAN,
     "model.blocks": _sequence(_integer(1), 4),
     "model.dropout_rates": _sequence(_number(0, 0.99), 3),
@@ -151,7 +156,7 @@ _EVALUATE = {
     "phase2": TEXT,
     "split": _one_of("val", "test"),
     "gate.mode": _one_of("probabilities", "logits", "off"),
-    "gate.threshold": SHARE,
+    "gate.threshold": PROBABILITY,
     "batch_size": _integer(1),
     "sheet_patches": _integer(0),
 }
@@ -165,9 +170,9 @@ _PREPARE = {
     "patch": _integer(8),
     "stride": _integer(1),
     "resize": _integer(8),
-    "min_share": SHARE,
-    "shares": _sequence(SHARE, 3),
-    "seed": _integer(0),
+    "min_share": PROBABILITY,
+    "shares": _sequence(PROBABILITY, 3),
+    "seed": SEED,
     "workers": _integer(1),
 }
 _DEMO = {
@@ -175,7 +180,7 @@ _DEMO = {
     "train": _integer(1),
     "val": _integer(1),
     "test": _integer(1),
-    "seed": _integer(0),
+    "seed": SEED,
 }
 RULES: dict[str, dict[str, Rule]] = {
     "phase1": _PHASE1,
@@ -218,7 +223,7 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
     del leaves["job"]
     if job == "demo":
         jobs = config.get("jobs", {})
-        if tuple(jobs) and set(jobs) != set(DEMO_JOBS):
+        if set(jobs) != set(DEMO_JOBS):
             raise InputError(f"{prefix}jobs must hold {', '.join(DEMO_JOBS)}, it has {list(jobs)}")
         for name in DEMO_JOBS:
             _validate(jobs[name], f"{prefix}jobs.{name}.")
@@ -277,7 +282,8 @@ def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict
 def save(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes `config.json` into a run's folder."""
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / CONFIG_FILE).write_text(to_json(config))
+    with atomic_path(workdir / CONFIG_FILE) as path:
+        path.write_text(to_json(config))
 
 
 def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
@@ -288,7 +294,7 @@ def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
       field: the name of that field, for the message.
 
     Raises:
-      InputError: no run there.
+      InputError: no run there, or not one of this version.
     """
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
@@ -296,4 +302,9 @@ def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
             f"config.{field}: {workdir} holds no run ({CONFIG_FILE} is missing); "
             f"run that job first or set --config.{field} to its workdir"
         )
-    return from_json(path.read_text())
+    try:
+        config = from_json(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error}); run that job again") from error
+    _validate(config, f"{path}: ")
+    return config

@@ -1,7 +1,7 @@
 """The job that scores both phases on annotated patches."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from wsss_jax import inputs, metrics, parallel, phase1, phase2, runs, training
 from wsss_jax.errors import InputError
 from wsss_jax.report import figures, tables
 
+# (variables of both phases, batch) -> {row of the table: (label maps, confusion matrices)}
+Predict = Callable[[Sequence[Any], inputs.Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
 PHASE1, PHASE2, GATED, MAJORITY = "phase 1", "phase 2", "phase 2 + gate", "majority class"
 
 
@@ -28,13 +30,18 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     classifier = phase1.load(config.phase1, "phase1") if config.phase1 else None
     segmenter = phase2.load(config.phase2, "phase2") if config.phase2 else None
     dataset = _dataset(config, classifier, segmenter)
-    for trained in filter(None, (segmenter, classifier)):
-        runs.inherit_data(config.data, trained.config.data)
+    runs.inherit_data(config.data, (segmenter or classifier).config.data)
     parallel.check_batch_size(config.batch_size)
     source = inputs.open_source(config.data, dataset, config.split)
+    if "masks" not in source[0]:
+        raise InputError(
+            f"{config.data.root}: the {config.split} patches have no masks to compare with: add "
+            f"{config.split}/mask"
+        )
+    runs.check(config, workdir, started=False)  # its results are made anew
     runs.save(config, dataset, workdir)
 
-    predict = parallel.map_batch(_predictor(config, dataset, classifier, segmenter))
+    predict = _predictor(config, dataset, classifier, segmenter)
     variables = [trained and trained.variables for trained in (classifier, segmenter)]
     confusions: dict[str, list[np.ndarray]] = {}
     with tqdm(total=len(source), unit="patch", **training.progress_style()) as progress:
@@ -66,10 +73,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def summary(workdir: Path) -> dict[str, float]:
-    """mIoU of phase 2 (with gate), phase 1 and the majority class of a run of `run`."""
+    """mIoU of phase 2 (with gate unless it is off), phase 1 and the majority class."""
     rows = json.loads((workdir / "scores.json").read_text())["rows"]
     miou = {row["name"]: row["miou"] for row in rows}
-    return {"phase2": miou[GATED], "phase1": miou[PHASE1], "majority": miou[MAJORITY]}
+    return {"phase2": rows[-1]["miou"], "phase1": miou[PHASE1], "majority": miou[MAJORITY]}
 
 
 def _dataset(
@@ -92,8 +99,8 @@ def _predictor(
     dataset: Dataset,
     classifier: training.Trained | None,
     segmenter: training.Trained | None,
-):
-    """`(variables of both, batch) -> {row of the table: (label maps, confusion matrices)}`."""
+) -> Predict:
+    """What every method that the configuration names makes of a batch, over the local devices."""
 
     def predict(
         variables: Sequence[Any], batch: inputs.Batch
@@ -116,7 +123,7 @@ def _predictor(
             for name, maps in found.items()
         }
 
-    return predict
+    return parallel.map_batch(predict)
 
 
 def _write_sheets(
@@ -126,7 +133,7 @@ def _write_sheets(
     source: inputs.Source,
     confusions: np.ndarray,
     method: str,
-    predict,
+    predict: Predict,
     variables: Sequence[Any],
 ) -> None:
     """Pictures of the worst and the best patches by `method`, and of some between, all methods."""
@@ -143,7 +150,7 @@ def _write_sheets(
         ],
     }
     indices = sorted(set().union(*chosen.values()))
-    rows = dict(_predicted_rows(config, source, indices, predict, variables))
+    rows = dict(_predicted_rows(config, source, dataset.num_classes, indices, predict, variables))
     for name in ("worst", "best"):
         sheet = [
             rows[i]._replace(masks={method: rows[i].masks[method]}, miou=float(miou[i]))
@@ -167,8 +174,9 @@ def _write_sheets(
 def _predicted_rows(
     config: ml_collections.ConfigDict,
     source: inputs.Source,
+    num_classes: int,
     indices: Sequence[int],
-    predict,
+    predict: Predict,
     variables: Sequence[Any],
 ) -> Iterator[tuple[int, figures.SheetRow]]:
     """The chosen patches with what every method makes of the pixels that count."""
@@ -177,10 +185,12 @@ def _predicted_rows(
         found = predict(variables, batch)
         for row in range(int(batch["weight"].sum())):
             index = int(batch["index"][row])
-            masks = {name: maps[row] for name, (maps, _) in found.items()}
-            yield (
-                index,
-                figures.SheetRow(
-                    source.names[index], batch["image"][row], masks, truth=batch["masks"][row, 0]
-                ),
+            truth = batch["masks"][row, 0]
+            masks = {
+                name: np.where(truth < num_classes, maps[row], truth)
+                for name, (maps, _) in found.items()
+            }
+            sheet_row = figures.SheetRow(
+                source.names[index], batch["image"][row], masks, truth=truth
             )
+            yield index, sheet_row

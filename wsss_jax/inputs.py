@@ -1,18 +1,23 @@
 """Patches to batches: Grain over a folder or an ArrayRecord store; augmentation on the device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+import cv2
 import grain.python as grain
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from data import folders, patches_tfds
+from data import folders
 from data.dataset import Dataset, label_from_mask
 from data.folders import Patch
+from wsss_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from data import patches_tfds
 
 Batch = dict[str, np.ndarray]
 
@@ -35,34 +40,60 @@ class FolderSource:
     """A `Source` of PNG files; see `folders`."""
 
     def __init__(
-        self, patches: Sequence[Patch], dataset: Dataset, size: int, mask_dirs: Sequence[Path] = ()
+        self,
+        patches: Sequence[Patch],
+        dataset: Dataset,
+        size: int,
+        mask_dirs: Sequence[Path] = (),
+        *,
+        resize: bool = False,
     ):
-        """`mask_dirs`: folders with `<stem>.png`, one for each mask; none: the patches' own."""
+        """Reads `patches` of `size` pixels.
+
+        Args:
+          patches: with a label, a mask, or both.
+          dataset: what they are of.
+          size: S, the side in pixels.
+          mask_dirs: folders with `<stem>.png` of S pixels, one for each mask; none: the patches'
+            own masks.
+          resize: brings images (area or bilinear) and their own masks (nearest) to S.
+        """
         self.names = [patch.stem for patch in patches]
         self._patches, self._dataset, self._size = patches, dataset, size
-        self._mask_dirs = mask_dirs
+        self._mask_dirs, self._resize = mask_dirs, resize
 
     def __len__(self) -> int:
         return len(self._patches)
 
     def __getitem__(self, index: int) -> Batch:
         patch = self._patches[index]
-        paths = [folder / f"{patch.stem}.png" for folder in self._mask_dirs]
-        if not paths and patch.mask is not None:
-            paths = [patch.mask]
-        masks = [folders.read_mask(path, self._dataset, self._size) for path in paths]
-        label = patch.label
-        if label is None:
-            label = label_from_mask(masks[0], self._dataset)
-        image = folders.read_image(patch.image, self._size)
+        own_size = None if self._resize else self._size
+        image = self._fitted(folders.read_image(patch.image, own_size), cv2.INTER_AREA)
+        masks = [
+            folders.read_mask(folder / f"{patch.stem}.png", self._dataset, self._size)
+            for folder in self._mask_dirs
+        ]
+        if not masks and patch.mask is not None:
+            mask = folders.read_mask(patch.mask, self._dataset, own_size)
+            masks = [self._fitted(mask, cv2.INTER_NEAREST)]
+        label = patch.label if patch.label is not None else label_from_mask(masks[0], self._dataset)
         return _element(index, image, label, masks)
+
+    def _fitted(self, array: np.ndarray, interpolation: int) -> np.ndarray:
+        if array.shape[:2] == (self._size, self._size):
+            return array
+        return cv2.resize(array, (self._size, self._size), interpolation=interpolation)
 
 
 class StoreSource:
     """A `Source` of an ArrayRecord store; masks of other folders are read as files."""
 
     def __init__(
-        self, store: patches_tfds.Store, dataset: Dataset, size: int, mask_dirs: Sequence[Path] = ()
+        self,
+        store: "patches_tfds.Store",
+        dataset: Dataset,
+        size: int,
+        mask_dirs: Sequence[Path] = (),
     ):
         self.names = store.names
         self._store, self._dataset, self._size = store, dataset, size
@@ -102,37 +133,40 @@ def open_source(
     Args:
       config: the fields `config.data`.
       dataset: its description.
-      split: training patches carry labels; those of "val" and "test" their true masks.
+      split: training patches carry labels in their names; those of "val" and "test" true masks, or
+        labels where the split has no masks.
       mask_dirs: folders of (pseudo) masks, `<stem>.png`, in the place of true ones.
 
     Raises:
       InputError: a folder or file that is missing or bad.
     """
     root, size = Path(config.root), config.patch_size
+    if not root.is_dir():
+        raise InputError(f"config.data.root: there is no folder {root}; data/README.md says more")
     if config.source == "tfds":
+        # Here, since tensorflow-datasets takes a while to load and few runs need it.
+        from data import patches_tfds
+
+        if config.resize:
+            raise InputError("config.data.resize works with config.data.source=folder only")
         store_dir = root / "arrayrecord"
         patches_tfds.build(root, dataset, size, store_dir)
         source = StoreSource(patches_tfds.open_split(store_dir, split), dataset, size, mask_dirs)
     else:
-        if split == "train":
-            patches = folders.training_patches(root, dataset)
+        if split == "train" or not folders.has_masks(root, split):
+            patches = folders.labelled_patches(root, split, dataset)
         else:
             patches = folders.annotated_patches(root, split, dataset)
-        folders.check_patches(patches, size, dataset)
-        source = FolderSource(patches, dataset, size, mask_dirs)
+        folders.check_patches(patches, None if config.resize else size, dataset)
+        source = FolderSource(patches, dataset, size, mask_dirs, resize=config.resize)
     for folder in mask_dirs:
         _check_masks(folder, source.names, dataset, size)
     return source
 
 
-def has_split(config: ml_collections.ConfigDict, split: str) -> bool:
-    """Whether the data set of `config.data` has that split."""
-    return any((Path(config.root) / name).is_dir() for name in folders.SPELLINGS[split])
-
-
 def _check_masks(folder: Path, names: Sequence[str], dataset: Dataset, size: int) -> None:
     patches = [Patch(name, folder / f"{name}.png", None, None) for name in names]
-    patches = folders.masks_for(patches, folder)
+    patches = [patch._replace(image=patch.mask) for patch in folders.masks_for(patches, folder)]
     folders.check_patches(patches, size, dataset)
 
 
@@ -145,7 +179,7 @@ def batches(
     epochs: int = 1,
     drop_last: bool = False,
     start: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of a source, in an order that follows from (seed, epoch) alone.
 
     A last batch that is not full is filled up with its last example at `weight` 0, so that all
@@ -182,7 +216,11 @@ def batches(
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         )
-    return iter(iterable)
+    iterator = iter(iterable)
+    try:
+        yield from iterator
+    finally:  # worker processes and their shared memory end with the iterator
+        iterator.close()
 
 
 def steps_per_epoch(examples: int, batch_size: int, drop_last: bool) -> int:

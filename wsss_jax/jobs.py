@@ -8,8 +8,8 @@ from types import ModuleType
 
 import ml_collections
 
+from data import folders, synthetic
 from data import prepare as data_prepare
-from data import synthetic
 from data.dataset import Dataset, load_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import evaluation, inputs, parallel, phase1, phase2, pseudo_masks, runs, training
@@ -36,7 +36,7 @@ def train_phase1(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def train_phase2(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains the segmentation network on the masks of an earlier run, or of a folder."""
     masks = Path(config.masks)
-    if (masks / config_lib.CONFIG_FILE).is_file():
+    if (masks / config_lib.CONFIG_FILE).is_file() or not any(masks.glob("*.png")):
         earlier, dataset = runs.load(config.masks, "masks", "masks")
         runs.inherit_data(config.data, earlier.data)
         mask_dirs = [pseudo_masks.layer_dir(masks, layer) for layer in config.layers]
@@ -63,13 +63,11 @@ def _train(
 ) -> None:
     parallel.check_batch_size(config.batch_size)
     validation = None
-    if inputs.has_split(config.data, "val"):
+    if folders.has_split(config.data.root, "val"):
         validation = inputs.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     built = phase.phase(config, dataset, config.epochs * steps, validation)
-    runs.check(config, workdir)
-    runs.save(config, dataset, workdir)
-    history = training.fit(config, workdir, built, source)
+    history = training.fit(config, dataset, workdir, built, source)
     figures.training_curves(history, workdir / "curves.png", dataset.classes)
 
 
@@ -102,6 +100,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
         seed=config.seed,
         workers=config.workers,
     )
+    config_lib.save(config, Path(config.out))
     print(json.dumps(summary, indent=2))
 
 
@@ -109,6 +108,8 @@ def demo(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Draws tissue and runs the four jobs on it, in folders of `workdir`."""
     start = time.monotonic()
     data_dir = workdir / "data"
+    runs.check(config, workdir, started=data_dir.is_dir())
+    config_lib.save(config, workdir)
     if not data_dir.is_dir():
         counts = {split: config[split] for split in ("train", "val", "test")}
         synthetic.write_dataset(data_dir, counts, config.size, config.seed)

@@ -23,11 +23,13 @@ def label_maps(maps: jax.Array, labels: jax.Array, size: Sequence[int]) -> jax.A
       size: (H, W) of the label maps; the maps are resized bilinearly, half-pixel centers.
 
     Returns:
-      (B, H, W) uint8 class indices; 0 throughout for a patch without any label.
+      (B, H, W) uint8 class indices; C, excluded, throughout for a patch without any label, of
+      which nothing is known (the released code calls all of it class 0).
     """
     maps = _resize(maps, size)
     maps = jnp.where(labels[:, :, None, None] != 0, maps, -jnp.inf)
-    return maps.argmax(axis=1).astype(jnp.uint8)
+    strongest = jnp.where(labels.any(axis=1)[:, None, None], maps.argmax(axis=1), maps.shape[1])
+    return strongest.astype(jnp.uint8)
 
 
 def segmentation(

@@ -23,7 +23,8 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
         num_classes: C.
 
     Returns:
-        (B, C, C + 1) int32, exact; rows truth, columns prediction.
+        (B, C, C + 1) int32, exact; rows truth, columns prediction. Sum them in int64: int32 holds
+        42,000 patches of 224 x 224.
     """
     batch = truth.shape[0]
     truth = truth.reshape(batch, -1).astype(jnp.int32)
@@ -37,30 +38,6 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
     counts = jnp.bincount(codes.ravel(), length=batch * bins)
     counts = counts.reshape(batch, num_classes + 1, num_classes + 1)
     return counts[:, :num_classes].astype(jnp.int32)
-
-
-def confusion_matrix(
-    truth: jax.Array,
-    prediction: jax.Array,
-    num_classes: int,
-    weight: jax.Array | None = None,
-) -> jax.Array:
-    """Sum `confusion_matrices` over the batch.
-
-    Args:
-        truth: (B, ...) integers, see `confusion_matrices`.
-        prediction: (B, ...) integers.
-        num_classes: C.
-        weight: (B,) or None; examples of weight 0 (the padding of a last batch) do not count.
-
-    Returns:
-        (C, C + 1) int32. Sum it over replicas with `jax.lax.psum`, over batches in int64 on the
-        host: int32 holds 42,000 patches of 224 x 224.
-    """
-    counts = confusion_matrices(truth, prediction, num_classes)
-    if weight is not None:
-        counts = counts * (weight > 0).astype(jnp.int32)[:, None, None]
-    return counts.sum(axis=0)
 
 
 def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:

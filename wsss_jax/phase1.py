@@ -105,33 +105,35 @@ def predict(
     )
 
 
-def validator(config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source) -> Any:
-    """`validate(variables)`: the classifier's figures and the IoU of its activation maps."""
+def validator(
+    config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source
+) -> training.Validate:
+    """The classifier's figures and, where there are true masks, the IoU of its activation maps."""
     model = build_model(config, dataset.num_classes)
 
     def score(variables: training.Variables, batch: inputs.Batch) -> dict[str, jax.Array]:
         probability, prediction = predict(config, model, variables, batch["image"])
-        return {
-            "probability": probability,
-            "confusion": metrics.confusion_matrices(
-                batch["masks"][:, 0], prediction, dataset.num_classes
-            ),
-        }
+        scores = {"probability": probability}
+        if "masks" in batch:
+            truth = batch["masks"][:, 0]
+            scores["confusion"] = metrics.confusion_matrices(truth, prediction, dataset.num_classes)
+        return scores
 
     mapped = parallel.map_batch(score)
 
     def validate(variables: training.Variables) -> dict[str, Any]:
-        probability, labels = [], []
-        confusion = np.zeros((dataset.num_classes, dataset.num_classes + 1), np.int64)
+        found: dict[str, list[np.ndarray]] = {}
         for batch in inputs.batches(source, config.batch_size, workers=0):
-            out = mapped(variables, batch)
             real = batch["weight"] > 0
-            probability.append(out["probability"][real])
-            labels.append(batch["label"][real])
-            confusion += out["confusion"][real].sum(axis=0, dtype=np.int64)
-        scores = metrics.multilabel_scores(np.concatenate(probability), np.concatenate(labels))
+            for name, value in {**mapped(variables, batch), "label": batch["label"]}.items():
+                found.setdefault(name, []).append(value[real])
+        whole = {name: np.concatenate(values) for name, values in found.items()}
+        scores = metrics.multilabel_scores(whole["probability"], whole["label"])
         scores = {f"val_{name}": value for name, value in scores.items()}
-        return scores | metrics.segmentation_scores(confusion)
+        if "confusion" in whole:
+            confusion = whole["confusion"].sum(axis=0, dtype=np.int64)
+            scores |= metrics.segmentation_scores(confusion)
+        return scores
 
     return validate
 
@@ -152,7 +154,7 @@ def phase(
         return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
 
     return training.Phase(
-        initialize=partial(training.initial_variables, config.init, model),
+        initialize=partial(training.initial_variables, config.init, "phase1", model),
         loss=partial(loss_function, config, model),
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],

@@ -11,11 +11,10 @@ import numpy as np
 
 from data.dataset import Dataset
 from wsss_jax import inputs, metrics, parallel, schedules, training
+from wsss_jax.errors import InputError
 from wsss_jax.models.deeplab import DeepLabV3Plus
 
 HEAD_MODULES = ("aspp", "decoder")
-# The further logit of a white pixel in the released code; elsewhere it is 0.
-WHITE_LOGIT = 100.0
 
 
 def build_model(
@@ -33,7 +32,13 @@ def build_model(
 
 
 def layer_losses(
-    logits: jax.Array, masks: jax.Array, weight: jax.Array, *, white: str, axis_name: str | None
+    logits: jax.Array,
+    masks: jax.Array,
+    weight: jax.Array,
+    *,
+    white: str,
+    white_logit: float,
+    axis_name: str | None,
 ) -> jax.Array:
     """Cross entropy with the mask of each layer, mean over the pixels of the global batch.
 
@@ -42,7 +47,8 @@ def layer_losses(
       masks: (B, L, H, W) uint8, class indices and C for white or excluded.
       weight: (B,), 0 for examples that only fill the batch.
       white: "excluded" leaves pixels with C out; "logit" counts them, with a further logit that
-        is `WHITE_LOGIT` where the last layer's mask is C and 0 elsewhere (released code).
+        is `white_logit` where the last layer's mask is C and 0 elsewhere (released code).
+      white_logit: see `white`.
       axis_name: mapped axis that holds the global batch, or None.
 
     Returns:
@@ -52,7 +58,7 @@ def layer_losses(
     masks = masks.astype(jnp.int32)
     counted = jnp.broadcast_to(weight[:, None, None, None], masks.shape)
     if white == "logit":
-        further = jnp.where(masks[:, -1] == num_classes, WHITE_LOGIT, 0.0)
+        further = jnp.where(masks[:, -1] == num_classes, white_logit, 0.0)
         logits = jnp.concatenate([logits, further[..., None]], axis=-1)
     else:
         counted = counted * (masks < num_classes)
@@ -89,7 +95,14 @@ def loss_function(
         rngs={"dropout": dropout_rng},
         mutable=["batch_stats"],
     )
-    losses = layer_losses(logits, masks, weight, white=config.loss.white, axis_name=parallel.AXIS)
+    losses = layer_losses(
+        logits,
+        masks,
+        weight,
+        white=config.loss.white,
+        white_logit=config.loss.white_logit,
+        axis_name=parallel.AXIS,
+    )
     if config.loss.divide_by_batch:
         losses = losses / jax.lax.psum(weight.sum(), parallel.AXIS)
     loss = losses @ jnp.asarray(config.layer_weights, jnp.float32)
@@ -132,8 +145,19 @@ def gate(logits: jax.Array, probability: jax.Array, *, mode: str, threshold: flo
     return logits.argmax(axis=-1).astype(jnp.uint8)
 
 
-def validator(config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source) -> Any:
-    """`validate(variables)`: IoU over the validation patches, without gate."""
+def validator(
+    config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source
+) -> training.Validate:
+    """IoU over the validation patches, without gate.
+
+    Raises:
+      InputError: they have no true masks.
+    """
+    if "masks" not in source[0]:
+        raise InputError(
+            f"{config.data.root}: the validation patches have no masks, which phase 2 needs to "
+            "choose its checkpoint: add val/mask, or remove val and set --config.select=last"
+        )
     model = build_model(config, dataset.num_classes)
 
     def count(variables: training.Variables, batch: inputs.Batch) -> jax.Array:
@@ -143,11 +167,11 @@ def validator(config: ml_collections.ConfigDict, dataset: Dataset, source: input
     mapped = parallel.map_batch(count)
 
     def validate(variables: training.Variables) -> dict[str, Any]:
-        confusion = np.zeros((dataset.num_classes, dataset.num_classes + 1), np.int64)
-        for batch in inputs.batches(source, config.batch_size, workers=0):
-            counts = mapped(variables, batch)
-            confusion += counts[batch["weight"] > 0].sum(axis=0, dtype=np.int64)
-        return metrics.segmentation_scores(confusion)
+        counts = [
+            mapped(variables, batch)[batch["weight"] > 0]
+            for batch in inputs.batches(source, config.batch_size, workers=0)
+        ]
+        return metrics.segmentation_scores(np.concatenate(counts).sum(axis=0, dtype=np.int64))
 
     return validate
 
@@ -163,7 +187,7 @@ def phase(
     rates = schedules.learning_rates(config.optimizer, total_steps)
 
     return training.Phase(
-        initialize=partial(training.initial_variables, config.init, model),
+        initialize=partial(training.initial_variables, config.init, "phase2", model),
         loss=partial(loss_function, config, model),
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],

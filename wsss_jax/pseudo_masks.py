@@ -1,6 +1,6 @@
 """The job that opens a trained classifier into pseudo masks of several layers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from data import folders
-from data.dataset import Dataset
 from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, runs, training
 from wsss_jax.report import figures, tables
 
+# (variables, batch) -> {layer: label maps (B, H, W) uint8}
+Open = Callable[[training.Variables, inputs.Batch], dict[str, np.ndarray]]
 FOLDER = "train_PM"
 WRITERS = 8  # threads; PNG encoding releases the interpreter lock
 
@@ -35,81 +36,64 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     parallel.check_batch_size(config.batch_size)
     dataset = classifier.dataset
     source = inputs.open_source(config.data, dataset, "train")
+    validation = None
+    if folders.has_masks(config.data.root, "val"):
+        validation = inputs.open_source(config.data, dataset, "val")
+    runs.check(config, workdir, started=(workdir / FOLDER).is_dir())
     runs.save(config, dataset, workdir)
-    directories = {layer: layer_dir(workdir, layer) for layer in config.layers}
-    for directory in directories.values():
-        directory.mkdir(parents=True, exist_ok=True)
-    opened = _mapped(config, classifier)
+    for layer in config.layers:
+        layer_dir(workdir, layer).mkdir(parents=True, exist_ok=True)
+
+    open_batch = _opener(config, classifier)
     sample = _sample(config, len(source))
     sheet: list[figures.SheetRow] = []
-
-    with (
-        ThreadPoolExecutor(WRITERS) as pool,
-        tqdm(total=len(source), unit="patch", **training.progress_style()) as progress,
-    ):
+    with ThreadPoolExecutor(WRITERS) as pool, _progress(len(source)) as progress:
         pending: list[Future] = []
         for batch in inputs.batches(source, config.batch_size, workers=config.data.workers):
-            label_maps = opened(classifier.variables, batch)
-            for future in pending:  # of the batch before: no more than two are in memory
-                future.result()
+            label_maps = open_batch(classifier.variables, batch)
+            _wait(pending)  # for the batch before: no more than two are in memory
             pending = []
             for row in range(int(batch["weight"].sum())):
                 index = int(batch["index"][row])
-                of_patch = _with_white(
-                    config, dataset, batch["image"][row], {k: v[row] for k, v in label_maps.items()}
-                )
+                of_patch = {layer: maps[row] for layer, maps in label_maps.items()}
                 for layer, mask in of_patch.items():
-                    path = directories[layer] / f"{source.names[index]}.png"
+                    path = layer_dir(workdir, layer) / f"{source.names[index]}.png"
                     pending.append(pool.submit(folders.write_mask, path, mask, dataset))
                 if index in sample:
-                    label = batch["label"][row]
-                    sheet.append(
-                        figures.SheetRow(
-                            source.names[index], batch["image"][row], of_patch, label=label
-                        )
-                    )
+                    image, label = batch["image"][row], batch["label"][row]
+                    name = source.names[index]
+                    sheet.append(figures.SheetRow(name, image, of_patch, label=label))
                 progress.update()
-        for future in pending:
-            future.result()
+        _wait(pending)
     if sheet:
-        figures.contact_sheet(
-            sheet, dataset.palette, dataset.classes, workdir / "contact_sheet.png"
-        )
-    if inputs.has_split(config.data, "val"):
-        _score(config, classifier, opened, workdir)
+        path = workdir / "contact_sheet.png"
+        figures.contact_sheet(sheet, dataset.palette, dataset.classes, path)
+    if validation is not None:
+        _score(config, classifier, open_batch, validation, workdir)
 
 
-def _mapped(config: ml_collections.ConfigDict, classifier: training.Trained):
-    """`(variables, batch) -> {layer: label maps (B, H, W) uint8}` over the local devices."""
+def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> Open:
+    """Label maps of batches: activation maps over the local devices, white background here."""
+    dataset = classifier.dataset
 
-    def open_batch(variables, batch: inputs.Batch) -> dict[str, jax.Array]:
-        image = batch["image"]
-        maps, _ = cam.grad_cam(
-            classifier.model,
-            variables,
-            inputs.scaled(image, classifier.config.model),
-            tuple(config.layers),
-        )
+    def label_maps(variables: training.Variables, batch: inputs.Batch) -> dict[str, jax.Array]:
+        image = inputs.scaled(batch["image"], classifier.config.model)
+        maps, _ = cam.grad_cam(classifier.model, variables, image, tuple(config.layers))
         size = image.shape[1:3]
         return {k: masks.label_maps(m, batch["label"], size) for k, m in maps.items()}
 
-    return parallel.map_batch(open_batch)
+    mapped = parallel.map_batch(label_maps)
 
+    def open_batch(variables: training.Variables, batch: inputs.Batch) -> dict[str, np.ndarray]:
+        found = mapped(variables, batch)
+        if not dataset.white:
+            return found
+        rule = config.white_threshold, config.white_min_area
+        white = np.stack([masks.white_background(image, *rule) for image in batch["image"]])
+        excluded = np.uint8(dataset.excluded)
+        return {layer: np.where(white, excluded, maps) for layer, maps in found.items()}
 
-def _with_white(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    image: np.ndarray,
-    label_maps: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """The masks of one patch with its white background set to the excluded index."""
-    if not dataset.white:
-        return dict(label_maps)
-    white = masks.white_background(image, config.white_threshold, config.white_min_area)
-    return {
-        layer: np.where(white, np.uint8(dataset.excluded), mask)
-        for layer, mask in label_maps.items()
-    }
+    return open_batch
 
 
 def _sample(config: ml_collections.ConfigDict, patches: int) -> set[int]:
@@ -118,25 +102,35 @@ def _sample(config: ml_collections.ConfigDict, patches: int) -> set[int]:
     return set(rng.choice(patches, count, replace=False).tolist())
 
 
-def _score(config, classifier: training.Trained, opened, workdir: Path) -> None:
+def _progress(patches: int) -> tqdm:
+    return tqdm(total=patches, unit="patch", **training.progress_style())
+
+
+def _wait(pending: list[Future]) -> None:
+    for future in pending:
+        future.result()
+
+
+def _score(
+    config: ml_collections.ConfigDict,
+    classifier: training.Trained,
+    open_batch: Open,
+    source: inputs.Source,
+    workdir: Path,
+) -> None:
     """Scores the masks that the same rules give to the validation patches."""
-    dataset = classifier.dataset
-    source = inputs.open_source(config.data, dataset, "val")
-    shape = (dataset.num_classes, dataset.num_classes + 1)
-    confusion = {layer: np.zeros(shape, np.int64) for layer in config.layers}
+    classes = classifier.dataset.classes
+    counts: dict[str, list[np.ndarray]] = {layer: [] for layer in config.layers}
     for batch in inputs.batches(source, config.batch_size, workers=0):
-        label_maps = opened(classifier.variables, batch)
-        for row in range(int(batch["weight"].sum())):
-            of_patch = _with_white(
-                config, dataset, batch["image"][row], {k: v[row] for k, v in label_maps.items()}
-            )
-            for layer, mask in of_patch.items():
-                confusion[layer] += metrics.confusion_matrix(
-                    batch["masks"][row], mask[None], dataset.num_classes
-                )
-    rows = [(layer, metrics.segmentation_scores(confusion[layer])) for layer in config.layers]
+        truth, real = batch["masks"][:, 0], batch["weight"] > 0
+        for layer, maps in open_batch(classifier.variables, batch).items():
+            confusions = metrics.confusion_matrices(truth, maps, len(classes))
+            counts[layer].append(np.asarray(confusions)[real])
+    rows = []
+    for layer in config.layers:
+        confusion = np.concatenate(counts[layer]).sum(axis=0, dtype=np.int64)
+        rows.append((layer, metrics.segmentation_scores(confusion)))
     print("pseudo masks of the validation patches")
-    print(tables.format_table(rows, dataset.classes))
-    tables.write_scores(
-        workdir / "scores.json", workdir / "scores.csv", rows, dataset.classes, {"split": "val"}
-    )
+    print(tables.format_table(rows, classes))
+    path = workdir / "scores.json"
+    tables.write_scores(path, path.with_suffix(".csv"), rows, classes, {"split": "val"})

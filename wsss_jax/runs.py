@@ -7,27 +7,38 @@ import ml_collections
 from data.dataset import Dataset, load_dataset, save_dataset
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path
 
 DATASET_FILE = "dataset.json"
 # Fields that may change between a run and its continuation.
 FREE_FIELDS = ("log_every", "data.root", "data.source", "data.workers")
 
 
-def check(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Refuses a folder that holds a run with other settings, which could not be gone on with.
+def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) -> None:
+    """Refuses a folder that holds something this run would spoil or could not go on with.
+
+    Args:
+      config: of this run.
+      workdir: its folder, which may not exist.
+      started: whether there are results in it that belong to its settings.
 
     Raises:
-      InputError: names the first fields that differ.
+      InputError: names the other job, or the first settings that differ.
     """
     if not (workdir / config_lib.CONFIG_FILE).is_file():
         return
     before = config_lib.load(workdir, "workdir")
+    if before.job != config.job:
+        raise InputError(
+            f"{workdir} holds a run of the job {before.job!r}, this one is {config.job!r}: name "
+            "another --workdir"
+        )
     changed = [
         line
         for line in config_lib.differences(before, config)
         if line.partition(":")[0] not in FREE_FIELDS
     ]
-    if changed:
+    if started and changed:
         raise InputError(
             f"{workdir} holds a run with other settings ({'; '.join(changed[:3])}): set them as "
             "they were to go on with it, or name another --workdir"
@@ -36,8 +47,9 @@ def check(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def save(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) -> None:
     """Writes `config.json` and `dataset.json` into a run's folder."""
+    with atomic_path(workdir / DATASET_FILE) as path:
+        save_dataset(dataset, path)
     config_lib.save(config, workdir)
-    save_dataset(dataset, workdir / DATASET_FILE)
 
 
 def load(workdir: str, field: str, job: str) -> tuple[ml_collections.ConfigDict, Dataset]:
@@ -61,7 +73,17 @@ def load(workdir: str, field: str, job: str) -> tuple[ml_collections.ConfigDict,
 
 
 def inherit_data(data: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict) -> None:
-    """Fills the empty fields of `config.data` with those of the earlier run's, in place."""
+    """Fills the empty fields of `config.data` with those of the earlier run's, in place.
+
+    Raises:
+      InputError: another data set is named than the earlier run learned.
+    """
     for name in ("root", "dataset", "patch_size"):
         if not data[name]:
             data[name] = earlier[name]
+    if data.dataset != earlier.dataset:
+        raise InputError(
+            f"config.data.dataset is {data.dataset!r} but the earlier run learned "
+            f"{earlier.dataset!r}: leave the field empty"
+        )
+    data.resize = data.resize or earlier.resize

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +23,12 @@ from data.dataset import Dataset
 from wsss_jax import inputs, parallel, runs
 from wsss_jax.checkpoints import Checkpoints, State, load_variables
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path
 
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
 
 Variables = Mapping[str, Any]
+HISTORY_FILE = "history.json"
 _IMAGE = np.zeros((1, 64, 64, 3), np.float32)  # the parameters do not depend on the size
 # (variables, batch, values, rng) -> (loss, (batch_stats, metrics)). The loss and the metrics of a
 # replica are its shares: their sums over the replicas are those of the global batch.
@@ -34,6 +36,9 @@ LossFunction = Callable[
     [Variables, inputs.Batch, Mapping[str, jax.Array], jax.Array],
     tuple[jax.Array, tuple[Variables, Mapping[str, jax.Array]]],
 ]
+
+
+Validate = Callable[[Variables], dict[str, Any]]
 
 
 class Phase(NamedTuple):
@@ -51,7 +56,7 @@ class Phase(NamedTuple):
     learning_rate: optax.Schedule
     is_trainable: Callable[[tuple[str, ...]], bool]
     values: Callable[[int], dict[str, float]]
-    validate: Callable[[Variables], dict[str, Any]] | None
+    validate: Validate | None
 
 
 def partition(
@@ -111,11 +116,21 @@ def _collection(metrics: Mapping[str, jax.Array]) -> clu_metrics.Collection:
     return clu_metrics.Collection.create(**averages).single_from_model_output(**metrics)
 
 
-def initial_variables(init: str, model: nn.Module, rng: jax.Array) -> dict[str, Any]:
-    """What training starts from: the variables of the run `init`, or random ones for ""."""
+def initial_variables(init: str, job: str, model: nn.Module, rng: jax.Array) -> dict[str, Any]:
+    """What training starts from: the result of the run `init` of the same job, or random weights.
+
+    Raises:
+      InputError: no such run there, or one of another shape.
+    """
     if init:
-        return load_variables(Path(init), None, _shapes(model))
+        earlier, _ = runs.load(init, "init", job)
+        return load_variables(Path(init), _score(earlier), _shapes(model))
+    tqdm.write("config.init is empty: starting from random weights, all layers trained")
     return jax.jit(partial(model.init, train=False))(rng, _IMAGE)
+
+
+def _score(config: ml_collections.ConfigDict) -> str | None:
+    return SCORE if config.select == "best" else None
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:
@@ -145,8 +160,11 @@ def load(workdir: str, field: str, job: str, build_model: Callable) -> Trained:
     """
     config, dataset = runs.load(workdir, field, job)
     model = build_model(config, dataset.num_classes)
-    score = SCORE if config.select == "best" else None
-    return Trained(config, dataset, model, load_variables(Path(workdir), score, _shapes(model)))
+    variables = load_variables(Path(workdir), _score(config), _shapes(model))
+    epochs = len(json.loads((Path(workdir) / HISTORY_FILE).read_text()))
+    if epochs < config.epochs:
+        tqdm.write(f"{workdir}: trained for {epochs} of {config.epochs} epochs so far")
+    return Trained(config, dataset, model, variables)
 
 
 def initial_state(phase: Phase, seed: int) -> State:
@@ -159,21 +177,28 @@ def initial_state(phase: Phase, seed: int) -> State:
 
 
 def fit(
-    config: ml_collections.ConfigDict, workdir: Path, phase: Phase, source: inputs.Source
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    workdir: Path,
+    phase: Phase,
+    source: inputs.Source,
 ) -> list[dict[str, Any]]:
     """Trains a phase, or goes on where the run in `workdir` stopped.
 
-    Writes there: `parameters.txt`, `checkpoints/` at the end of each epoch, `tensorboard/` and
-    `history.json`, the figures of every epoch, which are also returned.
+    Writes there: `config.json`, `dataset.json`, `parameters.txt`, `checkpoints/` at the end of each
+    epoch, `tensorboard/` and `history.json`, the figures of every epoch, which are also returned.
 
     Args:
       config: of the job; every field recorded.
+      dataset: what the patches are.
       workdir: of the run.
       phase: what to train.
       source: the training patches.
 
     Raises:
-      InputError: too few patches for a batch, or a loss that is not finite.
+      InputError: too few patches for a batch, no validation where the best checkpoint is asked for,
+        another run in `workdir`, other patches than it was trained on, or a loss that is not
+        finite.
     """
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     if steps == 0:
@@ -181,24 +206,30 @@ def fit(
             f"config.batch_size is {config.batch_size} but there are only {len(source)} training "
             "patches: set a smaller one"
         )
-    score = SCORE if config.select == "best" else None
-    if score and phase.validate is None:
-        raise InputError("config.select is 'best' but there are no validation patches: use 'last'")
-    checkpoints = Checkpoints(workdir, score)
-    writer = SummaryWriter(str(workdir / "tensorboard"))
+    if _score(config) and phase.validate is None:
+        raise InputError(
+            "config.select is 'best' but there are no validation patches: set --config.select=last"
+        )
+    runs.check(config, workdir, started=(workdir / HISTORY_FILE).is_file())
+    state = initial_state(phase, config.seed)
+    runs.save(config, dataset, workdir)
+    checkpoints = Checkpoints(workdir, _score(config))
+    writer = batches = None
     try:
-        state = initial_state(phase, config.seed)
         history: list[dict[str, Any]] = []
         if (step := checkpoints.latest()) is not None:
             state, meta = checkpoints.restore(step, state)
             history = meta["history"]
+            if step != len(history) * steps:
+                raise InputError(
+                    f"{workdir} was trained with {step // len(history)} batches an epoch, now it "
+                    f"would be {steps}: restore the patches, or name another --workdir"
+                )
             tqdm.write(f"going on after epoch {len(history)} of {config.epochs}")
         else:
-            params = state.variables["params"]
-            overview = parameter_overview.get_parameter_overview(params)
-            (workdir / "parameters.txt").write_text(overview + "\n")
-            tqdm.write(f"{parameter_overview.count_parameters(params):,} parameters")
+            _describe(state.variables["params"], workdir)
         first = len(history)
+        writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first * steps + 1)
         batches = inputs.batches(
             source,
             config.batch_size,
@@ -218,14 +249,34 @@ def fit(
             )
             scores = phase.validate(state.variables) if phase.validate is not None else {}
             history.append({"epoch": epoch, **figures, **scores})
-            _report(history[-1], config.epochs, int(state.step), writer)
+            _report(history[-1], dataset.classes, config.epochs, int(state.step), writer)
             checkpoints.save(state, {"history": history}, scores)
-            (workdir / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            with atomic_path(workdir / HISTORY_FILE) as path:
+                path.write_text(json.dumps(_without_nan(history), indent=1) + "\n")
         progress.close()
         return history
     finally:
         checkpoints.close()
-        writer.close()
+        if batches is not None:
+            batches.close()
+        if writer is not None:
+            writer.close()
+
+
+def _describe(params: Mapping[str, Any], workdir: Path) -> None:
+    """The table of parameters into a file, their number to the terminal."""
+    overview = parameter_overview.get_parameter_overview(params)
+    (workdir / "parameters.txt").write_text(overview + "\n")
+    tqdm.write(f"{parameter_overview.count_parameters(params):,} parameters")
+
+
+def _without_nan(value: Any) -> Any:
+    """Figures as JSON can say them: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _epoch(
@@ -235,7 +286,7 @@ def _epoch(
     steps: int,
     state: State,
     step_function: Callable,
-    batches: Iterator[inputs.Batch],
+    batches: Generator[inputs.Batch, None, None],
     progress: tqdm,
     writer: SummaryWriter,
 ) -> tuple[State, dict[str, float]]:
@@ -255,7 +306,8 @@ def _epoch(
         if not np.isfinite(shown["loss"]):
             raise InputError(
                 f"the loss is {shown['loss']} at step {step} (epoch {epoch + 1}): lower "
-                "config.optimizer.learning_rate; the checkpoint before it is kept"
+                "config.optimizer.learning_rate and start anew with another --workdir; the "
+                "checkpoint before it is kept"
             )
         shown |= values | {"learning_rate": float(phase.learning_rate(step - 1))}
         for name, value in shown.items():
@@ -280,12 +332,21 @@ def _scalars(values: Mapping[str, float]) -> dict[str, np.ndarray]:
     return {name: np.float32(value) for name, value in values.items()}
 
 
-def _report(figures: Mapping[str, Any], epochs: int, step: int, writer: SummaryWriter) -> None:
-    """An epoch's figures to the terminal and to TensorBoard."""
+def _report(
+    figures: Mapping[str, Any],
+    classes: Sequence[str],
+    epochs: int,
+    step: int,
+    writer: SummaryWriter,
+) -> None:
+    """An epoch's figures: all of them to TensorBoard, those that are one number to the terminal."""
     shown = []
     for name, value in figures.items():
-        if isinstance(value, float):
-            shown.append(f"{name} {value:.4f}")
+        if isinstance(value, list):
+            for class_name, of_class in zip(classes, value):
+                writer.add_scalar(f"epoch/{name}/{class_name}", of_class, step)
+        elif name != "epoch":
             writer.add_scalar(f"epoch/{name}", value, step)
+            shown.append(f"{name} {value:.4f}")
     writer.flush()
     tqdm.write(f"epoch {figures['epoch'] + 1}/{epochs}: " + ", ".join(shown))

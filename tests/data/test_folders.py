@@ -32,12 +32,12 @@ def mask(path, size=SIZE, value=None):
 
 
 @pytest.mark.parametrize("folder", ["train", "training", "train/img", "1.training"])
-def test_training_patches(tmp_path, folder):
+def test_labelled_patches(tmp_path, folder):
     image(tmp_path / folder / "b-[0 1 0 0].png")
     image(tmp_path / folder / "a-[1 0 0 1].png")
     (tmp_path / folder / "._a-[1 0 0 1].png").write_bytes(b"macOS")
     (tmp_path / folder / "notes.txt").write_text("")
-    patches = folders.training_patches(tmp_path, LUAD)
+    patches = folders.labelled_patches(tmp_path, "train", LUAD)
     assert [patch.stem for patch in patches] == ["a-[1 0 0 1]", "b-[0 1 0 0]"]
     assert patches[0].label == (1, 0, 0, 1) and patches[0].mask is None
     assert patches[0].image == tmp_path / folder / "a-[1 0 0 1].png"
@@ -58,13 +58,13 @@ def test_annotated_patches(tmp_path, folder, split):
 
 def test_folders_missing_empty_or_double(tmp_path):
     with pytest.raises(InputError, match=r"no folder of the train split; expected.*train, train"):
-        folders.training_patches(tmp_path, LUAD)
+        folders.labelled_patches(tmp_path, "train", LUAD)
     (tmp_path / "train").mkdir()
     with pytest.raises(InputError, match=r"train: no PNG files"):
-        folders.training_patches(tmp_path, LUAD)
+        folders.labelled_patches(tmp_path, "train", LUAD)
     (tmp_path / "training").mkdir()
     with pytest.raises(InputError, match="both train and training could be"):
-        folders.training_patches(tmp_path, LUAD)
+        folders.labelled_patches(tmp_path, "train", LUAD)
     (tmp_path / "val").mkdir()
     with pytest.raises(InputError, match=r"val/img: no such folder"):
         folders.annotated_patches(tmp_path, "val", LUAD)
@@ -84,7 +84,7 @@ def test_missing_partners_are_named(tmp_path):
 
 def test_masks_for(tmp_path):
     image(tmp_path / "train" / "a-[1 0 0 1].png")
-    patches = folders.training_patches(tmp_path, LUAD)
+    patches = folders.labelled_patches(tmp_path, "train", LUAD)
     with pytest.raises(InputError, match="no such folder of masks"):
         folders.masks_for(patches, tmp_path / "PM_bn7")
     mask(tmp_path / "PM_bn7" / "other.png")

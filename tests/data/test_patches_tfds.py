@@ -22,7 +22,7 @@ def test_the_store_holds_the_folder_in_its_order(root):
     dataset, store = load_dataset("", root), root / "arrayrecord"
     patches_tfds.build(root, dataset, SIZE, store)
     train = patches_tfds.open_split(store, "train")
-    patches = folders.training_patches(root, dataset)
+    patches = folders.labelled_patches(root, "train", dataset)
     assert len(train) == 5 and train.names == [patch.stem for patch in patches]
     for index, patch in enumerate(patches):
         record = train[index]
@@ -57,7 +57,7 @@ def test_a_finished_store_is_kept_and_another_refused(root, monkeypatch):
 
 def test_a_bad_file_leaves_no_store(root):
     dataset = load_dataset("", root)
-    patch = folders.training_patches(root, dataset)[0]
+    patch = folders.labelled_patches(root, "train", dataset)[0]
     patch.image.write_bytes(patch.image.read_bytes()[:100])
     before = sorted(root.iterdir())
     with pytest.raises(InputError, match="cannot be read"):

@@ -47,7 +47,7 @@ def test_bcss_grouping_has_every_code_once():
     assert set(BCSS_CODES) == set(BCSS.classes)
 
 
-def test_training_patches_cover_the_region_and_carry_its_classes(tmp_path):
+def test_labelled_patches_cover_the_region_and_carry_its_classes(tmp_path):
     codes = np.full((37, 40), 2)
     codes[:, 20:] = 19
     codes[:4, :4] = 4  # 6 % of the first patch
@@ -56,7 +56,7 @@ def test_training_patches_cover_the_region_and_carry_its_classes(tmp_path):
     summary = cut(tmp_path)
     dataset = load_dataset("", tmp_path / "out")
     assert dataset.present_share == 0.05 and dataset.classes == BCSS.classes
-    patches = folders.training_patches(tmp_path / "out", dataset)
+    patches = folders.labelled_patches(tmp_path / "out", "train", dataset)
     folders.check_patches(patches, 16, dataset)
     tops, lefts = [0, 8, 16, 21], [0, 8, 16, 24]
     assert summary["patches"] == {"train": len(patches), "val": 0, "test": 0}
@@ -256,7 +256,9 @@ def test_lung_regions(tmp_path):
     )
     assert sum(summary["regions"].values()) == 67 and not summary["bad_regions"]
     dataset = load_dataset("", tmp_path / "lung")
-    folders.check_patches(folders.training_patches(tmp_path / "lung", dataset), 56, dataset)
+    folders.check_patches(
+        folders.labelled_patches(tmp_path / "lung", "train", dataset), 56, dataset
+    )
     for split in prepare.SPLITS:
         patches = folders.annotated_patches(tmp_path / "lung", split, dataset)
         folders.check_patches(patches, 56, dataset)

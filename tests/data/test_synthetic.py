@@ -102,7 +102,7 @@ def test_write_dataset(tmp_path):
     assert write_dataset(root, counts, 64, seed=1) == DATASET
     dataset = load_dataset("", root)
     assert dataset == DATASET
-    train = folders.training_patches(root, dataset)
+    train = folders.labelled_patches(root, "train", dataset)
     assert len(train) == 6 and all(any(patch.label) for patch in train)
     folders.check_patches(train, 64, dataset)
     for split in ("val", "test"):

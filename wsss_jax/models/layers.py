@@ -25,7 +25,8 @@ class Conv(nn.Module):
     Maps (B, H, W, D) to (B, ceil(H / stride), ceil(W / stride), features) in `dtype`. Holds
     `kernel` (k, k, D, features) and, with `use_bias`, `bias` (features,). The padding is always
     dilation * (kernel_size - 1) / 2 on both sides, as in PyTorch; XLA's "SAME" would shift a
-    strided convolution by a pixel.
+    strided convolution by a pixel. A float32 convolution is computed in float32, also where the
+    accelerator would rather take TF32 or bfloat16 for it.
     """
 
     features: int
@@ -47,6 +48,7 @@ class Conv(nn.Module):
             padding=((padding, padding), (padding, padding)),
             rhs_dilation=(self.dilation, self.dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=lax.Precision.HIGHEST if self.dtype == jnp.float32 else None,
         )
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
+from jax import lax
 
 from wsss_jax.models.attention import progressive_dropout_attention
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout, scaled
@@ -130,7 +131,7 @@ class ResNet38(nn.Module):
             x, deterministic=not train
         )
         pooled = x.mean(axis=(1, 2), dtype=jnp.float32)
-        return pooled @ class_weights, taps
+        return jnp.dot(pooled, class_weights, precision=lax.Precision.HIGHEST), taps
 
 
 class _BasicBlock(nn.Module):

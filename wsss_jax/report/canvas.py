@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wsss_jax.report.files import atomic_path
+from wsss_jax.files import atomic_path
 
 Color = tuple[int, int, int]
 

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from wsss_jax.files import atomic_path
 from wsss_jax.report.canvas import Color, Picture, Row, write_page
-from wsss_jax.report.files import atomic_path
 from wsss_jax.report.tables import SUMMARY_COLUMNS
 
 Palette = Sequence[Color]

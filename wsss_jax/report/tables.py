@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsss_jax.report.files import atomic_path
+from wsss_jax.files import atomic_path
 
 # Key in `metrics.segmentation_scores` and heading, in the order of the paper's Tables I to III.
 SUMMARY_COLUMNS = {"fwiou": "FwIoU", "miou": "mIoU", "acc": "ACC"}
@@ -15,23 +15,13 @@ SUMMARY_COLUMNS = {"fwiou": "FwIoU", "miou": "mIoU", "acc": "ACC"}
 Scores = Mapping[str, Any]
 
 
-def table_row(name: str, scores: Scores, classes: Sequence[str]) -> str:
-    """Format one row, `name .75567 .78079 ...`: IoU per class, FwIoU, mIoU, ACC.
+def format_table(rows: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> str:
+    """Formats the paper's table: IoU per class, FwIoU, mIoU, ACC, aligned for a terminal.
 
     Args:
-        name: what was scored.
-        scores: as `metrics.segmentation_scores` returns.
-        classes: C names; each column is as wide as its heading needs, so rows of the same classes
-            and equally long names lie under each other.
-
-    Returns:
-        One line without a heading; an undefined score is a dash.
+        rows: (name, scores) as `metrics.segmentation_scores` returns; an undefined score is a dash.
+        classes: C names.
     """
-    return _join(name, _cells(scores), _headings(classes), len(name))
-
-
-def format_table(rows: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> str:
-    """Format a heading, a rule and one line per (name, scores), aligned for a terminal."""
     headings = _headings(classes)
     width = max(len(name) for name, _ in [("method", {}), *rows])
     heading = _join("method", headings, headings, width)

@@ -1,6 +1,6 @@
 import pytest
 
-from wsss_jax.report.files import atomic_path
+from wsss_jax.files import atomic_path
 
 
 def test_creates_parents_and_leaves_nothing_else(tmp_path):

@@ -1,0 +1,53 @@
+"""Run by `test_parallel.py` in its own process: a step of both phases on all devices there are.
+
+Argument: the file to write. The number of simulated devices comes from XLA_FLAGS, which JAX reads
+before anything else runs.
+"""
+
+import sys
+
+import flax
+import jax
+import numpy as np
+import optax
+
+from data import synthetic
+from tests.conftest import tiny_phase1, tiny_phase2
+from wsss_jax import parallel, phase1, phase2, training
+
+BATCH = 16
+REAL = 10  # the others only fill the batch: with 8 devices of 2, three get nothing else
+
+patches = [synthetic.draw_patch(np.random.default_rng(i), 32) for i in range(BATCH)]
+images, masks = (np.stack(arrays) for arrays in zip(*patches))
+rng = np.random.default_rng(0)
+batch = {
+    "image": images,
+    "label": rng.integers(0, 2, (BATCH, 4)).astype(np.uint8),
+    "masks": np.stack([masks, masks[:, ::-1]], axis=1),
+    "weight": (np.arange(BATCH) < REAL).astype(np.float32),
+}
+first, second = tiny_phase1("unused"), tiny_phase2("unused", layers=("b5_2", "bn7"))
+# As in the paper. Trained, the statistics of 38 narrow layers make rounding grow to 1 % even
+# between two orders of the same batch on one device; phase 2 shows that they are those of the
+# global batch.
+first.model.batch_norm = "frozen"
+results = {"devices": jax.local_device_count()}
+for name, phase, config, values in (
+    ("phase1", phase1, first, {"mu": np.float32(0.9)}),
+    ("phase2", phase2, second, {}),
+):
+    built = phase.phase(config, synthetic.DATASET, 10, None)
+    # With this optimizer a step moves the parameters by their gradient.
+    built = built._replace(optimizer=optax.sgd(1.0))
+    before = training.initial_state(built, seed=0)
+    start = jax.tree.map(np.asarray, before.variables)
+    step = parallel.map_train_step(
+        lambda *arguments, built=built: training.train_step(built, *arguments)
+    )
+    after, metrics = step(before, batch, values, jax.random.key(1))
+    results[f"{name}/loss"] = np.asarray(metrics.compute()["loss"])
+    moved = jax.tree.map(lambda a, b: np.asarray(b) - a, start, after.variables)
+    for path, value in flax.traverse_util.flatten_dict(moved, sep="/").items():
+        results[f"{name}/moved/{path}"] = value
+np.savez(sys.argv[1], **results)

@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from data import folders
+from data.dataset import load_dataset
+from tests.conftest import COUNTS, SIZE
+from wsss_jax import jobs, masks
+from wsss_jax.errors import InputError
+
+
+def test_pseudo_masks_keep_to_labels_and_white(runs_dir, tissue_dir):
+    dataset = load_dataset("", tissue_dir)
+    patches = folders.labelled_patches(tissue_dir, "train", dataset)
+    assert len(patches) == COUNTS["train"]
+    for layer in ("b4_3", "b5_2", "bn7"):
+        folder = runs_dir / "masks" / "train_PM" / f"PM_{layer}"
+        assert sorted(p.stem for p in folder.iterdir()) == [p.stem for p in patches]
+        for patch in patches:
+            mask = folders.read_mask(folder / f"{patch.stem}.png", dataset, SIZE)
+            white = masks.white_background(folders.read_image(patch.image, SIZE))
+            np.testing.assert_array_equal(mask == dataset.excluded, white)
+            assert {k for k in np.unique(mask) if k < 4} <= set(np.flatnonzero(patch.label))
+    palette = np.reshape(Image.open(folder / f"{patches[0].stem}.png").getpalette()[:15], (5, 3))
+    np.testing.assert_array_equal(palette, dataset.palette)
+    assert Image.open(runs_dir / "masks" / "contact_sheet.png").width > 4 * SIZE
+    scores = json.loads((runs_dir / "masks" / "scores.json").read_text())
+    assert [row["name"] for row in scores["rows"]] == ["b4_3", "b5_2", "bn7"]
+
+
+def test_runs_that_are_not_there(runs_dir, tmp_path):
+    config = base.masks(str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match=r"config\.phase1: .*nothing holds no run"):
+        jobs.make_masks(config, tmp_path / "out")
+    config.phase1 = str(runs_dir / "phase2")
+    with pytest.raises(InputError, match="is a run of the job 'phase2', not 'phase1'"):
+        jobs.make_masks(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_job_s_folder_is_left_alone(runs_dir):
+    config = base.masks(str(runs_dir / "phase1"))
+    before = (runs_dir / "phase1" / "config.json").read_bytes()
+    with pytest.raises(InputError, match="holds a run of the job 'phase1'"):
+        jobs.make_masks(config, runs_dir / "phase1")
+    assert (runs_dir / "phase1" / "config.json").read_bytes() == before
+
+
+def test_masks_of_other_settings_are_not_mixed(runs_dir):
+    config = base.masks(str(runs_dir / "phase1"))
+    config.data.workers, config.batch_size, config.sheet_patches = 0, 8, 2
+    config.white_threshold = 180
+    with pytest.raises(InputError, match=r"other settings \(white_threshold: 200 / 180\)"):
+        jobs.make_masks(config, runs_dir / "masks")
