@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from configs import base
-from data import folders
+from data import folders, synthetic
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import inputs
@@ -93,6 +93,33 @@ def test_pseudo_masks_join_images_of_the_store(data, dataset, tmp_path):
         expected = names.index(source.names[index])
         values = source[index]["masks"][:, 0, 0]
         assert values.tolist() == [expected % 5, (expected + 1) % 5]
+
+
+def test_patches_of_any_size_can_be_resized(data, dataset, tmp_path):
+    for split in ("train", "val/img", "val/mask"):
+        (tmp_path / split).mkdir(parents=True)
+    image, mask = synthetic.draw_patch(np.random.default_rng(0), 48)
+    folders.write_image(tmp_path / "train" / "a-[1 0 0 1].png", image[:40])
+    folders.write_image(tmp_path / "val" / "img" / "b.png", image)
+    folders.write_mask(tmp_path / "val" / "mask" / "b.png", mask, dataset)
+    data.root = str(tmp_path)
+    with pytest.raises(InputError, match="48x40 pixels, expected 32x32"):
+        inputs.open_source(data, dataset, "train")
+    data.resize = True
+    assert inputs.open_source(data, dataset, "train")[0]["image"].shape == (SIZE, SIZE, 3)
+    resized = inputs.open_source(data, dataset, "val")[0]
+    assert resized["masks"].shape == (1, SIZE, SIZE)
+    assert set(np.unique(resized["masks"])) <= set(np.unique(mask))
+
+
+def test_validation_patches_without_masks_carry_labels(data, dataset, tmp_path, tissue_dir):
+    (tmp_path / "val").mkdir()
+    for path in (tissue_dir / "train").iterdir():
+        (tmp_path / "val" / path.name).write_bytes(path.read_bytes())
+    data.root = str(tmp_path)
+    source = inputs.open_source(data, dataset, "val")
+    assert len(source) == COUNTS["train"]
+    assert source[0].keys() == {"image", "label", "index"} and source[0]["label"].any()
 
 
 def test_missing_pseudo_masks_are_named(data, dataset, tmp_path):

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
+from data.synthetic import DATASET
+from tests.conftest import tiny_phase1
 from wsss_jax import inputs, phase1
 
 
@@ -46,3 +48,16 @@ def test_relu_of_the_maps_is_a_field():
         config.cam.threshold = 0.0
         _, prediction = phase1.predict(config, model, variables, image)
         assert (prediction == 0).all() if relu else (prediction != 0).any()
+
+
+def test_validation_without_masks_scores_the_labels(tissue_dir, tmp_path):
+    (tmp_path / "val").mkdir()
+    for path in (tissue_dir / "train").iterdir():
+        (tmp_path / "val" / path.name).write_bytes(path.read_bytes())
+    config = tiny_phase1(tmp_path)
+    source = inputs.open_source(config.data, DATASET, "val")
+    model = phase1.build_model(config, 4)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    scores = phase1.validator(config, DATASET, source)(variables)
+    assert scores.keys() == {"val_exact_match", "val_patch_accuracy", "val_f1", "val_mean_f1"}
+    assert 0 <= scores["val_patch_accuracy"] <= 1

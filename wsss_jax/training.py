@@ -250,9 +250,10 @@ def fit(
             scores = phase.validate(state.variables) if phase.validate is not None else {}
             history.append({"epoch": epoch, **figures, **scores})
             _report(history[-1], dataset.classes, config.epochs, int(state.step), writer)
-            checkpoints.save(state, {"history": history}, scores)
+            # Before the checkpoint, so that where there is one there is a history.
             with atomic_path(workdir / HISTORY_FILE) as path:
                 path.write_text(json.dumps(_without_nan(history), indent=1) + "\n")
+            checkpoints.save(state, {"history": history}, scores)
         progress.close()
         return history
     finally:
@@ -290,7 +291,7 @@ def _epoch(
     progress: tqdm,
     writer: SummaryWriter,
 ) -> tuple[State, dict[str, float]]:
-    """Trains one epoch; returns the state and the mean of every metric over the epoch."""
+    """Trains one epoch; returns the state and the mean of every metric over its steps."""
     values = phase.values(epoch)
     rng = jax.random.key(config.seed + 1)  # not the key of the initial weights
     since_log = whole_epoch = None
