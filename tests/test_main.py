@@ -105,5 +105,10 @@ def test_a_batch_that_the_devices_cannot_share(tissue):
     assert not (tissue.parent / "run").exists()
 
 
+def test_a_folder_that_cannot_be_made():
+    words = _refusal("--config=configs/demo.py", "--workdir=/dev/null/run")
+    assert words.startswith("error: /dev/null/run: Not a directory")
+
+
 def test_frozen_without_weights(tissue):
     assert "config.init is empty" in _phase1(tissue, "--config.model.batch_norm=frozen")

@@ -69,6 +69,16 @@ NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a text that is not empty"
 BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
 PROBABILITY = _number(0, 1)
 SEED = _integer(0, 2**31 - 1)
+BLOCK = _one_of(
+    "conv1a",
+    *(
+        f"b{stage}" + (f"_{i}" if i else "")
+        for stage, n in enumerate((3, 3, 6, 3), 2)
+        for i in range(n)
+    ),
+    "b6",
+    "b7",
+)
 LAYER = _one_of("b4_3", "b4_5", "b5_2", "bn7")
 CODES = Rule(
     lambda v: (
@@ -114,7 +124,7 @@ _PHASE1 = {
     **_DATA,
     **_TRAINING,
     "model.batch_norm": _one_of("auto", "frozen", "trained"),
-    "model.frozen_blocks": _sequence(NAME),
+    "model.frozen_blocks": _sequence(BLOCK),
     "model.dropout_rates": _sequence(_number(0, 0.99), 3),
     "pda.schedule": _one_of("progressive", "constant", "off"),
     "pda.decay": _number(0, 1, open_low=True),
