@@ -1,5 +1,6 @@
 """Patches to batches: Grain over a folder or an ArrayRecord store; augmentation on the device."""
 
+import gc
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -218,9 +219,16 @@ def batches(
         )
     iterator = iter(iterable)
     try:
-        yield from iterator
-    finally:  # worker processes and their shared memory end with the iterator
+        for batch in iterator:
+            if workers:
+                # It lies in memory shared with the worker, which must be free before the end.
+                batch = {key: np.array(value) for key, value in batch.items()}
+            yield batch
+    finally:
         iterator.close()
+        # It refers to itself: until it is collected, its last batches stay in shared memory.
+        del iterator
+        gc.collect()
 
 
 def steps_per_epoch(examples: int, batch_size: int, drop_last: bool) -> int:
