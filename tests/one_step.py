@@ -40,7 +40,7 @@ for name, phase, config, values in (
     built = phase.phase(config, synthetic.DATASET, 10, None)
     # With this optimizer a step moves the parameters by their gradient.
     built = built._replace(optimizer=optax.sgd(1.0))
-    before = training.initial_state(built, seed=0)
+    before = training.initial_state(built, training.initial_variables(config, built.model))
     start = jax.tree.map(np.asarray, before.variables)
     step = parallel.map_train_step(
         lambda *arguments, built=built: training.train_step(built, *arguments)

@@ -20,7 +20,7 @@ def _build(root, config):
 
 def _variables(workdir, phase):
     checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore(checkpoints.latest(), training.initial_state(phase, 0))[0]
+    state = checkpoints.restore(checkpoints.latest(), training.state_shapes(phase))[0]
     checkpoints.close()
     return state
 

@@ -28,6 +28,11 @@ class State(NamedTuple):
     opt_state: Any
 
 
+def exist(workdir: Path) -> bool:
+    """Whether a run has a finished checkpoint; one that is being written has another name."""
+    return any(path.name.isdigit() for path in (Path(workdir) / FOLDER).glob("*"))
+
+
 class Checkpoints:
     """The checkpoints of one run: the newest and, where validation gives `score`, the best."""
 
@@ -144,13 +149,11 @@ def load_variables(workdir: Path, score: str | None, like: dict[str, Any]) -> di
     Raises:
       InputError: the run has no checkpoint yet, or one of another shape.
     """
-    if not (Path(workdir) / FOLDER).is_dir():
+    if not exist(workdir):
         raise InputError(f"{workdir}: no checkpoint there; train that phase first")
     checkpoints = Checkpoints(workdir, score, read_only=True)
     try:
         step = checkpoints.best() if score is not None else checkpoints.latest()
-        if step is None:
-            raise InputError(f"{workdir}: no checkpoint there; train that phase first")
         return checkpoints.restore_variables(step, like)
     finally:
         checkpoints.close()

@@ -154,7 +154,7 @@ def phase(
         return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
 
     return training.Phase(
-        initialize=partial(training.initial_variables, config.init, "phase1", model),
+        model=model,
         loss=partial(loss_function, config, model),
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],

@@ -187,7 +187,7 @@ def phase(
     rates = schedules.learning_rates(config.optimizer, total_steps)
 
     return training.Phase(
-        initialize=partial(training.initial_variables, config.init, "phase2", model),
+        model=model,
         loss=partial(loss_function, config, model),
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],

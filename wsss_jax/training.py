@@ -21,36 +21,34 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import inputs, parallel, runs
-from wsss_jax.checkpoints import Checkpoints, State, load_variables
+from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
-
-Variables = Mapping[str, Any]
 HISTORY_FILE = "history.json"
 _IMAGE = np.zeros((1, 64, 64, 3), np.float32)  # the parameters do not depend on the size
+
+Variables = Mapping[str, Any]
 # (variables, batch, values, rng) -> (loss, (batch_stats, metrics)). The loss and the metrics of a
 # replica are its shares: their sums over the replicas are those of the global batch.
 LossFunction = Callable[
     [Variables, inputs.Batch, Mapping[str, jax.Array], jax.Array],
     tuple[jax.Array, tuple[Variables, Mapping[str, jax.Array]]],
 ]
-
-
 Validate = Callable[[Variables], dict[str, Any]]
 
 
 class Phase(NamedTuple):
     """What the loop needs to know of a phase.
 
-    `initialize(rng)` gives the variables to start from; `loss` is what is minimized; `optimizer`
+    `model` is called as `model(images, train=...)`; `loss` is what is minimized; `optimizer`
     changes the parameters for which `is_trainable(path)` holds, `path` being the names from the
     module down; `learning_rate(step)` is logged; `values(epoch)` are the scalars that the loss gets
     in an epoch; `validate(variables)` gives figures, None goes without validation.
     """
 
-    initialize: Callable[[jax.Array], dict[str, Any]]
+    model: nn.Module
     loss: LossFunction
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -116,16 +114,18 @@ def _collection(metrics: Mapping[str, jax.Array]) -> clu_metrics.Collection:
     return clu_metrics.Collection.create(**averages).single_from_model_output(**metrics)
 
 
-def initial_variables(init: str, job: str, model: nn.Module, rng: jax.Array) -> dict[str, Any]:
-    """What training starts from: the result of the run `init` of the same job, or random weights.
+def initial_variables(config: ml_collections.ConfigDict, model: nn.Module) -> dict[str, Any]:
+    """What training starts from: the result of the run `config.init`, or random weights for "".
 
     Raises:
-      InputError: no such run there, or one of another shape.
+      InputError: no run of the same job there, or one of another shape.
     """
-    if init:
-        earlier, _ = runs.load(init, "init", job)
-        return load_variables(Path(init), _score(earlier), _shapes(model))
+    if config.init:
+        earlier, _ = runs.load(config.init, "init", config.job)
+        return load_variables(Path(config.init), _score(earlier), _shapes(model))
     tqdm.write("config.init is empty: starting from random weights, all layers trained")
+    # The default generator compiles anew for every parameter: 23 s against 6 s for ResNet38.
+    rng = jax.random.key(config.seed, impl="rbg")
     return jax.jit(partial(model.init, train=False))(rng, _IMAGE)
 
 
@@ -167,13 +167,19 @@ def load(workdir: str, field: str, job: str, build_model: Callable) -> Trained:
     return Trained(config, dataset, model, variables)
 
 
-def initial_state(phase: Phase, seed: int) -> State:
-    """The state before the first step."""
-    # The default generator compiles anew for every parameter: 23 s against 6 s for ResNet38.
-    variables = phase.initialize(jax.random.key(seed, impl="rbg"))
+def initial_state(phase: Phase, variables: dict[str, Any]) -> State:
+    """The state before the first step, where the mapped steps want it."""
+    return jax.device_put(_state(phase, variables), parallel.replicated())
+
+
+def _state(phase: Phase, variables: dict[str, Any]) -> State:
     trained, _ = partition(variables["params"], phase.is_trainable)
-    state = State(jnp.zeros((), jnp.int32), variables, phase.optimizer.init(trained))
-    return jax.device_put(state, parallel.replicated())
+    return State(jnp.zeros((), jnp.int32), variables, phase.optimizer.init(trained))
+
+
+def state_shapes(phase: Phase) -> State:
+    """The shapes of a state, which a checkpoint must have."""
+    return jax.eval_shape(partial(_state, phase), _shapes(phase.model))
 
 
 def fit(
@@ -210,15 +216,18 @@ def fit(
         raise InputError(
             "config.select is 'best' but there are no validation patches: set --config.select=last"
         )
-    runs.check(config, workdir, started=(workdir / HISTORY_FILE).is_file())
-    state = initial_state(phase, config.seed)
+    resumed = exist(workdir)
+    runs.check(config, workdir, started=resumed)
+    if not resumed:  # before anything is written
+        state = initial_state(phase, initial_variables(config, phase.model))
     runs.save(config, dataset, workdir)
     checkpoints = Checkpoints(workdir, _score(config))
     writer = batches = None
     try:
         history: list[dict[str, Any]] = []
-        if (step := checkpoints.latest()) is not None:
-            state, meta = checkpoints.restore(step, state)
+        if resumed:
+            step = checkpoints.latest()
+            state, meta = checkpoints.restore(step, state_shapes(phase))
             history = meta["history"]
             if step != len(history) * steps:
                 raise InputError(
