@@ -34,7 +34,10 @@ def exist(workdir: Path) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest and, where validation gives `score`, the best."""
+    """The checkpoints of one run: the newest and, where validation gives `score`, the best.
+
+    `read_only` neither makes the folder nor clears what an interrupted save left in it.
+    """
 
     def __init__(self, workdir: Path, score: str | None = None, *, read_only: bool = False):
         def metric(scores: Mapping[str, float]) -> float:
