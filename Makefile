@@ -3,13 +3,17 @@ PYTHON ?= $(shell command -v python3 || command -v python3.11)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test torch lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python main.py --config=configs/demo.py --workdir=runs/demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The tests that compare with PyTorch run where it is installed.
+torch: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -37,10 +37,11 @@ for name, phase, config, values in (
     ("phase1", phase1, first, {"mu": np.float32(0.9)}),
     ("phase2", phase2, second, {}),
 ):
-    built = phase.phase(config, synthetic.DATASET, 10, None)
+    built = phase.phase(config, synthetic.DATASET.num_classes, 10, None)
     # With this optimizer a step moves the parameters by their gradient.
     built = built._replace(optimizer=optax.sgd(1.0))
-    before = training.initial_state(built, training.initial_variables(config, built.model))
+    variables, _ = training.initial_variables(config, built.model)
+    before = training.initial_state(built, variables)
     start = jax.tree.map(np.asarray, before.variables)
     step = parallel.map_train_step(
         lambda *arguments, built=built: training.train_step(built, *arguments)

@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from configs import base
+from data import folders
+from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
-from wsss_jax import jobs
+from wsss_jax import jobs, metrics
 from wsss_jax.errors import InputError
 
 
@@ -22,6 +24,20 @@ def test_evaluation_writes_table_and_pictures(runs_dir):
     assert float(rows[2]["mIoU"]) == scores["rows"][2]["miou"]
     for name in ("confusion", "worst", "best", "examples"):
         assert Image.open(folder / f"{name}.png").width > 4 * SIZE
+
+
+def test_the_label_maps_of_the_last_method_are_written(runs_dir, tissue_dir):
+    dataset = load_dataset("", tissue_dir)
+    confusion = np.zeros((4, 5), int)
+    truths = sorted((tissue_dir / "test" / "mask").glob("*.png"))
+    for path in truths:
+        truth = folders.read_mask(path, dataset, SIZE)
+        found = runs_dir / "evaluate" / "predictions" / path.name
+        prediction = folders.read_mask(found, dataset, SIZE)
+        confusion += np.asarray(metrics.confusion_matrices(truth[None], prediction[None], 4))[0]
+    assert len(truths) == COUNTS["test"]
+    scores = json.loads((runs_dir / "evaluate" / "scores.json").read_text())
+    assert metrics.segmentation_scores(confusion)["miou"] == scores["rows"][-1]["miou"]
 
 
 @pytest.mark.parametrize(

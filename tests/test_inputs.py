@@ -167,6 +167,14 @@ def test_blur_is_pillows(sigma):
     assert np.abs(ours - pillows).max() <= 3 and np.abs(ours - pillows).mean() < 1.1
 
 
+def test_scaled_is_the_division_to_the_last_bit():
+    """As PyTorch's: in float32 half of all values differ if multiplied by 1 / 255."""
+    image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1).repeat(3, axis=-1)
+    model = base.phase2("m", "reference").model
+    scaled = jax.jit(lambda image: inputs.scaled(image, model))(image)
+    np.testing.assert_array_equal(scaled, image.astype(np.float32) / np.float32(255))
+
+
 def test_scaled():
     model = base.phase2("m").model
     image = jnp.full((1, 1, 1, 3), 255, jnp.uint8)

@@ -58,6 +58,6 @@ def test_validation_without_masks_scores_the_labels(tissue_dir, tmp_path):
     source = inputs.open_source(config.data, DATASET, "val")
     model = phase1.build_model(config, 4)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-    scores = phase1.validator(config, DATASET, source)(variables)
+    scores = phase1.validator(config, DATASET.num_classes, source)(variables)
     assert scores.keys() == {"val_exact_match", "val_patch_accuracy", "val_f1", "val_mean_f1"}
     assert 0 <= scores["val_patch_accuracy"] <= 1

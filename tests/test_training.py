@@ -15,7 +15,7 @@ def _build(root, config):
     source = inputs.open_source(config.data, dataset, "train")
     validation = inputs.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
-    return source, phase1.phase(config, dataset, config.epochs * steps, validation)
+    return source, phase1.phase(config, dataset.num_classes, config.epochs * steps, validation)
 
 
 def _variables(workdir, phase):

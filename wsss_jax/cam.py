@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from wsss_jax.errors import InputError
+from wsss_jax.models.layers import accumulator
 
 
 def grad_cam(
@@ -49,10 +50,11 @@ def grad_cam(
     (gradients,) = jax.vmap(pullback)(one_hot)
     maps = {}
     for layer in layers:
-        channel_weights = gradients[layer].mean(axis=(2, 3), dtype=jnp.float32)
+        dtype = accumulator(taps[layer].dtype)
+        channel_weights = gradients[layer].mean(axis=(2, 3), dtype=dtype)
         maps[layer] = jnp.einsum(
             "bhwd,cbd->bchw",
-            taps[layer].astype(jnp.float32),
+            taps[layer].astype(dtype),
             channel_weights,
             precision=lax.Precision.HIGHEST,
         )
@@ -72,10 +74,5 @@ def class_activation_maps(
     Returns:
       (B, C, h, w) float32.
     """
-    maps = jnp.einsum(
-        "bhwd,dc->bchw",
-        features.astype(jnp.float32),
-        class_weights,
-        precision=lax.Precision.HIGHEST,
-    )
+    maps = jnp.einsum("bhwd,dc->bchw", features, class_weights, precision=lax.Precision.HIGHEST)
     return jax.nn.relu(maps) if relu else maps

@@ -1,5 +1,6 @@
 """Checkpoints: the state of a run with its position, by Orbax."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ FOLDER = "checkpoints"
 
 
 class State(NamedTuple):
-    """What training changes.
+    """What training changes; `opt_state` is None for weights that were not trained here.
 
     `step` () int32 counts optimizer steps over all epochs; with the number of steps per epoch it is
     also the position in the input. `variables` holds "params" and, where there is BatchNorm,
@@ -72,15 +73,14 @@ class Checkpoints:
           meta: anything JSON can say, returned by `restore`.
           scores: the figures in which `score` is looked up.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(state.variables),
-                training=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            metrics=dict(scores),
-        )
+        items = {
+            "variables": ocp.args.StandardSave(state.variables),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        if state.opt_state is not None:
+            training = {"step": state.step, "opt_state": state.opt_state}
+            items["training"] = ocp.args.StandardSave(training)
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=dict(scores))
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint, None without any."""
@@ -94,8 +94,13 @@ class Checkpoints:
         """The state and `meta` of a step; `like` is a state with the shapes it must have.
 
         Raises:
-          InputError: the checkpoint holds a network of another shape.
+          InputError: the checkpoint holds a network of another shape, or weights only.
         """
+        if "training" not in os.listdir(self._path / str(step)):
+            raise InputError(
+                f"{self._path.parent} holds converted weights, no training to go on with: name "
+                "another --workdir and start from them with --config.init"
+            )
         self._check_shapes(step, like.variables)
         training = {"step": like.step, "opt_state": like.opt_state}
         restored = self._manager.restore(
@@ -110,13 +115,16 @@ class Checkpoints:
         state = State(training["step"], restored["variables"], training["opt_state"])
         return state, restored["meta"]
 
-    def restore_variables(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    def restore_variables(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
         """The variables alone, without what only training needs.
 
         Raises:
-          InputError: the checkpoint holds a network of another shape.
+          InputError: the checkpoint holds a network of another shape than `like`.
         """
-        self._check_shapes(step, like)
+        if like is None:
+            like = self._manager.item_metadata(step)["variables"].tree
+        else:
+            self._check_shapes(step, like)
         return self._manager.restore(
             step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(like)))
         )["variables"]
@@ -146,8 +154,15 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def load_variables(workdir: Path, score: str | None, like: dict[str, Any]) -> dict[str, Any]:
+def load_variables(
+    workdir: Path, score: str | None, like: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The variables of a finished run: of its best checkpoint by `score`, or its last for None.
+
+    Args:
+      workdir: of the run.
+      score: the figure by which the run chose its best.
+      like: the shapes they must have; None takes them as they are.
 
     Raises:
       InputError: the run has no checkpoint yet, or one of another shape.

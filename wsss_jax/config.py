@@ -99,6 +99,7 @@ _DATA = {
 _TRAINING = {
     "seed": SEED,
     "init": TEXT,
+    "strict": BOOLEAN,
     "precision": _one_of("float32", "bfloat16"),
     "batch_size": _integer(1),
     "epochs": _integer(1),
@@ -192,6 +193,22 @@ _DEMO = {
     "test": _integer(1),
     "seed": SEED,
 }
+_CONVERT = {"weights": NAME, "strict": BOOLEAN}
+_EXPORT = {
+    "run": NAME,
+    "formats": _sequence(_one_of("pth", "safetensors", "stablehlo", "orbax")),
+    "precision": _one_of("float32", "bfloat16"),
+    "platforms": _sequence(_one_of("cpu", "cuda", "tpu")),
+    "size": _integer(0),
+}
+_COMPARE = {
+    "phase": _integer(1, 2),
+    "weights": NAME,
+    "images": NAME,
+    "golden": TEXT,
+    "record": TEXT,
+    "precision": _one_of("float32", "bfloat16", "float64"),
+}
 RULES: dict[str, dict[str, Rule]] = {
     "phase1": _PHASE1,
     "masks": _MASKS,
@@ -199,9 +216,16 @@ RULES: dict[str, dict[str, Rule]] = {
     "evaluate": _EVALUATE,
     "prepare": _PREPARE,
     "demo": _DEMO,
+    "convert": _CONVERT,
+    "export": _EXPORT,
+    "compare": _COMPARE,
 }
-# The jobs that the demo runs, each under `jobs.<name>` with the fields of that job.
-DEMO_JOBS = ("phase1", "masks", "phase2", "evaluate")
+# Jobs that hold others, each under `jobs.<name>` with the fields of that job: those that the demo
+# runs, those whose run a converted file of weights becomes.
+NESTED_JOBS = {
+    "demo": ("phase1", "masks", "phase2", "evaluate"),
+    "convert": ("phase1", "phase2"),
+}
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -231,11 +255,12 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
     rules = RULES[job]
     leaves = _leaves(config)
     del leaves["job"]
-    if job == "demo":
+    nested = NESTED_JOBS.get(job)
+    if nested:
         jobs = config.get("jobs", {})
-        if set(jobs) != set(DEMO_JOBS):
-            raise InputError(f"{prefix}jobs must hold {', '.join(DEMO_JOBS)}, it has {list(jobs)}")
-        for name in DEMO_JOBS:
+        if set(jobs) != set(nested):
+            raise InputError(f"{prefix}jobs must hold {', '.join(nested)}, it has {list(jobs)}")
+        for name in nested:
             _validate(jobs[name], f"{prefix}jobs.{name}.")
         leaves = {k: v for k, v in leaves.items() if not k.startswith("jobs.")}
     for path, value in leaves.items():

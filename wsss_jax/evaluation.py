@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
+from data import folders
 from data.dataset import Dataset
 from wsss_jax import inputs, metrics, parallel, phase1, phase2, runs, training
 from wsss_jax.errors import InputError
@@ -18,6 +19,7 @@ from wsss_jax.report import figures, tables
 
 # (variables of both phases, batch) -> {row of the table: (label maps, confusion matrices)}
 Predict = Callable[[Sequence[Any], inputs.Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
+PREDICTIONS = "predictions"
 PHASE1, PHASE2, GATED, MAJORITY = "phase 1", "phase 2", "phase 2 + gate", "majority class"
 
 
@@ -25,7 +27,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores phase 1, phase 2, and phase 2 with gate; whichever runs the configuration names.
 
     Prints the paper's table and writes in `workdir`: `scores.json`, `scores.csv`, and for the last
-    row of the table `confusion.png`, `worst.png` and `best.png`; `examples.png` shows all rows.
+    row of the table `predictions/<stem>.png`, `confusion.png`, `worst.png` and `best.png`;
+    `examples.png` shows all rows.
     """
     classifier = phase1.load(config.phase1, "phase1") if config.phase1 else None
     segmenter = phase2.load(config.phase2, "phase2") if config.phase2 else None
@@ -40,6 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
     runs.check(config, workdir, started=False)  # its results are made anew
     runs.save(config, dataset, workdir)
+    (workdir / PREDICTIONS).mkdir(exist_ok=True)
 
     predict = _predictor(config, dataset, classifier, segmenter)
     variables = [trained and trained.variables for trained in (classifier, segmenter)]
@@ -47,8 +51,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     with tqdm(total=len(source), unit="patch", **training.progress_style()) as progress:
         for batch in inputs.batches(source, config.batch_size, workers=config.data.workers):
             real = batch["weight"] > 0
-            for name, (_, counts) in predict(variables, batch).items():
+            found = predict(variables, batch)
+            for name, (_, counts) in found.items():
                 confusions.setdefault(name, []).append(counts[real])
+            label_maps, _ = list(found.values())[-1]
+            for index, label_map in zip(batch["index"][real], label_maps[real]):
+                path = workdir / PREDICTIONS / f"{source.names[index]}.png"
+                folders.write_mask(path, label_map, dataset)
             progress.update(int(real.sum()))
     by_patch = {name: np.concatenate(counts) for name, counts in confusions.items()}
     totals = {name: counts.sum(axis=0, dtype=np.int64) for name, counts in by_patch.items()}

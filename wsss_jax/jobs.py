@@ -1,6 +1,7 @@
 """The jobs a configuration can name: `config.job` -> function(configuration, workdir)."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,19 @@ from data import folders, synthetic
 from data import prepare as data_prepare
 from data.dataset import Dataset, load_dataset
 from wsss_jax import config as config_lib
-from wsss_jax import evaluation, inputs, parallel, phase1, phase2, pseudo_masks, runs, training
+from wsss_jax import (
+    conversion,
+    evaluation,
+    inputs,
+    parallel,
+    phase1,
+    phase2,
+    pseudo_masks,
+    runs,
+    training,
+)
 from wsss_jax.errors import InputError
+from wsss_jax.parity import compare as parity
 from wsss_jax.report import figures
 
 Job = Callable[[ml_collections.ConfigDict, Path], None]
@@ -66,7 +78,7 @@ def _train(
     if folders.has_split(config.data.root, "val"):
         validation = inputs.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
-    built = phase.phase(config, dataset, config.epochs * steps, validation)
+    built = phase.phase(config, dataset.num_classes, config.epochs * steps, validation)
     history = training.fit(config, dataset, workdir, built, source)
     figures.training_curves(history, workdir / "curves.png", dataset.classes)
 
@@ -119,7 +131,7 @@ def demo(config: ml_collections.ConfigDict, workdir: Path) -> None:
     jobs.masks.phase1 = jobs.evaluate.phase1 = str(workdir / "phase1")
     jobs.phase2.masks = str(workdir / "masks")
     jobs.evaluate.phase2 = str(workdir / "phase2")
-    for name in config_lib.DEMO_JOBS:
+    for name in config_lib.NESTED_JOBS["demo"]:
         print(f"--- {name}", flush=True)
         JOBS[name](jobs[name], workdir / name)
     summary = evaluation.summary(workdir / "evaluate") | {"seconds": time.monotonic() - start}
@@ -130,6 +142,12 @@ def demo(config: ml_collections.ConfigDict, workdir: Path) -> None:
     )
 
 
+def compare(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Compares this system's numbers with the reference's; exit code 1 if any differs."""
+    if not parity.run(config, workdir):
+        sys.exit(1)
+
+
 JOBS: dict[str, Job] = {
     "phase1": train_phase1,
     "masks": make_masks,
@@ -137,4 +155,7 @@ JOBS: dict[str, Job] = {
     "evaluate": evaluate,
     "prepare": prepare,
     "demo": demo,
+    "convert": conversion.convert,
+    "export": conversion.export,
+    "compare": compare,
 }

@@ -26,7 +26,7 @@ def label_maps(maps: jax.Array, labels: jax.Array, size: Sequence[int]) -> jax.A
       (B, H, W) uint8 class indices; C, excluded, throughout for a patch without any label, of
       which nothing is known (the released code calls all of it class 0).
     """
-    maps = _resize(maps, size)
+    maps = resized(maps, size)
     maps = jnp.where(labels[:, :, None, None] != 0, maps, -jnp.inf)
     strongest = jnp.where(labels.any(axis=1)[:, None, None], maps.argmax(axis=1), maps.shape[1])
     return strongest.astype(jnp.uint8)
@@ -49,7 +49,7 @@ def segmentation(
       (B, H, W) uint8 class indices. Where clipped maps are zero for every class left, and where no
       class is left, the index is 0, as in the released code.
     """
-    maps = _resize(cams, size)
+    maps = resized(cams, size)
     kept = (probability > threshold)[:, :, None, None]
     floor = jnp.minimum(maps.min(axis=(1, 2, 3), keepdims=True), 0)
     return jnp.where(kept, maps, floor).argmax(axis=1).astype(jnp.uint8)
@@ -73,6 +73,6 @@ def white_background(image: np.ndarray, threshold: int = 200, min_area: int = 50
     return large[areas]
 
 
-def _resize(maps: jax.Array, size: Sequence[int]) -> jax.Array:
-    resized = resize_half_pixel(jnp.moveaxis(maps, 1, -1), size)
-    return jnp.moveaxis(resized, -1, 1)
+def resized(maps: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Maps (B, C, h, w) brought to (B, C, *size) bilinearly, half-pixel centers."""
+    return jnp.moveaxis(resize_half_pixel(jnp.moveaxis(maps, 1, -1), size), -1, 1)

@@ -10,7 +10,6 @@ import ml_collections
 import numpy as np
 import optax
 
-from data.dataset import Dataset
 from wsss_jax import cam, inputs, masks, metrics, parallel, schedules, training
 from wsss_jax.models.resnet38 import ResNet38
 
@@ -106,17 +105,17 @@ def predict(
 
 
 def validator(
-    config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source
+    config: ml_collections.ConfigDict, num_classes: int, source: inputs.Source
 ) -> training.Validate:
     """The classifier's figures and, where there are true masks, the IoU of its activation maps."""
-    model = build_model(config, dataset.num_classes)
+    model = build_model(config, num_classes)
 
     def score(variables: training.Variables, batch: inputs.Batch) -> dict[str, jax.Array]:
         probability, prediction = predict(config, model, variables, batch["image"])
         scores = {"probability": probability}
         if "masks" in batch:
             truth = batch["masks"][:, 0]
-            scores["confusion"] = metrics.confusion_matrices(truth, prediction, dataset.num_classes)
+            scores["confusion"] = metrics.confusion_matrices(truth, prediction, num_classes)
         return scores
 
     mapped = parallel.map_batch(score)
@@ -140,12 +139,12 @@ def validator(
 
 def phase(
     config: ml_collections.ConfigDict,
-    dataset: Dataset,
+    num_classes: int,
     total_steps: int,
     validation: inputs.Source | None,
 ) -> training.Phase:
     """What the training loop needs of phase 1; `config.model.batch_norm` is settled by then."""
-    model = build_model(config, dataset.num_classes, parallel.AXIS)
+    model = build_model(config, num_classes, parallel.AXIS)
     frozen = tuple(config.model.frozen_blocks) if config.init else ()
     rates = schedules.learning_rates(config.optimizer, total_steps)
 
@@ -160,7 +159,7 @@ def phase(
         learning_rate=rates["weight"],
         is_trainable=is_trainable,
         values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
-        validate=None if validation is None else validator(config, dataset, validation),
+        validate=None if validation is None else validator(config, num_classes, validation),
     )
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from data.dataset import Dataset
 from wsss_jax import inputs, metrics, parallel, schedules, training
 from wsss_jax.errors import InputError
 from wsss_jax.models.deeplab import DeepLabV3Plus
@@ -105,7 +104,7 @@ def loss_function(
     )
     if config.loss.divide_by_batch:
         losses = losses / jax.lax.psum(weight.sum(), parallel.AXIS)
-    loss = losses @ jnp.asarray(config.layer_weights, jnp.float32)
+    loss = losses @ jnp.asarray(config.layer_weights, losses.dtype)
     by_layer = {f"loss_{name}": losses[i] for i, name in enumerate(config.layers)}
     return loss, (updated["batch_stats"], {"loss": loss, **by_layer})
 
@@ -146,7 +145,7 @@ def gate(logits: jax.Array, probability: jax.Array, *, mode: str, threshold: flo
 
 
 def validator(
-    config: ml_collections.ConfigDict, dataset: Dataset, source: inputs.Source
+    config: ml_collections.ConfigDict, num_classes: int, source: inputs.Source
 ) -> training.Validate:
     """IoU over the validation patches, without gate.
 
@@ -158,11 +157,11 @@ def validator(
             f"{config.data.root}: the validation patches have no masks, which phase 2 needs to "
             "choose its checkpoint: add val/mask, or remove val and set --config.select=last"
         )
-    model = build_model(config, dataset.num_classes)
+    model = build_model(config, num_classes)
 
     def count(variables: training.Variables, batch: inputs.Batch) -> jax.Array:
         prediction = predict(config, model, variables, batch["image"]).argmax(axis=-1)
-        return metrics.confusion_matrices(batch["masks"][:, 0], prediction, dataset.num_classes)
+        return metrics.confusion_matrices(batch["masks"][:, 0], prediction, num_classes)
 
     mapped = parallel.map_batch(count)
 
@@ -178,12 +177,12 @@ def validator(
 
 def phase(
     config: ml_collections.ConfigDict,
-    dataset: Dataset,
+    num_classes: int,
     total_steps: int,
     validation: inputs.Source | None,
 ) -> training.Phase:
     """What the training loop needs of phase 2."""
-    model = build_model(config, dataset.num_classes, parallel.AXIS)
+    model = build_model(config, num_classes, parallel.AXIS)
     rates = schedules.learning_rates(config.optimizer, total_steps)
 
     return training.Phase(
@@ -193,7 +192,7 @@ def phase(
         learning_rate=rates["weight"],
         is_trainable=lambda path: True,
         values=lambda epoch: {},
-        validate=None if validation is None else validator(config, dataset, validation),
+        validate=None if validation is None else validator(config, num_classes, validation),
     )
 
 

@@ -38,7 +38,8 @@ def polynomial(base: float, total_steps: int, power: float) -> optax.Schedule:
     """Learning rate of step t (from 0): base * (1 - t / total_steps) ** power."""
 
     def rate(step: jax.Array) -> jax.Array:
-        left = 1.0 - jnp.minimum(step, total_steps) / total_steps
+        # As a float of JAX's default width: an int32 divided is float32, also in float64.
+        left = 1.0 - jnp.minimum(step, total_steps).astype(float) / total_steps
         return base * left**power
 
     return rate

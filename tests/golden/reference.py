@@ -1,11 +1,11 @@
 """The recorded numbers of the PyTorch reference, and the weights and images they belong to.
 
-`phase1.npz` and `phase2.npz` hold what the released PyTorch code computed (float32, CPU, 112x112
-pixels) on weights and images that a formula gives, so no checkpoint travels. A large tensor `T` is
-kept as `T/values`, its entries at the flat indices `T/indices` of the PyTorch-layout array, and
-`T/absmax`, the scale tolerances refer to.
+`phase1.npz` and `phase2.npz` are golden files (see `wsss_jax.parity.golden`) of the released code
+(float32, CPU, 112x112 pixels) on weights and images that a formula gives, so no checkpoint travels.
+Of the gradients they keep a few.
 """
 
+import re
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -19,48 +19,43 @@ SIZE = 112
 IMAGES = {"phase1": 2, "phase2": 3}
 
 
+def path(phase: str) -> Path:
+    """The golden file of "phase1" or "phase2"."""
+    return Path(__file__).with_name(f"{phase}.npz")
+
+
 @lru_cache
 def golden(phase: str) -> dict[str, np.ndarray]:
-    """All arrays of `phase1.npz` or `phase2.npz`."""
-    with np.load(Path(__file__).with_name(f"{phase}.npz")) as file:
+    """All its arrays."""
+    with np.load(path(phase)) as file:
         return {name: file[name] for name in file.files}
+
+
+def shapes(phase: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the published state dict."""
+    recorded = golden(phase)
+    names, texts = recorded["state_dict_names"], recorded["state_dict_shapes"]
+    return {
+        str(name): tuple(map(int, re.findall(r"\d+", str(text))))
+        for name, text in zip(names, texts, strict=True)
+    }
+
+
+def state_dict(phase: str) -> dict[str, np.ndarray]:
+    """The full-width weights."""
+    return {name: tensor(name, shape) for name, shape in shapes(phase).items()}
 
 
 @lru_cache
 def variables(phase: str) -> dict[str, dict]:
-    """Full-width variables ("params", "batch_stats") of the phase's network, NumPy float32.
-
-    Shared by all callers: read, do not write.
-    """
-    recorded = golden(phase)
-    state_dict = {}
-    for name, shape in zip(
-        recorded["state_dict_names"], recorded["state_dict_shapes"], strict=True
-    ):
-        state_dict[str(name)] = tensor(str(name), tuple(int(n) for n in shape if n))
-    return to_flax(state_dict)
+    """The same as variables of the network; shared by all callers: read, do not write."""
+    return to_flax(state_dict(phase))
 
 
 @lru_cache
 def images(phase: str) -> np.ndarray:
     """(B, 112, 112, 3) uint8, the inputs of the recorded forward passes."""
     return np.stack([image(f"img{index}", SIZE, SIZE) for index in range(IMAGES[phase])])
-
-
-def scaled_images(phase: str) -> np.ndarray:
-    """`images` as the networks get them: float32, divided by 255."""
-    return images(phase).astype(np.float32) / 255
-
-
-def assert_matches(phase: str, name: str, array: np.ndarray, tolerance: float) -> None:
-    """Compares a float array in PyTorch's layout with the recorded samples of tensor `name`.
-
-    `tolerance` is a share of the recorded tensor's largest absolute value.
-    """
-    recorded = golden(phase)
-    values = np.asarray(array).reshape(-1)[recorded[f"{name}/indices"]]
-    error = np.abs(values - recorded[f"{name}/values"]).max() / recorded[f"{name}/absmax"]
-    assert error <= tolerance, f"{name}: {error:.2e} of the absolute maximum, {tolerance:.0e} given"
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -3,8 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.golden import reference
-from wsss_jax.interop.torch_names import to_torch
 from wsss_jax.models.deeplab import DeepLabV3Plus
 
 SMALL = {"num_classes": 3, "width": 1 / 16, "blocks": (1, 1, 1, 1)}
@@ -20,45 +18,6 @@ def variables():
 
 def _jitted(model):
     return jax.jit(model.apply, static_argnames=("train", "mutable"))
-
-
-def _channels_first(array):
-    return np.moveaxis(np.asarray(array), -1, 1)
-
-
-def test_golden_forward():
-    model = DeepLabV3Plus(num_classes=4)
-    apply = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
-    logits, taps = apply(reference.variables("phase2"), reference.scaled_images("phase2"))
-    assert set(taps) == {"backbone", "low_level", "aspp", "decoder"}
-    for name, array in {**taps, "logits": logits}.items():
-        reference.assert_matches("phase2", f"forward/{name}", _channels_first(array), 1e-5)
-    prediction = np.asarray(logits).argmax(-1)
-    assert (prediction != reference.golden("phase2")["forward/prediction"]).mean() <= 1e-3
-
-
-def test_golden_training_forward():
-    """Batch statistics against the recorded step.
-
-    Wider tolerances than in evaluation: image pooling normalizes over only three values a channel,
-    which amplifies rounding. A float64 run of the network differs from the recorded float32 values
-    by 1.1e-3 (logits) and 4e-5 (running statistics), as does ours.
-    """
-    model = DeepLabV3Plus(num_classes=4, dropout_rates=(0.0, 0.0, 0.0))
-    apply = jax.jit(
-        lambda variables, x: model.apply(variables, x, train=True, mutable=["batch_stats"])
-    )
-    (logits, _), updates = apply(reference.variables("phase2"), reference.scaled_images("phase2"))
-    reference.assert_matches("phase2", "train/logits", _channels_first(logits), 3e-3)
-    buffers = to_torch(updates)
-    recorded = [
-        name.split("/")[1]
-        for name in reference.golden("phase2")
-        if name.startswith("running/") and name.endswith("/values")
-    ]
-    assert recorded
-    for name in recorded:
-        reference.assert_matches("phase2", f"running/{name}", buffers[name], 1e-4)
 
 
 def test_full_width_has_the_published_size():

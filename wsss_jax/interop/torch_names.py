@@ -7,10 +7,11 @@ kernels turn from OIHW to HWIO. Works on arrays only; PyTorch is not needed.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from wsss_jax.errors import InputError
 
@@ -24,7 +25,7 @@ _INDEXED = re.compile(r"(.+)_(\d+)")
 def to_flax(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Variables of `ResNet38` or `DeepLabV3Plus` from a state dict of NumPy arrays.
 
-    PyTorch's batch counters are left out.
+    PyTorch's batch counters are left out. Kernels are views of the arrays given.
 
     Raises:
       InputError: an entry is neither a weight, a bias nor a running statistic, or a weight has
@@ -51,35 +52,39 @@ def _leaf_to_flax(name: str, leaf: str, value: np.ndarray) -> tuple[str, str, np
     if leaf == "weight" and value.ndim == 1:
         return "params", "scale", value
     if leaf == "weight" and value.ndim == 4:
-        return "params", "kernel", np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+        return "params", "kernel", value.transpose(2, 3, 1, 0)
     raise InputError(
         f"state dict entry {name!r} of shape {value.shape} is not of these networks; "
         "pass the state dict of a phase-1 or phase-2 checkpoint"
     )
 
 
-def to_torch(variables: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """State dict in PyTorch's names and layout, the inverse of `to_flax`."""
-    state_dict = {}
-    for collection in ("params", "batch_stats"):
-        for path, leaf, value in _leaves(variables.get(collection, {})):
-            if leaf == "kernel":
-                value = np.ascontiguousarray(value.transpose(3, 2, 0, 1))
-            if leaf in ("kernel", "scale"):
-                leaf = "weight"
-            leaf = _STATISTICS_TO_TORCH.get(leaf, leaf)
-            state_dict[".".join([*map(_module_to_torch, path), leaf])] = value
-    return state_dict
+def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """State dict in PyTorch's names and layout, the inverse of `to_flax`, kernels as views."""
+    return {
+        torch_name(path): np.asarray(value).transpose(3, 2, 0, 1)
+        if path[-1] == "kernel"
+        else np.asarray(value)
+        for path, value in flatten_dict(variables).items()
+    }
 
 
-def _leaves(
-    tree: Mapping[str, Any], path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], str, np.ndarray]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield path, key, np.asarray(value)
+def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of `to_torch(variables)`, for leaves that may only have a `shape`."""
+    shapes = {
+        torch_name(path): (path, leaf.shape) for path, leaf in flatten_dict(variables).items()
+    }
+    return {
+        name: tuple(shape[axis] for axis in (3, 2, 0, 1)) if path[-1] == "kernel" else tuple(shape)
+        for name, (path, shape) in shapes.items()
+    }
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+    """PyTorch's name of a leaf of the variables, `path` starting with its collection."""
+    _, *modules, leaf = path
+    leaf = {"kernel": "weight", "scale": "weight", **_STATISTICS_TO_TORCH}.get(leaf, leaf)
+    return ".".join([*map(_module_to_torch, modules), leaf])
 
 
 def _module_to_torch(name: str) -> str:

@@ -32,13 +32,7 @@ def progressive_dropout_attention(
     Returns:
       (B, h, w, D), in the dtype of `features`.
     """
-    maps = jnp.einsum(
-        "bhwd,dc->bhwc",
-        features,
-        class_weights,
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    maps = jnp.einsum("bhwd,dc->bhwc", features, class_weights, precision=lax.Precision.HIGHEST)
     if relu:
         maps = jax.nn.relu(maps)
     threshold = mu * lax.stop_gradient(maps.max(axis=(1, 2), keepdims=True))

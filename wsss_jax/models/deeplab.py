@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from wsss_jax.models.layers import BatchNorm, Conv, Dropout, resize_align_corners, scaled
+from wsss_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    accumulator,
+    resize_align_corners,
+    scaled,
+)
 
 _EXPANSION = 4
 _STRIDES = (1, 2, 2, 1)
@@ -63,7 +70,7 @@ class DeepLabV3Plus(nn.Module):
             pyramid, low_level, statistics, train=train
         )
         taps = {"backbone": features, "low_level": low_level, "aspp": pyramid, "decoder": coarse}
-        return resize_align_corners(coarse.astype(jnp.float32), size), taps
+        return resize_align_corners(coarse.astype(accumulator(coarse.dtype)), size), taps
 
 
 class _Backbone(nn.Module):
@@ -133,7 +140,7 @@ class _Aspp(nn.Module):
         for index, dilation in enumerate(_ASPP_DILATIONS, start=1):
             branch = _AsppBranch(features, dilation, name=f"aspp{index}", **norm)
             branches.append(branch(x, statistics))
-        pooled = x.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        pooled = x.mean(axis=(1, 2), keepdims=True, dtype=accumulator(x.dtype))
         pooled = Conv(features, 1, dtype=self.dtype, name="global_avg_pool_1")(pooled)
         pooled = nn.relu(BatchNorm(name="global_avg_pool_2", **norm)(pooled, **statistics))
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))

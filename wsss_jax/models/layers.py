@@ -1,7 +1,7 @@
 """Layers the networks share, with the numerics of their PyTorch counterparts.
 
 All images and feature maps are NHWC. Parameters and batch statistics are float32 whatever the
-compute dtype.
+compute dtype, but for the numeric comparison in float64, where everything is.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,11 @@ from jax import lax
 def scaled(channels: int, width: float) -> int:
     """Channel count of a network whose every layer is `width` times as wide, at least 4."""
     return max(4, round(channels * width))
+
+
+def accumulator(dtype: Dtype) -> Dtype:
+    """The dtype for sums, statistics and logits of a network that computes in `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 class Conv(nn.Module):
@@ -83,7 +88,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
 
-        x = x.astype(jnp.float32)
+        x = x.astype(accumulator(x.dtype))
         if use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
@@ -102,8 +107,8 @@ class BatchNorm(nn.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         axes = tuple(range(x.ndim - 1))
         if weight is None:
-            weight = jnp.ones(x.shape[:1], jnp.float32)
-        weight = weight.astype(jnp.float32).reshape((-1,) + (1,) * (x.ndim - 1))
+            weight = jnp.ones(x.shape[:1], x.dtype)
+        weight = weight.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
         count = jnp.maximum(self._over_replicas(weight.sum() * np.prod(x.shape[1:-1])), 1)
         mean = self._over_replicas((x * weight).sum(axes)) / count
         var = self._over_replicas((jnp.square(x - mean) * weight).sum(axes)) / count
@@ -159,7 +164,7 @@ def _interpolation_matrix(source: int, target: int) -> np.ndarray:
     """(target, source) matrix of linear interpolation between aligned end points."""
     position = np.linspace(0, source - 1, target)
     distance = np.abs(position[:, None] - np.arange(source)[None, :])
-    return np.maximum(1 - distance, 0).astype(np.float32)
+    return np.maximum(1 - distance, 0)
 
 
 def resize_half_pixel(x: jax.Array, size: Sequence[int]) -> jax.Array:

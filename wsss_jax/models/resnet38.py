@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jax import lax
 
 from wsss_jax.models.attention import progressive_dropout_attention
-from wsss_jax.models.layers import BatchNorm, Conv, Dropout, scaled
+from wsss_jax.models.layers import BatchNorm, Conv, Dropout, accumulator, scaled
 
 
 class _Stage(NamedTuple):
@@ -130,7 +130,7 @@ class ResNet38(nn.Module):
         x = Dropout(drop_pool, channels=True, axis_name=self.axis_name, name="dropout")(
             x, deterministic=not train
         )
-        pooled = x.mean(axis=(1, 2), dtype=jnp.float32)
+        pooled = x.mean(axis=(1, 2), dtype=accumulator(x.dtype))
         return jnp.dot(pooled, class_weights, precision=lax.Precision.HIGHEST), taps
 
 

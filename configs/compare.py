@@ -1,0 +1,13 @@
+"""Compares this system, tensor by tensor, with the PyTorch reference.
+
+    python main.py --config=configs/compare.py --config.phase=1 --config.weights=phase1.pth \
+        --config.images=patches --config.golden=phase1.npz
+
+Without `golden` the numbers to compare with are computed by PyTorch (pip install torch).
+"""
+
+from configs import base
+
+
+def get_config():
+    return base.compare()

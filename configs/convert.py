@@ -1,0 +1,14 @@
+"""A file of weights of the PyTorch reference becomes a run that every other job takes.
+
+    python main.py --config=configs/convert.py --config.weights=stage1_checkpoint.pth \
+        --workdir=runs/luad_phase1
+
+Arguments: `dataset=luad_histoseg|bcss_wsss|<dataset.json>` (what the classes are),
+`variant=reference|paper` (the settings the weights were trained with).
+"""
+
+from configs import base
+
+
+def get_config(arg=None):
+    return base.convert(**base.arguments(arg, dataset="luad_histoseg", variant="reference"))

@@ -1,0 +1,19 @@
+"""Share of each class in patches, by an exported program. Needs jax, flatbuffers, numpy and Pillow.
+
+    python docs/serve.py phase2.stablehlo patch.png ...
+
+The patches have the size that the program was exported for.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+
+predict = jax.jit(jax.export.deserialize(np.fromfile(sys.argv[1], np.uint8).tobytes()).call)
+for path in sys.argv[2:]:
+    image = np.asarray(Image.open(path).convert("RGB"))
+    result = jax.device_get(predict(image[None]))
+    counts = np.bincount(result["segmentation"].ravel(), minlength=result["probability"].shape[-1])
+    print(path, *(f"{index}:{share:.4f}" for index, share in enumerate(counts / counts.sum())))

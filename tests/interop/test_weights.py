@@ -1,0 +1,219 @@
+import tracemalloc
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.interop.mxnet_writer import array_list, encode
+from wsss_jax.errors import InputError
+from wsss_jax.interop import torch_files, weights
+from wsss_jax.interop.torch_names import to_torch
+
+SHAPES = {
+    "conv1a.weight": (4, 3, 3, 3),
+    "b2.bn_branch2a.weight": (4,),
+    "b2.bn_branch2a.running_var": (4,),
+    "fc8.weight": (3, 4, 1, 1),
+}
+
+
+def _state_dict(shapes=SHAPES):
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _given(arrays, **fields):
+    return weights.Weights("file.pth", "PyTorch", arrays, **fields)
+
+
+def _zeros(names):
+    return {name: np.zeros(SHAPES[name], np.float32) for name in names}
+
+
+def _fit(source, strict=True):
+    variables, report = weights.fit(source, SHAPES, _zeros, strict=strict)
+    return to_torch(variables), report
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_pytorch_names_come_without_prefix_and_counters(tmp_path, prefix):
+    state_dict = _state_dict()
+    stored = {f"{prefix}{name}": value for name, value in state_dict.items()}
+    stored[f"{prefix}b2.bn_branch2a.num_batches_tracked"] = np.array(7)
+    torch_files.save(stored, tmp_path / "a.pth")
+    weights.save_safetensors(stored, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        read = weights.read(tmp_path / name)
+        assert list(read.arrays) == sorted(state_dict) or list(read.arrays) == list(state_dict)
+        for key, value in state_dict.items():
+            np.testing.assert_array_equal(read.arrays[key], value)
+        assert weights.phase_of(read) == 1 and weights.num_classes(read, 1) == 3
+
+
+def test_what_a_file_is_shows_in_its_content_not_in_its_name(tmp_path):
+    weights.save_safetensors(_state_dict(), tmp_path / "a.pth")
+    assert weights.read(tmp_path / "a.pth").kind == "safetensors"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_weights_become_float32(tmp_path, dtype):
+    value = np.array([1, -2, 0.5], dtype)
+    safetensors.numpy.save_file({"conv1a.weight": value}, tmp_path / "a.safetensors")
+    read = weights.read(tmp_path / "a.safetensors").arrays["conv1a.weight"]
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, value.astype(np.float32))
+
+
+def test_imagenet_weights_of_resnet38(tmp_path):
+    arrays = {
+        "arg:conv1a_weight": np.ones((4, 3, 3, 3), np.float32),
+        "arg:bn2a_branch2a_gamma": np.full(4, 2, np.float32),
+        "aux:bn2a_branch2a_moving_var": np.full(4, 3, np.float32),
+        "arg:linear1000_weight": np.ones((10, 4), np.float32),
+    }
+    contents = array_list([encode("V1", a) for a in arrays.values()], [k.encode() for k in arrays])
+    (tmp_path / "imagenet.params").write_bytes(contents)
+    state_dict, report = _fit(weights.read(tmp_path / "imagenet.params"))
+    assert [entry[0] for entry in report.initial] == ["fc8.weight"]
+    assert [entry[0] for entry in report.unused] == ["linear1000_weight"]
+    assert (state_dict["b2.bn_branch2a.weight"] == 2).all()
+    assert (state_dict["b2.bn_branch2a.running_var"] == 3).all()
+    assert (state_dict["fc8.weight"] == 0).all()
+
+
+def test_imagenet_weights_of_torchvision(tmp_path):
+    names = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
+    torch_files.save({name: np.ones((2, 2), np.float32) for name in names}, tmp_path / "a.pth")
+    read = weights.read(tmp_path / "a.pth")
+    assert list(read.arrays) == [
+        "backbone.conv1.weight",
+        "backbone.layer1.0.conv1.weight",
+        names[2],
+    ]
+    assert weights.phase_of(read) == 2 and weights.num_classes(read, 2) is None
+    assert "aspp.conv1.weight".startswith(read.lacks) and "fc.weight".startswith(read.exceeds)
+
+
+def test_all_is_loaded_and_nothing_else_happens():
+    state_dict = _state_dict()
+    found, report = _fit(_given(state_dict))
+    assert [name for name, _, _ in report.loaded] == list(SHAPES)
+    assert not report.initial and not report.unused
+    for name, value in state_dict.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fc8.weight": np.ones((7, 4, 1, 1))}, r"fc8.weight .* \(7, 4, 1, 1\) .* \(3, 4, 1, 1\)"),
+        ({"fc8.weight": None}, r"fc8.weight \(3, 4, 1, 1\) .* not in the file"),
+        ({"fc9.weight": np.ones(2)}, r"fc9.weight \(2,\) is not in the network"),
+    ],
+)
+def test_what_does_not_fit_is_refused_unless_the_user_says_otherwise(change, words):
+    arrays = {k: v for k, v in (_state_dict() | change).items() if v is not None}
+    with pytest.raises(InputError, match=words + r".*--config\.strict=False"):
+        _fit(_given(arrays))
+    found, report = _fit(_given(arrays), strict=False)
+    assert set(found) == set(SHAPES)
+    (name,) = change
+    text = weights.summary(report)
+    assert f"{name} " in text and "loaded: " in text
+    if name == "fc8.weight":
+        assert (found[name] == 0).all() and "left at its initial value: fc8.weight" in text
+    else:
+        assert "in the file but not used: fc9.weight" in text
+
+
+def test_weights_of_another_network_are_refused_even_then():
+    with pytest.raises(InputError, match="nothing in it fits"):
+        _fit(_given({"backbone.conv1.weight": np.ones(3)}), strict=False)
+    with pytest.raises(InputError, match=r"neither ResNet38 nor DeepLabV3\+ \(it has encoder"):
+        weights.phase_of(_given({"encoder.weight": np.ones(3)}))
+
+
+def test_many_missing_tensors_are_told_by_module(tmp_path):
+    names = [f"aspp.conv{i}.weight" for i in range(20)]
+    missing = [(name, (1,), "not in the file") for name in names]
+    report = weights.Report("a.pth", [("conv1a.weight", (2, 3), "")], missing, [])
+    assert weights.summary(report).splitlines()[1:] == [
+        "  loaded: 1 of 21 tensors, 6 values",
+        "  left at its initial value: aspp, 20 tensors: not in the file",
+    ]
+    weights.write_report(report, tmp_path / "init.txt")
+    assert all(name in (tmp_path / "init.txt").read_text() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.array([1, np.nan], np.float32), "not finite"),
+        (np.array([1e300]), "not finite"),
+        (np.array([1, 2]), "holds int64, not weights"),
+    ],
+)
+def test_what_is_no_weight_is_refused_by_name(tmp_path, value, words):
+    torch_files.save({"conv1a.weight": value}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=rf"a\.pth: conv1a\.weight .*{words}"):
+        weights.read(tmp_path / "a.pth")
+
+
+def test_no_such_file(tmp_path):
+    for path in (tmp_path, tmp_path / "a.pth"):
+        with pytest.raises(InputError, match="no such file"):
+            weights.read(path)
+
+
+def _read_or_refuse(path):
+    """Reads within the memory bound; a refusal is one line that names the file."""
+    tracemalloc.start()
+    try:
+        weights.read(path)
+    except InputError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 3 * path.stat().st_size + 20e6
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_damaged_safetensors_file_is_read_or_refused(tmp_path, data):
+    contents = bytearray(safetensors.numpy.save(_state_dict()))
+    head = int.from_bytes(contents[:8], "little") + 8
+    for _ in range(data.draw(st.integers(1, 3))):
+        # Most of the bytes are values; most of what can go wrong is in the header.
+        place = data.draw(st.integers(0, min(len(contents), head) - 1))
+        contents[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(contents))))
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(contents[:cut])
+    _read_or_refuse(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}',
+        b'{"a":{"dtype":"F32","shape":[],"data_offsets":[4,0]}}',
+        b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}',
+        b'{"a":' * 5000,
+        b"{}",
+    ],
+)
+def test_absurd_safetensors_headers_are_refused(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    with pytest.raises(InputError, match=r"a\.safetensors"):
+        weights.read(path)
+    path.write_bytes((2**60).to_bytes(8, "little") + header)
+    _read_or_refuse(path)

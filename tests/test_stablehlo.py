@@ -1,0 +1,94 @@
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import SIZE
+from wsss_jax import phase1, phase2, stablehlo
+from wsss_jax.errors import InputError
+
+PHASES = {"phase1": phase1, "phase2": phase2}
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+@pytest.fixture(scope="module")
+def trained(runs_dir):
+    return {job: phase.load(str(runs_dir / job), "run") for job, phase in PHASES.items()}
+
+
+@pytest.fixture(scope="module")
+def patches(tissue_dir):
+    """The paths of the five test patches."""
+    return sorted((tissue_dir / "test" / "img").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def images(patches):
+    return np.stack([np.asarray(Image.open(path)) for path in patches])
+
+
+def _save(trained, path, **changes):
+    settings = {"precision": "float32", "platforms": PLATFORMS, "size": SIZE} | changes
+    stablehlo.save(trained, path, **settings)
+
+
+def _live(trained, images, precision="float32"):
+    """Probability and segmentation that our own code computes."""
+    config = trained.config.copy_and_resolve_references()
+    config.precision = precision
+    phase = PHASES[config.job]
+    model = phase.build_model(config, trained.dataset.num_classes)
+    result = jax.jit(partial(phase.predict, config, model))(trained.variables, images)
+    return result if phase is phase1 else (jax.nn.softmax(result), result.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("job", PHASES)
+@pytest.mark.parametrize("precision, batches", [("float32", (1, 5)), ("bfloat16", (5,))])
+def test_a_program_computes_what_the_network_does_in_batches_of_any_size(
+    job, precision, batches, trained, images, tmp_path
+):
+    path = tmp_path / "program"
+    _save(trained[job], path, precision=precision)
+    program = jax.export.deserialize(path.read_bytes())
+    assert program.platforms == PLATFORMS
+    for batch in batches:
+        found = jax.jit(program.call)(images[:batch])
+        probability, segmentation = _live(trained[job], images[:batch], precision)
+        np.testing.assert_allclose(found["probability"], probability, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(found["segmentation"], segmentation)
+        assert found["segmentation"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_bfloat16_program_holds_bfloat16_weights(precision, trained, tmp_path):
+    _save(trained["phase1"], tmp_path / "program", precision=precision)
+    parameters = sum(x.size for x in jax.tree.leaves(trained["phase1"].variables["params"]))
+    is_small = (tmp_path / "program").stat().st_size < 3 * parameters
+    assert is_small == (precision == "bfloat16")
+    assert trained["phase1"].config.precision == "float32"
+
+
+def test_a_script_without_our_code_segments_patches(trained, patches, images, tmp_path):
+    _save(trained["phase2"], tmp_path / "phase2.stablehlo")
+    script = Path(__file__).parents[1] / "docs" / "serve.py"
+    # -I: neither the current folder nor PYTHONPATH is searched for modules.
+    command = [sys.executable, "-I", script, "phase2.stablehlo", *patches]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    segmentations = _live(trained["phase2"], images)[1]
+    for line, path, labels in zip(done.stdout.splitlines(), patches, segmentations, strict=True):
+        shares = [f"{index}:{(labels == index).mean():.4f}" for index in range(4)]
+        assert line == " ".join([str(path), *shares])
+
+
+@pytest.mark.parametrize("field, value", [("size", 0), ("platforms", ())])
+def test_what_no_program_can_be_made_for_is_named(field, value, trained, tmp_path):
+    path = tmp_path / "program"
+    with pytest.raises(InputError, match=rf"^config\.{field} .*--config\.{field}.*\Z"):
+        _save(trained["phase2"], path, **{field: value})
+    assert not path.exists()

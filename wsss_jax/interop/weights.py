@@ -1,0 +1,234 @@
+"""Weights from a file of any framework, and how they fill a network.
+
+All names are those of the released PyTorch checkpoints: what a file of another framework calls
+them is translated, what the network holds is listed by them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path
+from wsss_jax.interop import mxnet_files, torch_files
+from wsss_jax.interop.torch_names import to_flax
+
+REPORT_FILE = "init.txt"
+CLASSIFIERS = {1: "fc8.weight", 2: "decoder.last_conv.8.weight"}  # by phase; (C, ...)
+_COUNTER = ".num_batches_tracked"
+_LISTED = 6  # tensors of a module are named one by one up to here
+
+
+class Weights(NamedTuple):
+    """What a file holds.
+
+    `arrays` are float32, in PyTorch's names and layout, and may be views of one buffer. `lacks` and
+    `exceeds` are prefixes of what a file of this `kind` does not have for us, and of what it has
+    for another purpose: ImageNet weights come with the classifier of ImageNet and without ours.
+    """
+
+    path: Path
+    kind: str
+    arrays: dict[str, np.ndarray]
+    lacks: tuple[str, ...] = ()
+    exceeds: tuple[str, ...] = ()
+
+
+class Report(NamedTuple):
+    """What became of every tensor: (name, shape, reason) each, the reason "" for `loaded`."""
+
+    source: str
+    loaded: list[tuple[str, tuple[int, ...], str]]
+    initial: list[tuple[str, tuple[int, ...], str]]
+    unused: list[tuple[str, tuple[int, ...], str]]
+
+
+def read(path: Path) -> Weights:
+    """Reads a file of weights; what wrote it is seen from its content.
+
+    PyTorch checkpoints of either phase (`.pth`, zip or legacy, `state_dict` inside or not, with or
+    without the prefix `module.`), `.safetensors` with the same names, the ImageNet weights of
+    ResNet38 (`ilsvrc-cls_rna-a1_cls1000_ep-0001.params`, MXNet) and of ResNet-101 (torchvision),
+    and DeepLab checkpoints (`deeplab-resnet.pth.tar`).
+
+    Raises:
+      InputError: no such file, or it is damaged, hostile, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a file of weights or the workdir of a run")
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:8] == mxnet_files.MAGIC:
+        arrays = mxnet_files.to_torch_names(mxnet_files.load(path))
+        kind, lacks, exceeds = "ImageNet weights, MXNet", ("fc8.",), ("linear1000_",)
+        return Weights(path, kind, _float32(path, arrays), lacks, exceeds)
+    if head[8:] == b"{" or path.suffix == ".safetensors":
+        kind, arrays = "safetensors", _load_safetensors(path)
+    else:
+        kind, arrays = "PyTorch", torch_files.load(path)
+    arrays = {k: v for k, v in arrays.items() if not k.endswith(_COUNTER)}
+    if arrays and all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
+    arrays = _float32(path, arrays)
+    if "layer1.0.conv1.weight" in arrays:
+        arrays = {k if k.startswith("fc.") else f"backbone.{k}": v for k, v in arrays.items()}
+        return Weights(path, f"ImageNet weights, {kind}", arrays, ("aspp.", "decoder."), ("fc.",))
+    return Weights(path, kind, arrays)
+
+
+def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}); copy it anew") from error
+
+
+def _float32(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    found = {}
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise InputError(f"{path}: {name} holds {array.dtype}, not weights; save floats")
+        with np.errstate(over="ignore"):
+            found[name] = array.astype(np.float32, copy=False)
+        if not np.isfinite(found[name]).all():
+            raise InputError(f"{path}: {name} has values that are not finite; take another file")
+    return found
+
+
+def phase_of(weights: Weights) -> int:
+    """The phase whose network the weights belong to, 1 or 2.
+
+    Raises:
+      InputError: neither.
+    """
+    for phase, block in ((1, "b2."), (2, "backbone.")):
+        if any(name.startswith(block) for name in weights.arrays):
+            return phase
+    some = ", ".join(list(weights.arrays)[:3])
+    raise InputError(
+        f"{weights.path}: holds neither ResNet38 nor DeepLabV3+ (it has {some or 'nothing'}); name "
+        "a checkpoint of phase 1 or 2"
+    )
+
+
+def num_classes(weights: Weights, phase: int) -> int | None:
+    """C of a checkpoint; None for weights without classifier, such as ImageNet's."""
+    classifier = weights.arrays.get(CLASSIFIERS[phase])
+    return None if classifier is None else classifier.shape[0]
+
+
+def fit(
+    weights: Weights,
+    shapes: Mapping[str, tuple[int, ...]],
+    initial: Callable[[Sequence[str]], Mapping[str, np.ndarray]],
+    *,
+    strict: bool,
+) -> tuple[dict[str, Any], Report]:
+    """Fills a network with weights.
+
+    Args:
+      weights: from `read`.
+      shapes: of every tensor of the network, in PyTorch's names and layout.
+      initial: gives the initial values of the tensors that the file does not fill.
+      strict: everything must fit; weights of ImageNet may lack and have what is in their nature.
+
+    Returns:
+      the variables, and what became of every tensor.
+
+    Raises:
+      InputError: names the first tensor that is missing, left over or of another shape.
+    """
+    loaded, unfilled, unused = [], [], []
+    for name, shape in shapes.items():
+        found = weights.arrays.get(name)
+        if found is None:
+            if strict and not name.startswith(weights.lacks):
+                raise InputError(
+                    f"{weights.path}: {name} {shape} of the network is not in the file{_REMEDY}"
+                )
+            unfilled.append((name, shape, "not in the file"))
+        elif found.shape != shape:
+            if strict:
+                raise InputError(
+                    f"{weights.path}: {name} has the shape {found.shape} in the file and {shape} "
+                    f"in the network{_REMEDY}"
+                )
+            unfilled.append((name, shape, f"has the shape {found.shape} in the file"))
+        else:
+            loaded.append((name, shape, ""))
+    for name, array in weights.arrays.items():
+        if name not in shapes:
+            if strict and not name.startswith(weights.exceeds):
+                raise InputError(
+                    f"{weights.path}: {name} {array.shape} is not in the network{_REMEDY}"
+                )
+            unused.append((name, array.shape, "not in the network"))
+    if not loaded:
+        raise InputError(f"{weights.path}: nothing in it fits the network; is it another phase's?")
+    state_dict = {name: weights.arrays[name] for name, _, _ in loaded}
+    if unfilled:
+        state_dict |= initial([name for name, _, _ in unfilled])
+    source = f"{weights.path} ({weights.kind})"
+    return to_flax(state_dict), Report(source, loaded, unfilled, unused)
+
+
+_REMEDY = (
+    "; set the number of classes and config.model as they were in training, or take what fits with "
+    "--config.strict=False"
+)
+
+
+def summary(report: Report) -> str:
+    """The report in a few lines for the terminal; long lists are told by module."""
+    total = len(report.loaded) + len(report.initial)
+    values = sum(_size(shape) for _, shape, _ in report.loaded)
+    lines = [
+        f"weights from {report.source}",
+        f"  loaded: {len(report.loaded)} of {total} tensors, {values:,} values",
+    ]
+    for title, entries in (
+        ("left at its initial value", report.initial),
+        ("in the file but not used", report.unused),
+    ):
+        lines += [f"  {title}: {line}" for line in _grouped(entries)]
+    return "\n".join(lines)
+
+
+def _grouped(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> list[str]:
+    lines = []
+    for (module, reason), group in groupby(entries, lambda e: (e[0].partition(".")[0], e[2])):
+        members = list(group)
+        if len(members) > _LISTED:
+            lines.append(f"{module}, {len(members)} tensors: {reason}")
+        else:
+            lines += [f"{name} {shape}: {reason}" for name, shape, _ in members]
+    return lines
+
+
+def write_report(report: Report, path: Path) -> None:
+    """The report with a line for every tensor."""
+    lines = [f"weights from {report.source}"]
+    for status, entries in zip(("loaded", "initial", "unused"), report[1:], strict=True):
+        for name, shape, reason in entries:
+            lines.append(f"{status:8}{name} {shape}" + (f": {reason}" if reason else ""))
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def save_safetensors(state_dict: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes `.safetensors` in PyTorch's names."""
+    with atomic_path(path) as temporary:
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(value) for name, value in state_dict.items()}, temporary
+        )
+
+
+def _size(shape: Sequence[int]) -> int:
+    return int(np.prod(shape, dtype=np.int64))

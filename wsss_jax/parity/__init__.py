@@ -1,0 +1,1 @@
+"""Numeric comparison with the PyTorch reference, or with another machine or precision."""

@@ -1,0 +1,246 @@
+"""This system's numbers on given weights and images, under the names of `golden`."""
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from configs import base
+from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, phase2, schedules, training
+from wsss_jax.interop.torch_names import to_flax, to_torch
+from wsss_jax.parity import golden
+
+Numbers = dict[str, np.ndarray]
+# Of the weights (by name, in PyTorch's layout).
+Compute = Callable[[Mapping[str, np.ndarray]], Numbers]
+
+_CAM_THRESHOLD = 0.25
+_GROUPS = {1: ("weight", "bias", "head_weight", "head_bias"), 2: ("weight", "head_weight")}
+
+
+def settings(phase: int, precision: str) -> ml_collections.ConfigDict:
+    """The configuration of the numbers: the released code's, without what is drawn by lot."""
+    if phase == 1:
+        config = base.phase1("", "reference")
+        config.model.batch_norm = "frozen"
+        config.init = "given"  # so the first blocks are frozen
+        config.cam.threshold = _CAM_THRESHOLD
+    else:
+        config = base.phase2("given", "reference")
+        config.layers = golden.TARGET_LAYERS[::-1]  # the white of the last one counts
+        config.layer_weights = (0.2, 0.2, 0.6)
+    config.precision = precision
+    config.model.dropout_rates = (0.0, 0.0, 0.0)
+    config.optimizer.learning_rate = golden.LEARNING_RATE[phase]
+    config.augment.update({"flip_horizontal": 0.0, "flip_vertical": 0.0, "blur": 0.0})
+    return config
+
+
+def computer(
+    phase: int,
+    num_classes: int,
+    images: np.ndarray,
+    given: Mapping[str, np.ndarray],
+    config: ml_collections.ConfigDict,
+) -> Compute:
+    """A function of the weights that computes all numbers, whole, in PyTorch's layout.
+
+    Args:
+      phase: 1 or 2.
+      num_classes: C.
+      images: (N, H, W, 3) uint8.
+      given: the `golden.INPUTS` of the phase.
+      config: from `settings`. For the precision "float64" it must be enabled in JAX.
+    """
+    dtype = np.dtype("float64" if config.precision == "float64" else "float32")
+    images = {"image": images}
+    if phase == 1:
+        batch = _filled(images | {"label": given["labels"]})
+        forward, module, values = _phase1, phase1, {"mu": dtype.type(golden.MU)}
+    else:
+        # To the order of `config.layers`, examples first.
+        targets = given["targets"][::-1].swapaxes(0, 1)
+        batch = _filled(images | {"masks": targets, "probability": given["gate/probability"]})
+        forward, module, values = _phase2, phase2, {}
+    forward = forward(num_classes, config, batch)
+    steps = _steps(module, phase, num_classes, config, batch, values)
+
+    def compute(state_dict: Mapping[str, np.ndarray]) -> Numbers:
+        variables = to_flax({name: array.astype(dtype) for name, array in state_dict.items()})
+        return forward(variables) | steps(variables) | _metrics(given, num_classes)
+
+    return compute
+
+
+def _filled(batch: dict[str, np.ndarray]) -> inputs.Batch:
+    """The examples as one batch that the local devices can share; see `inputs.batches`."""
+    examples = len(batch["image"])
+    devices = jax.local_device_count()
+    rows = np.minimum(np.arange(-(-examples // devices) * devices), examples - 1)
+    weight = (np.arange(len(rows)) < examples).astype(np.float32)
+    return {name: array[rows] for name, array in batch.items()} | {"weight": weight}
+
+
+def _phase1(
+    num_classes: int, config: ml_collections.ConfigDict, batch: inputs.Batch
+) -> Callable[[Any], Numbers]:
+    model = phase1.build_model(config, num_classes)
+    size = batch["image"].shape[1:3]
+
+    def evaluated(variables: Any, batch: inputs.Batch) -> dict[str, jax.Array]:
+        image = inputs.scaled(batch["image"], config.model)
+        logits, taps = model.apply(variables, image, train=False)
+        class_weights = variables["params"]["fc8"]["kernel"][0, 0]
+        activation = cam.class_activation_maps(taps["bn7"], class_weights, relu=True)
+        probability = jax.nn.sigmoid(logits)
+        taps["bn7_relu"] = taps.pop("bn7")
+        found = {f"forward/{name}": _nchw(value) for name, value in taps.items()}
+        found |= {
+            "forward/cam": activation,
+            "forward/logits": logits,
+            "forward/probability": probability,
+            "phase1_segmentation": masks.segmentation(
+                activation, probability, size, _CAM_THRESHOLD
+            ),
+            "phase1_segmentation_label": (probability > _CAM_THRESHOLD).astype(logits.dtype),
+        }
+        return found
+
+    def opened(variables: Any, batch: inputs.Batch) -> dict[str, jax.Array]:
+        image, found = inputs.scaled(batch["image"], config.model), {}
+        by_layer, _ = cam.grad_cam(model, variables, image, golden.CAM_LAYERS)
+        for layer, maps in by_layer.items():
+            found[f"gradcam/{layer}"] = masks.resized(maps, size)
+            if layer in golden.MASK_LAYERS:
+                tissue = masks.label_maps(maps, batch["label"], size)
+                found[f"pseudo_mask/bcss/{layer}"] = tissue
+        return found
+
+    def attended(bound: tuple[Any, jax.Array], batch: inputs.Batch) -> dict[str, jax.Array]:
+        variables, mu = bound
+        image = inputs.scaled(batch["image"], config.model)
+        logits, taps = model.apply(variables, image, train=True, mu=mu)
+        return {"logits": logits, "attended": _nchw(taps["attended"])}
+
+    evaluated, opened, attended = map(parallel.map_batch, (evaluated, opened, attended))
+    white = np.stack([masks.white_background(image) for image in batch["image"]])
+
+    def numbers(variables: Any) -> Numbers:
+        whole = evaluated(variables, batch) | opened(variables, batch)
+        for layer in golden.MASK_LAYERS:
+            tissue = whole[f"pseudo_mask/bcss/{layer}"]
+            whole[f"pseudo_mask/luad/{layer}"] = np.where(white, np.uint8(num_classes), tissue)
+        dtype = whole["forward/logits"].dtype
+        for mu in golden.MUS:
+            of_mu = attended((variables, dtype.type(mu)), batch)
+            whole |= {f"pda/{mu}/{name}": value for name, value in of_mu.items()}
+        found = {}
+        for name, value in _real(whole, batch).items():
+            if golden.kind(name) in ("forward", "pda"):
+                found[name] = value
+            else:
+                found |= {f"{name}/{index}": of_image for index, of_image in enumerate(value)}
+        return found
+
+    return numbers
+
+
+def _phase2(
+    num_classes: int, config: ml_collections.ConfigDict, batch: inputs.Batch
+) -> Callable[[Any], Numbers]:
+    model = phase2.build_model(config, num_classes)
+    in_training = phase2.build_model(config, num_classes, parallel.AXIS)
+    gate = base.evaluate("", "", "reference").gate
+
+    def evaluated(variables: Any, batch: inputs.Batch) -> dict[str, jax.Array]:
+        image = inputs.scaled(batch["image"], config.model)
+        logits, taps = model.apply(variables, image, train=False)
+        (trained, _), _ = in_training.apply(
+            variables, image, train=True, weight=batch["weight"], mutable=["batch_stats"]
+        )
+        found = {f"forward/{name}": _nchw(value) for name, value in taps.items()}
+        return found | {
+            "forward/logits": _nchw(logits),
+            "forward/prediction": logits.argmax(axis=-1).astype(jnp.uint8),
+            "gate/prediction_reference": phase2.gate(
+                logits, batch["probability"], mode=gate.mode, threshold=gate.threshold
+            ),
+            "train/logits": _nchw(trained),
+        }
+
+    evaluated = parallel.map_batch(evaluated)
+    return lambda variables: _real(evaluated(variables, batch), batch)
+
+
+def _steps(
+    module: ModuleType,
+    phase: int,
+    num_classes: int,
+    config: ml_collections.ConfigDict,
+    batch: inputs.Batch,
+    values: Mapping[str, np.ndarray],
+) -> Callable[[Any], Numbers]:
+    """Optimizer steps on all examples as one batch."""
+    total = golden.TOTAL_STEPS[phase]
+    built = module.phase(config, num_classes, total, None)
+
+    def step(*arguments: Any) -> tuple[Any, Any]:
+        state = arguments[0]
+        gradients, batch_stats, parts = training.compute_gradients(built, *arguments)
+        state = training.apply_gradients(built, state, gradients, batch_stats)
+        return state, (gradients, parts)
+
+    step = parallel.map_train_step(step)
+    rates = schedules.learning_rates(config.optimizer, total)
+    groups = [rates[name] for name in _GROUPS[phase]]
+
+    def numbers(variables: Any) -> Numbers:
+        state = training.initial_state(built, variables)
+        found, parts = {}, []
+        for index in range(golden.STEPS):
+            state, (gradients, part) = step(state, batch, values, jax.random.key(0))
+            parts.append(part)
+            if index == 0:
+                found |= _named("grad", {"params": gradients})
+                if phase == 2:  # in phase 1 they are frozen
+                    running = {"batch_stats": state.variables["batch_stats"]}
+                    found |= _named("running", running)
+        found |= _named("after3", {"params": state.variables["params"]})
+        found["train/losses"] = np.array([part["loss"] for part in parts])
+        if phase == 2:
+            names = [f"loss_{layer}" for layer in golden.TARGET_LAYERS]
+            found["train/loss_parts"] = np.array([[part[n] for n in names] for part in parts])
+        found["train/learning_rates"] = np.array(
+            [[rate(index) for rate in groups] for index in range(golden.STEPS)]
+        )
+        return found
+
+    return numbers
+
+
+def _metrics(given: Mapping[str, np.ndarray], num_classes: int) -> Numbers:
+    """The scores of a recorded prediction: IoU per class, FwIoU, mIoU, ACC, mean class accuracy."""
+    if "metrics/gt" not in given:
+        return {}
+    confusion = metrics.confusion_matrices(
+        given["metrics/gt"], given["metrics/prediction"], num_classes
+    )
+    scores = metrics.segmentation_scores(np.asarray(confusion).sum(axis=0, dtype=np.int64))
+    values = [*scores["iou"], *(scores[name] for name in ("fwiou", "miou", "acc", "class_acc"))]
+    return {f"metrics/phase{phase}": np.array(values) for phase in (1, 2)}
+
+
+def _real(found: Numbers, batch: inputs.Batch) -> Numbers:
+    return {name: value[batch["weight"] > 0] for name, value in found.items()}
+
+
+def _named(prefix: str, variables: Mapping[str, Any]) -> Numbers:
+    return {f"{prefix}/{name}": value for name, value in to_torch(variables).items()}
+
+
+def _nchw(value: jax.Array) -> jax.Array:
+    return jnp.moveaxis(value, -1, 1)

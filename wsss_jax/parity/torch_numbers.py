@@ -1,0 +1,377 @@
+"""The numbers of a golden file, computed in PyTorch on the CPU; needs the extra "torch".
+
+Names and meaning are those of `golden`; here every tensor is whole. Floats come in the dtype that
+was asked for, label maps as uint8, losses and learning rates as float64.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wsss_jax.errors import InputError
+from wsss_jax.parity.golden import (
+    CAM_LAYERS,
+    LEARNING_RATE,
+    MASK_LAYERS,
+    MU,
+    MUS,
+    STEPS,
+    TARGET_LAYERS,
+    TOTAL_STEPS,
+)
+from wsss_jax.parity.torch_networks import DeepLabV3Plus, ResNet38
+
+_FROZEN_BLOCKS = ("conv1a", "b2", "b2_1", "b2_2")
+_WEIGHT_DECAY = 5e-4
+_MOMENTUM = {1: 5e-4, 2: 0.9}  # by phase
+_POWER = 0.9  # of the polynomial decay
+_SEGMENTATION_THRESHOLD = 0.25  # probability above which phase 1 as a segmentation keeps a class
+_WHITE_GREY = 200  # grey value above which a pixel is bright
+_WHITE_AREA = 50  # pixels a bright area needs to be background
+_WHITE_SCORE = 1.000001  # just above every normalized map
+_WHITE_LOGIT = 100.0
+_LAYER_WEIGHTS = {"bn7": 0.6, "b5_2": 0.2, "b4_5": 0.2}
+_GATE_THRESHOLD = 0.1
+_COUNTER = "num_batches_tracked"
+
+Arrays = dict[str, np.ndarray]
+
+
+@contextmanager
+def _plain_convolutions() -> Iterator[None]:
+    """Convolutions as matrix products instead of oneDNN's.
+
+    These round three times as much, which flips a few ReLUs and shows as 2e-4 in Grad-CAM and in
+    the gradients of phase 1, and their last bits depend on the number of threads.
+    """
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+@_plain_convolutions()
+def phase1(
+    state_dict: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    inputs: Mapping[str, np.ndarray],
+    dtype: str = "float32",
+) -> Arrays:
+    """The numbers of phase 1; classes and width of the network follow from its weights.
+
+    Args:
+      state_dict: of `ResNet38`, with or without batch counters; not changed.
+      images: (N, H, W, 3) uint8 RGB.
+      inputs: `labels` (N, C), 1 where the patch contains the class, 0 elsewhere.
+      dtype: "float32" or "float64".
+
+    Raises:
+      InputError: weights or labels do not fit.
+    """
+    num_classes, channels = _shape(state_dict, "fc8.weight")[:2]
+    labels = _input(inputs, "labels", (len(images), num_classes))
+    model = _loaded(ResNet38, state_dict, dtype, num_classes=num_classes, width=channels / 4096)
+    x = _batch(images, dtype)
+    numbers, cams = _classify(model, x)
+    for layer, maps in cams.items():
+        numbers |= {f"gradcam/{layer}/{index}": array for index, array in enumerate(maps)}
+    for layer in MASK_LAYERS:
+        for index, (maps, label, image) in enumerate(zip(cams[layer], labels, images)):
+            scores = normalized(maps) * (label != 0)[:, None, None]
+            white = np.where(white_background(image), _WHITE_SCORE, 0)[None]
+            with_white = np.concatenate([scores, white])
+            numbers[f"pseudo_mask/luad/{layer}/{index}"] = _strongest(with_white)
+            numbers[f"pseudo_mask/bcss/{layer}/{index}"] = _strongest(scores)
+    numbers |= _segment(numbers["forward/cam"], numbers["forward/probability"], images.shape[1:3])
+    return numbers | _train_classifier(model, x, torch.tensor(labels, dtype=x.dtype))
+
+
+@_plain_convolutions()
+def phase2(
+    state_dict: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    inputs: Mapping[str, np.ndarray],
+    dtype: str = "float32",
+) -> Arrays:
+    """The numbers of phase 2; classes, width and blocks of the network follow from its weights.
+
+    Args:
+      state_dict: of `DeepLabV3Plus`, with or without batch counters; not changed.
+      images: (N, H, W, 3) uint8 RGB, two or more.
+      inputs: `targets` (3, N, H, W) uint8, class indices and C for white, and `gate/probability`
+        (N, C).
+      dtype: "float32" or "float64".
+
+    Raises:
+      InputError: weights, images or inputs do not fit.
+    """
+    if len(images) < 2:
+        raise InputError("images: only one, of which there are no batch statistics; give more")
+    (num_classes,) = _shape(state_dict, "decoder.last_conv.8.bias")
+    width = _shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
+    targets = _input(inputs, "targets", (len(TARGET_LAYERS), *images.shape[:3]))
+    probability = _input(inputs, "gate/probability", (len(images), num_classes))
+    model = _loaded(
+        DeepLabV3Plus,
+        state_dict,
+        dtype,
+        num_classes=num_classes,
+        width=width,
+        blocks=_blocks(state_dict),
+    )
+    x = _batch(images, dtype)
+    with torch.no_grad():
+        logits, taps = model.eval()(x)
+    numbers = {f"forward/{name}": _array(tensor) for name, tensor in taps.items()}
+    numbers["forward/logits"] = _array(logits)
+    numbers["forward/prediction"] = _strongest(_array(logits), axis=1)
+    is_open = (probability > _GATE_THRESHOLD)[:, :, None, None]
+    numbers["gate/prediction_reference"] = _strongest(_array(logits) * is_open, axis=1)
+    return numbers | _train_segmenter(model, x, torch.tensor(targets, dtype=torch.long))
+
+
+def normalized(maps: np.ndarray) -> np.ndarray:
+    """Maps (C, H, W) brought to [0, 1] by their joint minimum and maximum; 0 where these agree."""
+    low, high = maps.min(), maps.max()
+    return (maps - low) / ((high - low) or 1)
+
+
+def white_background(image: np.ndarray) -> np.ndarray:
+    """Bright areas, 4-connected and large, of an image (H, W, 3) uint8 RGB: (H, W) bool."""
+    bright = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > _WHITE_GREY
+    _, areas = cv2.connectedComponents(bright.astype(np.uint8), connectivity=4)
+    return bright & (np.bincount(areas.ravel())[areas] >= _WHITE_AREA)
+
+
+def layer_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The cross entropy with each mask, as the released code divides it.
+
+    Args:
+      logits: (N, C, H, W).
+      targets: (3, N, H, W) int64 in the order of `golden.TARGET_LAYERS`, C where white.
+
+    Returns:
+      (3,): means over the pixels, white ones included, divided once more by N. White has a logit of
+      its own, 100 where the mask of bn7 is white and 0 elsewhere.
+    """
+    white = targets[TARGET_LAYERS.index("bn7")] == logits.shape[1]
+    further = _WHITE_LOGIT * white[:, None].to(logits.dtype)
+    logits = torch.cat([logits, further], dim=1)
+    return torch.stack([F.cross_entropy(logits, target) / len(logits) for target in targets])
+
+
+def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
+    """SGD over what phase 1 trains; everything else of `model` is frozen from here on.
+
+    The groups: weights, biases (twice the rate, no decay), fc8 and its biases (ten and twenty times
+    the rate). No layer that is trained has a bias, so two of them are empty.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
+        (head, bias): [] for head in (False, True) for bias in (False, True)
+    }
+    for name, module in model.named_modules():
+        trained = isinstance(module, nn.Conv2d) and name.partition(".")[0] not in _FROZEN_BLOCKS
+        for leaf, parameter in module.named_parameters(recurse=False):
+            parameter.requires_grad_(trained)
+            if trained:
+                groups[name == "fc8", leaf == "bias"].append(parameter)
+    rate = LEARNING_RATE[1]
+    return torch.optim.SGD(
+        [
+            {
+                "params": parameters,
+                "lr": rate * (10 if head else 1) * (2 if bias else 1),
+                "weight_decay": 0.0 if bias else _WEIGHT_DECAY,
+            }
+            for (head, bias), parameters in groups.items()
+        ],
+        momentum=_MOMENTUM[1],
+    )
+
+
+def phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
+    """SGD over all parameters; the groups: the backbone, and the heads at ten times its rate."""
+    rate = LEARNING_RATE[2]
+    heads = [*model.aspp.parameters(), *model.decoder.parameters()]
+    return torch.optim.SGD(
+        [
+            {"params": list(model.backbone.parameters()), "lr": rate},
+            {"params": heads, "lr": 10 * rate},
+        ],
+        momentum=_MOMENTUM[2],
+        weight_decay=_WEIGHT_DECAY,
+    )
+
+
+def _classify(model: ResNet38, x: torch.Tensor) -> tuple[Arrays, dict[str, np.ndarray]]:
+    """Forward passes, and Grad-CAM by layer: (N, C, H, W) at the resolution of the images."""
+    logits, taps = model(x)
+    cams = {
+        layer: _array(F.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False))
+        for layer, maps in _grad_cam(logits, {layer: taps[layer] for layer in CAM_LAYERS}).items()
+    }
+    numbers = {
+        "forward/" + {"bn7": "bn7_relu"}.get(name, name): _array(tensor)
+        for name, tensor in taps.items()
+    }
+    with torch.no_grad():
+        numbers["forward/cam"] = _array(F.relu(model.fc8(taps["bn7"])))
+        numbers["forward/logits"] = _array(logits)
+        numbers["forward/probability"] = _array(torch.sigmoid(logits))
+        for mu in MUS:
+            logits, taps = model(x, mu)
+            numbers[f"pda/{mu}/logits"] = _array(logits)
+            numbers[f"pda/{mu}/attended"] = _array(taps["attended"])
+    return numbers, cams
+
+
+def _grad_cam(logits: torch.Tensor, taps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """By layer (N, C, h, w): channels weighted with the spatial mean of each logit's gradient."""
+    maps: dict[str, list[torch.Tensor]] = {layer: [] for layer in taps}
+    for target in logits.sum(dim=0):
+        gradients = torch.autograd.grad(target, list(taps.values()), retain_graph=True)
+        for (layer, tap), gradient in zip(taps.items(), gradients):
+            weights = gradient.mean(dim=(2, 3), keepdim=True)
+            maps[layer].append((weights * tap).sum(dim=1))
+    return {layer: torch.stack(per_class, dim=1) for layer, per_class in maps.items()}
+
+
+def _segment(cams: np.ndarray, probability: np.ndarray, size: Sequence[int]) -> Arrays:
+    """Phase 1 as a segmentation, of activation maps (N, C, h, w) clipped at zero."""
+    numbers = {}
+    for index, (maps, predicted) in enumerate(zip(cams, probability > _SEGMENTATION_THRESHOLD)):
+        kept = torch.tensor(maps * predicted[:, None, None])[None]
+        resized = F.interpolate(kept, tuple(size), mode="bilinear", align_corners=False)[0]
+        numbers[f"phase1_segmentation/{index}"] = _strongest(normalized(resized.numpy()))
+        numbers[f"phase1_segmentation_label/{index}"] = predicted.astype(np.float32)
+    return numbers
+
+
+def _train_classifier(model: ResNet38, x: torch.Tensor, labels: torch.Tensor) -> Arrays:
+    optimizer = phase1_optimizer(model.train())
+    schedule = _schedule(optimizer, TOTAL_STEPS[1])
+    numbers: Arrays = {}
+    losses, rates = [], []
+    for step in range(STEPS):
+        loss = F.multilabel_soft_margin_loss(model(x, MU)[0], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            numbers |= _gradients(model)
+        losses.append(loss.item())
+        rates.append(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+    numbers |= {"train/losses": np.array(losses), "train/learning_rates": np.array(rates)}
+    return numbers | {f"after3/{name}": _array(p) for name, p in model.named_parameters()}
+
+
+def _train_segmenter(model: DeepLabV3Plus, x: torch.Tensor, targets: torch.Tensor) -> Arrays:
+    optimizer = phase2_optimizer(model.train())
+    schedule = _schedule(optimizer, TOTAL_STEPS[2])
+    weights = torch.tensor([_LAYER_WEIGHTS[layer] for layer in TARGET_LAYERS], dtype=x.dtype)
+    numbers: Arrays = {}
+    losses, parts, rates = [], [], []
+    for step in range(STEPS):
+        logits, _ = model(x)
+        by_layer = layer_losses(logits, targets)
+        loss = (weights * by_layer).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            numbers["train/logits"] = _array(logits)
+            numbers |= _gradients(model)
+            numbers |= {
+                f"running/{name}": _array(buffer)
+                for name, buffer in model.named_buffers()
+                if not name.endswith(_COUNTER)
+            }
+        losses.append(loss.item())
+        parts.append(by_layer.tolist())
+        rates.append(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+    numbers |= {"train/losses": np.array(losses), "train/loss_parts": np.array(parts)}
+    numbers["train/learning_rates"] = np.array(rates)
+    return numbers | {f"after3/{name}": _array(p) for name, p in model.named_parameters()}
+
+
+def _schedule(optimizer: torch.optim.SGD, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 - step / total_steps) ** _POWER
+    )
+
+
+def _gradients(model: nn.Module) -> Arrays:
+    return {
+        f"grad/{name}": _array(parameter.grad)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _strongest(scores: np.ndarray, axis: int = 0) -> np.ndarray:
+    return scores.argmax(axis=axis).astype(np.uint8)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy: parameters and buffers change while training goes on."""
+    return tensor.detach().numpy().copy()
+
+
+def _batch(images: np.ndarray, dtype: str) -> torch.Tensor:
+    """(N, 3, H, W) in [0, 1], divided in float32 whatever the dtype."""
+    scaled = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+    return torch.tensor(scaled, dtype=getattr(torch, dtype))
+
+
+def _loaded(
+    network: type[nn.Module], state_dict: Mapping[str, np.ndarray], dtype: str, **kwargs
+) -> nn.Module:
+    # On the meta device nothing is drawn that the weights would replace.
+    with torch.device("meta"):
+        model = network(**kwargs)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: np.shape(array) for name, array in state_dict.items()}
+    for name in [*expected, *given]:
+        if expected.get(name) != given.get(name) and not name.endswith(_COUNTER):
+            raise InputError(
+                f"state dict entry {name!r}: {given.get(name, 'missing')}, but {network.__name__} "
+                f"has {expected.get(name, 'none')}; pass the weights of this phase"
+            )
+    tensors = {
+        name: torch.tensor(array, dtype=getattr(torch, dtype))
+        for name, array in state_dict.items()
+        if not name.endswith(_COUNTER)
+    }
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def _blocks(state_dict: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """Blocks per stage of the backbone."""
+    pattern = re.compile(r"backbone\.layer(\d)\.\d+\.conv1\.weight")
+    counts = Counter(match[1] for match in map(pattern.fullmatch, state_dict) if match)
+    return tuple(counts[stage] for stage in "1234")
+
+
+def _shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    if name not in state_dict:
+        raise InputError(f"state dict entry {name!r} is missing; pass the weights of this phase")
+    return np.shape(state_dict[name])
+
+
+def _input(inputs: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name not in inputs or np.shape(inputs[name]) != shape:
+        given = np.shape(inputs[name]) if name in inputs else "missing"
+        raise InputError(f"{name}: {given}, but images and weights ask for {shape}; record it anew")
+    return np.asarray(inputs[name])
