@@ -127,6 +127,8 @@ def masks(phase1: str, variant: str = "paper") -> ConfigDict:
             "phase1": phase1,
             "data": _inherited_data(),
             "layers": layers(variant),
+            # classes that a patch has not: "excluded" never win, "zero" win ties at the minimum
+            "absent": "zero" if variant == "reference" else "excluded",
             "white_threshold": 200,  # grey value (0-255) above which a pixel is background ...
             "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
             "batch_size": 20,

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,14 @@ def _min_max_scores(maps, labels):
 def test_label_maps_follow_the_min_max_rule():
     maps = np.random.default_rng(0).standard_normal((3, 4, 16, 16)).astype(np.float32)
     labels = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 0]], np.uint8)
-    got = jax.jit(label_maps, static_argnums=2)(maps, labels, (16, 16))
-    assert got.dtype == jnp.uint8
+    got, released = (
+        jax.jit(partial(label_maps, absent=absent), static_argnums=2)(maps, labels, (16, 16))
+        for absent in ("excluded", "zero")
+    )
+    assert got.dtype == released.dtype == jnp.uint8
     for index in range(3):
         scores = _min_max_scores(maps[index], labels[index])
+        np.testing.assert_array_equal(released[index], scores.argmax(0))
         decided = scores.max(0) > 0  # elsewhere absent and present classes tie at 0
         assert decided.mean() > 0.99
         np.testing.assert_array_equal(got[index][decided], scores.argmax(0)[decided])
@@ -26,10 +32,13 @@ def test_label_maps_follow_the_min_max_rule():
 def test_label_maps_name_present_classes_only():
     maps = -np.ones((2, 3, 4, 4), np.float32)
     labels = np.array([[0, 0, 1], [0, 1, 1]], np.float32)
-    got = np.asarray(label_maps(maps, labels, (9, 7)))
+    got = np.asarray(label_maps(maps, labels, (9, 7), absent="excluded"))
     assert got.shape == (2, 9, 7)
     np.testing.assert_array_equal(got[0], 2)
     np.testing.assert_array_equal(got[1], 1)
+    unlabelled = np.zeros_like(labels)
+    np.testing.assert_array_equal(label_maps(maps, unlabelled, (9, 7), absent="excluded"), 3)
+    np.testing.assert_array_equal(label_maps(maps, unlabelled, (9, 7), absent="zero"), 0)
 
 
 def test_maps_are_resized_before_they_compete():
@@ -37,7 +46,7 @@ def test_maps_are_resized_before_they_compete():
     maps = np.zeros((1, 2, 1, 2), np.float32)
     maps[0, 0, 0] = [1.0, 0.0]
     maps[0, 1, 0] = [0.0, 4.0]
-    got = label_maps(maps, np.ones((1, 2)), (1, 4))
+    got = label_maps(maps, np.ones((1, 2)), (1, 4), absent="excluded")
     np.testing.assert_array_equal(got, [[[0, 1, 1, 1]]])
 
 

@@ -30,13 +30,13 @@ def test_eight_devices_do_what_one_does(tmp_path):
     assert (one.pop("devices"), eight.pop("devices")) == (1, 8)
     assert one.keys() == eight.keys()
     for phase in ("phase1", "phase2"):
-        np.testing.assert_allclose(eight[f"{phase}/loss"], one[f"{phase}/loss"], rtol=1e-5)
+        np.testing.assert_allclose(eight[f"{phase}/loss"], one[f"{phase}/loss"], rtol=1e-6)
     moved = {name: value for name, value in one.items() if "/moved/" in name and value.any()}
-    assert sum("phase1" in name for name in moved) == 44  # every convolution and fc8
+    assert sum("phase1" in name for name in moved) == 192  # all there is
     assert sum("phase2" in name for name in moved) > 130  # and every scale, bias and statistic
     for name, value in moved.items():
-        # float32: the sums over the batch are taken in another order, the parameters are near 1
-        tolerance = 1e-4 * np.abs(value).max() + 1e-6
+        # float64: only the sums over the batch are taken in another order
+        tolerance = 1e-9 * np.abs(value).max() + 1e-12
         np.testing.assert_allclose(eight[name], value, rtol=0, atol=tolerance, err_msg=name)
 
 

@@ -143,6 +143,7 @@ _MASKS = {
     **_DATA,
     "phase1": NAME,
     "layers": _sequence(LAYER),
+    "absent": _one_of("excluded", "zero"),
     "white_threshold": _integer(0),
     "white_min_area": _integer(0),
     "batch_size": _integer(1),

@@ -10,24 +10,33 @@ import numpy as np
 from wsss_jax.models.layers import resize_half_pixel
 
 
-def label_maps(maps: jax.Array, labels: jax.Array, size: Sequence[int]) -> jax.Array:
+def label_maps(
+    maps: jax.Array, labels: jax.Array, size: Sequence[int], *, absent: str
+) -> jax.Array:
     """Pseudo masks: at every pixel the strongest class among those the patch contains.
 
     The rule of the paper (joint min-max over all classes, absent classes set to 0, argmax) without
     the normalization: it is one increasing map for all classes of a patch and cannot change which
-    class is strongest. Where present classes tie at the very minimum an absent one never wins.
+    class is strongest.
 
     Args:
       maps: (B, C, h, w) class activation maps of either sign.
       labels: (B, C), nonzero where the patch contains the class.
       size: (H, W) of the label maps; the maps are resized bilinearly, half-pixel centers.
+      absent: what becomes of the classes that a patch does not contain. "excluded": they never
+        win. "zero": as in the released code they score what the joint minimum scores, so that in a
+        patch of one class the pixels of its minimum can go to an absent one.
 
     Returns:
-      (B, H, W) uint8 class indices; C, excluded, throughout for a patch without any label, of
-      which nothing is known (the released code calls all of it class 0).
+      (B, H, W) uint8 class indices. Of a patch without any label nothing is known: it is C,
+      excluded, throughout, or class 0 with "zero".
     """
     maps = resized(maps, size)
-    maps = jnp.where(labels[:, :, None, None] != 0, maps, -jnp.inf)
+    present = labels[:, :, None, None] != 0
+    if absent == "zero":
+        floor = maps.min(axis=(1, 2, 3), keepdims=True)
+        return jnp.where(present, maps, floor).argmax(axis=1).astype(jnp.uint8)
+    maps = jnp.where(present, maps, -jnp.inf)
     strongest = jnp.where(labels.any(axis=1)[:, None, None], maps.argmax(axis=1), maps.shape[1])
     return strongest.astype(jnp.uint8)
 

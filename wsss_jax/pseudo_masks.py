@@ -79,8 +79,11 @@ def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> 
     def label_maps(variables: training.Variables, batch: inputs.Batch) -> dict[str, jax.Array]:
         image = inputs.scaled(batch["image"], classifier.config.model)
         maps, _ = cam.grad_cam(classifier.model, variables, image, tuple(config.layers))
-        size = image.shape[1:3]
-        return {k: masks.label_maps(m, batch["label"], size) for k, m in maps.items()}
+        arguments = batch["label"], image.shape[1:3]
+        return {
+            layer: masks.label_maps(of_layer, *arguments, absent=config.absent)
+            for layer, of_layer in maps.items()
+        }
 
     mapped = parallel.map_batch(label_maps)
 

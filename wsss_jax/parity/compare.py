@@ -44,7 +44,8 @@ class Row(NamedTuple):
 
     `difference` is the largest absolute one, or the number of differing pixels; `share` is it as a
     share of the tensor's largest absolute value, or of its pixels; `rounding`, such a share too, is
-    what one rounding of every weight changes, None where that was not measured.
+    the most that one rounding of every weight changes in tensors of its kind, None where that was
+    not measured.
     """
 
     name: str
@@ -170,11 +171,13 @@ def with_rounding(
     state_dict: Mapping[str, np.ndarray],
     precision: str,
 ) -> list[Row]:
-    """The rows with what one rounding of every weight, up or down, changes in each tensor.
+    """The rows with the most that one rounding of every weight changes in tensors of their kind.
 
-    Where that is as much as the difference, the tensor cannot tell two programs apart: it is
-    ill-conditioned, as the gradients of phase 2 are on few images, because its pooling branch
-    normalizes over as many values as there are images.
+    Where that is as much as the difference, the tensor cannot tell two programs apart. In phase 1
+    a ReLU near zero or a pixel near the cut-off of the attention flips and shows in gradients and
+    Grad-CAM, by chance in this tensor or in that, which is why the kind counts. The gradients of
+    phase 2 are ill-conditioned on few images: its pooling branch normalizes over as many values as
+    there are images.
     """
     epsilon = float(jnp.finfo(precision).eps)
     # What was found, as the other side has it: the same entries are looked at.
@@ -182,7 +185,7 @@ def with_rounding(
         name: recorded._replace(values=_entries(found[name], recorded))
         for name, recorded in expected.items()
     }
-    rounding = dict.fromkeys(expected, 0.0)
+    rounding: dict[str, float] = {}
     for seed in tqdm(
         range(PERTURBATIONS), "what rounding does", unit="run", **training.progress_style()
     ):
@@ -194,8 +197,9 @@ def with_rounding(
             }
         )
         for name, recorded in here.items():
-            rounding[name] = max(rounding[name], _difference(recorded, moved[name])[1])
-    return [row._replace(rounding=rounding[row.name]) for row in rows]
+            share, kind = _difference(recorded, moved[name])[1], golden.kind(name)
+            rounding[kind] = max(rounding.get(kind, 0.0), share)
+    return [row._replace(rounding=rounding[golden.kind(row.name)]) for row in rows]
 
 
 def _read_images(folder: Path) -> np.ndarray:
@@ -274,8 +278,8 @@ def _print_table(rows: list[Row]) -> None:
     if counts["rounding"]:
         print(
             f"rounding: over the tolerance, but not over {ROUNDING} times what one rounding of "
-            "every weight changes in this tensor, so it cannot tell two programs apart. Where "
-            "rounding is out of the way: --config.precision=float64 without a golden file."
+            "every weight changes in tensors of this kind, so it cannot tell two programs apart. "
+            "Where rounding is out of the way: --config.precision=float64 without a golden file."
         )
 
 

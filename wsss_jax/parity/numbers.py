@@ -116,7 +116,7 @@ def _phase1(
         for layer, maps in by_layer.items():
             found[f"gradcam/{layer}"] = masks.resized(maps, size)
             if layer in golden.MASK_LAYERS:
-                tissue = masks.label_maps(maps, batch["label"], size)
+                tissue = masks.label_maps(maps, batch["label"], size, absent="zero")
                 found[f"pseudo_mask/bcss/{layer}"] = tissue
         return found
 
