@@ -227,7 +227,7 @@ def convert(dataset: str, variant: str = "reference") -> ConfigDict:
     config = ConfigDict(
         {
             "job": "convert",
-            "weights": "",  # .pth, .safetensors, .params, .pth.tar, or a run
+            "weights": "",  # .pth, .safetensors, .params or .pth.tar
             "strict": True,  # all of them must fit; False leaves what does not at random values
             "jobs": {"phase1": phase1(dataset, variant), "phase2": phase2("unknown", variant)},
         }

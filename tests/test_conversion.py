@@ -167,6 +167,35 @@ def test_a_converted_run_is_not_trained_on_in_its_place(exported, tissue_dir, tm
         jobs.train_phase1(config, tmp_path / "run")
 
 
+def test_weights_of_the_other_phase(exported, tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.init = str(exported / "phase2.pth")
+    with pytest.raises(InputError, match=r"phase2\.pth: these are weights of phase2"):
+        training.initial_variables(config, phase1.build_model(config, 4))
+
+
+def test_an_export_takes_the_place_of_the_one_before(runs_dir, trained, tmp_path):
+    for _ in range(2):
+        config = base.export(str(runs_dir / "phase1"))
+        config.formats = ("orbax", "safetensors")
+        conversion.export(config, tmp_path)
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(tmp_path / "phase1.orbax")
+    _assert_same(restored, trained["phase1"].variables)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["phase1.orbax", "phase1.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(
+    exported, runs_dir, tissue_dir, tmp_path
+):
+    (tmp_path / "file").touch()
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="file is a file, not a folder"):
+            conversion.export(base.export(str(runs_dir / "phase1")), workdir)
+        with pytest.raises(InputError, match="file is a file, not a folder"):
+            conversion.convert(_convert_config(exported / "phase1.pth", tissue_dir), workdir)
+
+
 def test_only_trained_phases_are_exported(runs_dir, tmp_path):
     config = base.export(str(runs_dir / "masks"))
     with pytest.raises(InputError, match="is a run of the job 'masks'"):

@@ -49,9 +49,12 @@ def test_one_phase_alone(runs_dir, tmp_path, phase1, phase2, rows):
         str(runs_dir / "phase1") if phase1 else "", str(runs_dir / "phase2") if phase2 else ""
     )
     config.data.workers, config.batch_size, config.sheet_patches = 0, 4, 0
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "of_another_split.png").touch()
     jobs.evaluate(config, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert [row["name"] for row in scores["rows"]] == ["majority class", *rows]
+    assert len(list((tmp_path / "predictions").iterdir())) == COUNTS["test"]
     whole = json.loads((runs_dir / "evaluate" / "scores.json").read_text())
     same = next(row for row in whole["rows"] if row["name"] == rows[0])
     np.testing.assert_equal(scores["rows"][1], same)

@@ -168,7 +168,9 @@ def load_variables(
       InputError: the run has no checkpoint yet, or one of another shape.
     """
     if not exist(workdir):
-        raise InputError(f"{workdir}: no checkpoint there; train that phase first")
+        raise InputError(
+            f"{workdir}: no checkpoint there; train that phase first, or convert again"
+        )
     checkpoints = Checkpoints(workdir, score, read_only=True)
     try:
         step = checkpoints.best() if score is not None else checkpoints.latest()

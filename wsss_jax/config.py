@@ -283,6 +283,9 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
         raise InputError(f"{prefix}layers is empty: name at least one layer")
     if job == "evaluate" and not (config.phase1 or config.phase2):
         raise InputError(f"{prefix}phase1 and {prefix}phase2 are empty: name at least one run")
+    for field in ("formats", "platforms") if job == "export" else ():
+        if not config[field]:
+            raise InputError(f"{prefix}{field} is empty: it must be {rules[field].text}")
     if job == "prepare" and abs(sum(config.shares) - 1) > 1e-6:
         raise InputError(
             f"{prefix}shares is {tuple(config.shares)}: train, val and test must sum to 1"
@@ -342,5 +345,10 @@ def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
         config = from_json(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON ({error}); run that job again") from error
-    _validate(config, f"{path}: ")
+    try:
+        _validate(config, f"{path}: ")
+    except InputError as error:
+        raise InputError(
+            f"{error} (was it written by another version?); run that job again"
+        ) from error
     return config

@@ -1,5 +1,6 @@
 """The jobs that take weights in from other programs and hand them out."""
 
+import shutil
 from pathlib import Path
 
 import ml_collections
@@ -11,9 +12,10 @@ from wsss_jax import config as config_lib
 from wsss_jax import phase1, phase2, runs, stablehlo, training
 from wsss_jax.checkpoints import Checkpoints, State, exist
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import torch_files, torch_names, weights
 
-_PHASES = {1: phase1, 2: phase2}
+_PHASES = {"phase1": phase1, "phase2": phase2}
 
 
 def convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -24,17 +26,18 @@ def convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: the weights do not fit, or `workdir` already holds a run.
     """
-    source = weights.read(Path(config.weights))
-    phase = weights.phase_of(source)
-    settings = config.jobs[f"phase{phase}"]
-    settings.init, settings.strict = config.weights, config.strict
-    if phase == 1 and settings.model.batch_norm == "auto":
-        settings.model.batch_norm = "frozen"
-    dataset = load_dataset(settings.data.dataset, settings.data.root)
+    check_writable(workdir)
     if exist(workdir):
         raise InputError(f"{workdir} already holds a trained network: name another --workdir")
+    source = weights.read(Path(config.weights))
+    job = f"phase{weights.phase_of(source)}"
+    settings = config.jobs[job]
+    settings.init, settings.strict = config.weights, config.strict
+    if job == "phase1" and settings.model.batch_norm == "auto":
+        settings.model.batch_norm = "frozen"
+    dataset = load_dataset(settings.data.dataset, settings.data.root)
     runs.check(settings, workdir, started=False)
-    model = _PHASES[phase].build_model(settings, dataset.num_classes)
+    model = _PHASES[job].build_model(settings, dataset.num_classes)
     variables, report = training.filled_variables(settings, model, source)
     runs.save(settings, dataset, workdir)
     weights.write_report(report, workdir / weights.REPORT_FILE)
@@ -43,21 +46,24 @@ def convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
         checkpoints.save(State(np.int32(0), variables, None), {"history": []}, {})
     finally:
         checkpoints.close()
-    print(f"{workdir} is a run of phase {phase}: {', '.join(dataset.classes)}")
+    print(f"{workdir} is a run of {job}, its classes are {', '.join(dataset.classes)}")
+    if report.initial:
+        print("What is left at random values must be trained before anything is predicted with it.")
 
 
 def export(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the network of a run in the formats of `config.formats`, as `<job>.<format>`.
 
     Raises:
-      InputError: no run there, or a format that it cannot take.
+      InputError: no trained phase there, or `workdir` cannot be written.
     """
+    check_writable(workdir)
     job = config_lib.load(Path(config.run), "run").job
-    if job not in ("phase1", "phase2"):
+    if job not in _PHASES:
         raise InputError(
             f"config.run: {config.run} is a run of the job {job!r}: name one of phase 1 or phase 2"
         )
-    trained = (phase1 if job == "phase1" else phase2).load(config.run, "run")
+    trained = _PHASES[job].load(config.run, "run")
     state_dict = torch_names.to_torch(trained.variables)
     for name in config.formats:
         path = workdir / f"{job}.{name}"
@@ -70,6 +76,9 @@ def export(config: ml_collections.ConfigDict, workdir: Path) -> None:
             settings = {"precision": config.precision, "platforms": tuple(config.platforms)}
             stablehlo.save(trained, path, size=size, **settings)
         else:
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(path.absolute(), trained.variables, force=True)
+            with atomic_path(path) as temporary, ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(temporary.absolute(), trained.variables)
+                checkpointer.wait_until_finished()
+                if path.exists():  # a folder does not replace one that holds something
+                    shutil.rmtree(path)
         print(f"wrote {path}")

@@ -1,6 +1,7 @@
 """The job that scores both phases on annotated patches."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
     runs.check(config, workdir, started=False)  # its results are made anew
     runs.save(config, dataset, workdir)
-    (workdir / PREDICTIONS).mkdir(exist_ok=True)
+    shutil.rmtree(workdir / PREDICTIONS, ignore_errors=True)  # they may be of another split
+    (workdir / PREDICTIONS).mkdir()
 
     predict = _predictor(config, dataset, classifier, segmenter)
     variables = [trained and trained.variables for trained in (classifier, segmenter)]

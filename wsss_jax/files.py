@@ -6,6 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wsss_jax.errors import InputError
+
+
+def check_writable(folder: Path | str) -> None:
+    """Refuses, before long work, a folder that could not be made or written to.
+
+    Raises:
+      InputError: names what is in the way.
+    """
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "not writable" if existing.is_dir() else "a file, not a folder"
+        raise InputError(f"{existing} is {what}: name another folder")
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:

@@ -158,13 +158,20 @@ def filled_variables(
     config: ml_collections.ConfigDict, model: nn.Module, source: weights.Weights
 ) -> tuple[dict[str, Any], weights.Report]:
     """The variables of a model filled with weights, and what became of each tensor."""
+    phase = f"phase{weights.phase_of(source)}"
+    if phase != config.job:
+        raise InputError(f"{source.path}: these are weights of {phase}: name some of {config.job}")
 
     def random(names: Sequence[str]) -> dict[str, np.ndarray]:
         chosen = _random(config, model, lambda path: torch_names.torch_name(path) in names)
         return torch_names.to_torch(unflatten_dict(chosen))
 
     shapes = torch_names.torch_shapes(network_shapes(model))
-    variables, report = weights.fit(source, shapes, random, strict=config.strict)
+    remedy = (
+        "set the data set and the model's fields as they were in training, or take what fits with "
+        "--config.strict=False"
+    )
+    variables, report = weights.fit(source, shapes, random, strict=config.strict, remedy=remedy)
     tqdm.write(weights.summary(report))
     return variables, report
 

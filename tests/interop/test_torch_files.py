@@ -178,6 +178,16 @@ def test_a_whole_module_is_refused_with_the_way_out(form, tmp_path):
     _refused(path, r"torch\.nn\.modules\.linear\.Linear.*torch\.save\(model\.state_dict\(\)")
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("call", [b"R", b"\x81"])  # REDUCE, NEWOBJ
+def test_parameters_of_early_releases(call, form, tmp_path):
+    """As in the files of torchvision's first models: a call of the class, then its state."""
+    entry = b"ctorch.nn.parameter\nParameter\n" + _tensor() + b"\x88\x86" + call
+    state = _opcodes({"_backward_hooks": None}) + b"b"
+    path = _write(tmp_path / "old.pth", form, _dict(weight=entry, bias=entry + state))
+    _assert_same(load(path), {"weight": PAIR, "bias": PAIR})
+
+
 def test_a_file_of_python_2_with_a_view(tmp_path):
     def text(value):
         return b"U" + bytes([len(value)]) + value

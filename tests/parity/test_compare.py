@@ -26,6 +26,26 @@ def test_a_difference_is_a_share_of_the_largest_value():
     assert row.share == pytest.approx(1.5e-5, rel=0.01) and row.verdict == "DIFFERS"
     assert row._replace(rounding=1e-5).verdict == "rounding"
     assert row._replace(rounding=1e-6).verdict == "DIFFERS"
+    assert row._replace(share=0.6, rounding=1.0).verdict == "DIFFERS"
+
+
+def test_rounding_excuses_what_it_does_and_no_more():
+    rates = np.float32([1, 2])
+
+    def compute(weights):
+        # Ill-conditioned in one tensor, not at all in the others.
+        value = weights["w"]
+        steep = 1e4 * (value - np.float32(1)) + 1
+        return {"grad/a": steep, "grad/b": value, "grad/c": value, "train/learning_rates": rates}
+
+    state_dict = {"w": np.ones(50, np.float32)}
+    found = compute(state_dict)
+    other = {name: value * np.float32(1.002) for name, value in found.items()}
+    expected = {name: golden.whole(value) for name, value in other.items()}
+    rows = compare.compare(expected, found)
+    assert {row.verdict for row in rows} == {"DIFFERS"}
+    rows = compare.with_rounding(rows, expected, found, compute, state_dict, "float32")
+    assert [row.verdict for row in rows] == ["rounding", "DIFFERS", "DIFFERS", "DIFFERS"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

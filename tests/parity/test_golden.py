@@ -15,8 +15,10 @@ def test_what_is_saved_comes_back_as_a_sample(tmp_path):
         "train/losses": np.float32([3, 2, 1]),
     }
     given = golden.drawn_inputs(1, 2, 3, (20, 10))
-    golden.save(tmp_path / "a.npz", tensors, given, {"fc8.weight": np.ones((3, 4, 1, 1))})
-    loaded = golden.load(tmp_path / "a.npz", 1)
+    state_dict = {"fc8.weight": np.ones((3, 4, 1, 1))}
+    golden.save(tmp_path / "a", tensors, given, state_dict, "bfloat16")
+    loaded = golden.load(tmp_path / "a", 1)
+    assert loaded.precision == "bfloat16"
     assert loaded.tensors.keys() == tensors.keys() and loaded.inputs.keys() == given.keys()
     sample = loaded.tensors["forward/b2"]
     assert len(np.unique(sample.indices)) == 64 and sample.shape == (2, 3, 20, 10)
@@ -31,7 +33,7 @@ def test_what_is_saved_comes_back_as_a_sample(tmp_path):
 def test_the_same_entries_are_kept_as_in_the_recorded_files(phase, tmp_path):
     recorded = golden.load(reference.path(f"phase{phase}"), phase).tensors
     name, sample = next((n, r) for n, r in recorded.items() if r.indices is not None)
-    golden.save(tmp_path / "a.npz", {name: np.ones(sample.shape)}, _given(phase), {})
+    golden.save(tmp_path / "a.npz", {name: np.ones(sample.shape)}, _given(phase), {}, "float32")
     ours = golden.load(tmp_path / "a.npz", phase).tensors[name]
     np.testing.assert_array_equal(ours.indices, sample.indices)
 
@@ -55,7 +57,7 @@ def test_drawn_inputs_are_always_the_same_and_hold_every_case():
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(reference.path("phase1").read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"a\.npz: not a golden file"):
+    with pytest.raises(InputError, match=r"a\.npz: not a whole golden file"):
         golden.load(path, 1)
     with pytest.raises(InputError, match=r"phase1\.npz: no 'targets'.*--config\.phase"):
         golden.load(reference.path("phase1"), 2)

@@ -54,6 +54,7 @@ _GLOBALS = frozenset(
         "torch._utils._rebuild_parameter",
         "torch._utils._rebuild_tensor",
         "torch._utils._rebuild_tensor_v2",
+        "torch.nn.parameter.Parameter",
     }
 )
 
@@ -66,6 +67,7 @@ _TAKEN = {
     "SETITEM": 2,
     "STACK_GLOBAL": 2,
     "REDUCE": 2,
+    "NEWOBJ": 2,
     "BUILD": 1,
     "BINPERSID": 1,
     "STOP": 1,
@@ -333,7 +335,7 @@ def _run(stream: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
                 stack.append(_global(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 stack.append(_global(*taken))
-            case "REDUCE":
+            case "REDUCE" | "NEWOBJ":
                 stack.append(_reduce(*taken))
             case "BINPERSID":
                 view = _view(taken[0])
@@ -398,7 +400,11 @@ def _reduce(function: Any, arguments: Any) -> Any:
             (_View(storage, start), int(offset), tuple(shape), tuple(strides), *_),
         ):
             return _Tensor(storage, start + offset, shape, strides)
-        case _Global("torch._utils._rebuild_parameter"), (_Tensor() as tensor, *_):
+        case (
+            # Before PyTorch 0.4 a parameter was pickled as a call of its class.
+            _Global("torch._utils._rebuild_parameter" | "torch.nn.parameter.Parameter"),
+            (_Tensor() as tensor, *_),
+        ):
             return tensor
         case _Global("torch.Size"), (tuple(shape),):
             return shape

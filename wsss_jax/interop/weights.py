@@ -4,6 +4,7 @@ All names are those of the released PyTorch checkpoints: what a file of another 
 them is translated, what the network holds is listed by them.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -61,7 +62,8 @@ def read(path: Path) -> Weights:
       InputError: no such file, or it is damaged, hostile, or holds something else.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; name a file of weights or the workdir of a run")
+        what = "is a folder that holds no run" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {what}; name a file of weights")
     with path.open("rb") as file:
         head = file.read(9)
     if head[:8] == mxnet_files.MAGIC:
@@ -130,6 +132,7 @@ def fit(
     initial: Callable[[Sequence[str]], Mapping[str, np.ndarray]],
     *,
     strict: bool,
+    remedy: str,
 ) -> tuple[dict[str, Any], Report]:
     """Fills a network with weights.
 
@@ -138,6 +141,7 @@ def fit(
       shapes: of every tensor of the network, in PyTorch's names and layout.
       initial: gives the initial values of the tensors that the file does not fill.
       strict: everything must fit; weights of ImageNet may lack and have what is in their nature.
+      remedy: what the user can do about weights that do not fit, for the message.
 
     Returns:
       the variables, and what became of every tensor.
@@ -151,14 +155,14 @@ def fit(
         if found is None:
             if strict and not name.startswith(weights.lacks):
                 raise InputError(
-                    f"{weights.path}: {name} {shape} of the network is not in the file{_REMEDY}"
+                    f"{weights.path}: {name} {shape} of the network is not in the file: {remedy}"
                 )
             unfilled.append((name, shape, "not in the file"))
         elif found.shape != shape:
             if strict:
                 raise InputError(
                     f"{weights.path}: {name} has the shape {found.shape} in the file and {shape} "
-                    f"in the network{_REMEDY}"
+                    f"in the network: {remedy}"
                 )
             unfilled.append((name, shape, f"has the shape {found.shape} in the file"))
         else:
@@ -167,22 +171,16 @@ def fit(
         if name not in shapes:
             if strict and not name.startswith(weights.exceeds):
                 raise InputError(
-                    f"{weights.path}: {name} {array.shape} is not in the network{_REMEDY}"
+                    f"{weights.path}: {name} {array.shape} is not in the network: {remedy}"
                 )
             unused.append((name, array.shape, "not in the network"))
     if not loaded:
-        raise InputError(f"{weights.path}: nothing in it fits the network; is it another phase's?")
+        raise InputError(f"{weights.path}: nothing in it fits the network: {remedy}")
     state_dict = {name: weights.arrays[name] for name, _, _ in loaded}
     if unfilled:
         state_dict |= initial([name for name, _, _ in unfilled])
     source = f"{weights.path} ({weights.kind})"
     return to_flax(state_dict), Report(source, loaded, unfilled, unused)
-
-
-_REMEDY = (
-    "; set the number of classes and config.model as they were in training, or take what fits with "
-    "--config.strict=False"
-)
 
 
 def summary(report: Report) -> str:
@@ -203,7 +201,13 @@ def summary(report: Report) -> str:
 
 def _grouped(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> list[str]:
     lines = []
-    for (module, reason), group in groupby(entries, lambda e: (e[0].partition(".")[0], e[2])):
+
+    def module_and_reason(entry: tuple[str, tuple[int, ...], str]) -> tuple[str, str]:
+        return entry[0].partition(".")[0], entry[2]
+
+    for (module, reason), group in groupby(
+        sorted(entries, key=module_and_reason), module_and_reason
+    ):
         members = list(group)
         if len(members) > _LISTED:
             lines.append(f"{module}, {len(members)} tensors: {reason}")
@@ -228,6 +232,9 @@ def save_safetensors(state_dict: Mapping[str, np.ndarray], path: Path) -> None:
         safetensors.numpy.save_file(
             {name: np.ascontiguousarray(value) for name, value in state_dict.items()}, temporary
         )
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # the library keeps the file from all other users
 
 
 def _size(shape: Sequence[int]) -> int:

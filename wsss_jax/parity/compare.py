@@ -16,7 +16,7 @@ from tqdm import tqdm
 from data import folders
 from wsss_jax import phase1, phase2, training
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import torch_names, weights
 from wsss_jax.parity import golden, numbers
 
@@ -34,8 +34,14 @@ TOLERANCES = {
 }
 PIXELS = 1e-3  # share of the pixels of label maps that may differ
 FLOAT64 = 1e-5  # what the tolerances are multiplied by where both sides computed in float64
-PERTURBATIONS = 3  # runs that show what rounding does
-ROUNDING = 5  # times as far as in those runs a tensor may be off
+# What rounding does to a tensor is measured in runs with perturbed weights.
+PERTURBATIONS = 4  # runs
+AMPLITUDE = 4  # roundings, up or down, of every weight: what a deep network may add up to
+ROUNDING = 5  # times as far as in those runs a tensor may be off, but never by
+MOST = 0.5  # as a share
+# By chance a flip near zero shows in one tensor or in another of these kinds: each is granted what
+# a quarter of them exceed.
+BY_CHANCE = ("gradcam", "grad", "running", "after3")
 TABLE_FILE = "compare.csv"
 
 
@@ -44,8 +50,7 @@ class Row(NamedTuple):
 
     `difference` is the largest absolute one, or the number of differing pixels; `share` is it as a
     share of the tensor's largest absolute value, or of its pixels; `rounding`, such a share too, is
-    the most that one rounding of every weight changes in tensors of its kind, None where that was
-    not measured.
+    what rounding does to it, None where that was not measured.
     """
 
     name: str
@@ -60,7 +65,7 @@ class Row(NamedTuple):
         """ "equal" within the tolerance, "rounding" if not told apart from it, or "DIFFERS"."""
         if self.share <= self.tolerance:
             return "equal"
-        if self.rounding is not None and self.share <= ROUNDING * self.rounding:
+        if self.rounding is not None and self.share <= min(ROUNDING * self.rounding, MOST):
             return "rounding"
         return "DIFFERS"
 
@@ -84,10 +89,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
             f"phase {phase}: set --config.phase or another --config.weights"
         )
     images = _read_images(Path(config.images))
+    check_writable(workdir)
+    if config.record:
+        check_writable(Path(config.record).parent)
     _check_network(source, phase, num_classes)
-    expected = None
+    expected, other_precision = None, config.precision
     if config.golden:
-        expected, given = golden.load(Path(config.golden), phase)
+        expected, given, other_precision = golden.load(Path(config.golden), phase)
         _check_inputs(config.golden, phase, given, images, num_classes)
     else:
         given = golden.drawn_inputs(phase, len(images), num_classes, images.shape[1:3])
@@ -97,18 +105,18 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
         compute = numbers.computer(phase, num_classes, images, given, settings)
         found = compute(source.arrays)
         if config.record:
-            golden.save(Path(config.record), found, given, source.arrays)
+            golden.save(Path(config.record), found, given, source.arrays, config.precision)
             print(f"recorded {len(found)} tensors in {config.record}")
             if expected is None:
                 return True
-        factor = 1.0
         if expected is None:
-            dtype, factor = ("float64", FLOAT64) if double else ("float32", 1.0)
-            other = _torch_numbers(phase)(source.arrays, images, given, dtype)
+            other_precision = "float64" if double else "float32"
+            other = _torch_numbers(phase)(source.arrays, images, given, other_precision)
             expected = {name: golden.whole(array) for name, array in other.items()}
-        rows = compare(expected, found, factor)
+        coarser = max(config.precision, other_precision, key=lambda name: jnp.finfo(name).eps)
+        rows = compare(expected, found, FLOAT64 if coarser == "float64" else 1.0)
         if any(row.verdict != "equal" for row in rows):
-            rows = with_rounding(rows, expected, found, compute, source.arrays, config.precision)
+            rows = with_rounding(rows, expected, found, compute, source.arrays, coarser)
     _print_table(rows)
     _write_table(rows, workdir / TABLE_FILE)
     return all(row.verdict != "DIFFERS" for row in rows)
@@ -171,21 +179,20 @@ def with_rounding(
     state_dict: Mapping[str, np.ndarray],
     precision: str,
 ) -> list[Row]:
-    """The rows with the most that one rounding of every weight changes in tensors of their kind.
+    """The rows with what rounding does to each tensor.
 
     Where that is as much as the difference, the tensor cannot tell two programs apart. In phase 1
     a ReLU near zero or a pixel near the cut-off of the attention flips and shows in gradients and
-    Grad-CAM, by chance in this tensor or in that, which is why the kind counts. The gradients of
-    phase 2 are ill-conditioned on few images: its pooling branch normalizes over as many values as
-    there are images.
+    Grad-CAM. The gradients of phase 2 are ill-conditioned on few images: its pooling branch
+    normalizes over as many values as there are images. `precision` is the coarser of both sides.
     """
-    epsilon = float(jnp.finfo(precision).eps)
+    epsilon = AMPLITUDE * float(jnp.finfo(precision).eps)
     # What was found, as the other side has it: the same entries are looked at.
     here = {
         name: recorded._replace(values=_entries(found[name], recorded))
         for name, recorded in expected.items()
     }
-    rounding: dict[str, float] = {}
+    rounding = dict.fromkeys(expected, 0.0)
     for seed in tqdm(
         range(PERTURBATIONS), "what rounding does", unit="run", **training.progress_style()
     ):
@@ -197,9 +204,20 @@ def with_rounding(
             }
         )
         for name, recorded in here.items():
-            share, kind = _difference(recorded, moved[name])[1], golden.kind(name)
-            rounding[kind] = max(rounding.get(kind, 0.0), share)
-    return [row._replace(rounding=rounding[golden.kind(row.name)]) for row in rows]
+            rounding[name] = max(rounding[name], _difference(recorded, moved[name])[1])
+    granted = {
+        kind: _exceeded_by_a_quarter([v for k, v in rounding.items() if golden.kind(k) == kind])
+        for kind in BY_CHANCE
+        if any(golden.kind(name) == kind for name in rounding)
+    }
+    return [
+        row._replace(rounding=max(rounding[row.name], granted.get(golden.kind(row.name), 0.0)))
+        for row in rows
+    ]
+
+
+def _exceeded_by_a_quarter(values: list[float]) -> float:
+    return float(np.quantile(values, 0.75, method="lower"))
 
 
 def _read_images(folder: Path) -> np.ndarray:
@@ -223,7 +241,9 @@ def _check_network(source: weights.Weights, phase: int, num_classes: int) -> Non
     module = phase1 if phase == 1 else phase2
     model = module.build_model(numbers.settings(phase, "float32"), num_classes)
     shapes = training.network_shapes(model)
-    weights.fit(source, torch_names.torch_shapes(shapes), lambda names: {}, strict=True)
+    remedy = "name a checkpoint of the networks of the released code, which are of width 1"
+    shapes = torch_names.torch_shapes(shapes)
+    weights.fit(source, shapes, lambda names: {}, strict=True, remedy=remedy)
 
 
 def _check_inputs(
@@ -277,8 +297,8 @@ def _print_table(rows: list[Row]) -> None:
     )
     if counts["rounding"]:
         print(
-            f"rounding: over the tolerance, but not over {ROUNDING} times what one rounding of "
-            "every weight changes in tensors of this kind, so it cannot tell two programs apart. "
+            f"rounding: over the tolerance, but not over {ROUNDING} times what {AMPLITUDE} "
+            "roundings of every weight do to this tensor, so it cannot tell two programs apart. "
             "Where rounding is out of the way: --config.precision=float64 without a golden file."
         )
 

@@ -58,10 +58,11 @@ class Recorded(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """`tensors` by name, and the `inputs` they were computed from."""
+    """`tensors` by name, the `inputs` they were computed from, and in which `precision`."""
 
     tensors: dict[str, Recorded]
     inputs: dict[str, np.ndarray]
+    precision: str
 
 
 def whole(array: np.ndarray) -> Recorded:
@@ -76,11 +77,13 @@ def load(path: Path, phase: int) -> Golden:
     Raises:
       InputError: it is damaged, or not of this phase.
     """
+    if not path.is_file():
+        raise InputError(f"config.golden: there is no file {path}: name a golden file (.npz)")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a golden file (.npz): {error}; copy it anew") from error
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: not a whole golden file (.npz): copy it anew") from error
     missing = [name for name in INPUTS[phase][:1] if name not in arrays]
     if missing:
         raise InputError(
@@ -95,7 +98,7 @@ def load(path: Path, phase: int) -> Golden:
             tensors[tensor] = _recorded(path, tensor, arrays)
         elif part not in _PARTS and name not in inputs and array.dtype.kind in "fiu":
             tensors[name] = whole(array)
-    return Golden(tensors, inputs)
+    return Golden(tensors, inputs, str(arrays.get("precision", "float32")))
 
 
 def _recorded(path: Path, name: str, arrays: Mapping[str, np.ndarray]) -> Recorded:
@@ -115,6 +118,7 @@ def save(
     tensors: Mapping[str, np.ndarray],
     inputs: Mapping[str, np.ndarray],
     state_dict: Mapping[str, np.ndarray],
+    precision: str,
 ) -> None:
     """Writes a golden file.
 
@@ -123,8 +127,9 @@ def save(
       tensors: by the names above, whole, in PyTorch's layout.
       inputs: what they were computed from.
       state_dict: the weights, of which names and shapes are kept.
+      precision: "float32", "bfloat16" or "float64".
     """
-    arrays = dict(inputs)
+    arrays = {**inputs, "precision": np.array(precision)}
     arrays["state_dict_names"] = np.array(list(state_dict))
     arrays["state_dict_shapes"] = np.array([str(list(v.shape)) for v in state_dict.values()])
     for name, tensor in tensors.items():
@@ -141,8 +146,8 @@ def save(
             f"{name}/values": tensor.reshape(-1)[indices],
             f"{name}/indices": indices,
         }
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def _sample(name: str, size: int) -> np.ndarray:
