@@ -12,12 +12,13 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from wsss_jax import config as config_lib
-from wsss_jax.errors import InputError
+from wsss_jax.errors import InputError, Preempted
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config's name>.")
 
 EXIT_INPUT_ERROR = 2
+EXIT_PREEMPTED = 75  # "temporary failure" of sysexits.h: try again
 
 
 def _refuse(message: str) -> NoReturn:
@@ -65,11 +66,15 @@ def main(_: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / _config_path(sys.argv).stem)
     try:
         config_lib.validate(_CONFIG.value)
-        from wsss_jax import jobs  # after the check: loading JAX takes seconds
+        from wsss_jax import jobs, parallel  # after the check: loading JAX takes seconds
 
+        parallel.keep_compiled_programs()
         jobs.JOBS[_CONFIG.value.job](_CONFIG.value, workdir)
     except InputError as error:
         _refuse(str(error))
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
     except OSError as error:
         if error.filename is None:  # not about a file, so not for the user to mend
             raise

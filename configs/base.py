@@ -63,6 +63,7 @@ def _training() -> ConfigDict:
             "precision": "float32",  # "bfloat16": computes in it, parameters stay float32
             "batch_size": 20,  # over all devices
             "log_every": 10,  # steps
+            "checkpoint_every": 500,  # steps, and at the end of each epoch
             "augment": {
                 "flip_horizontal": 0.5,  # probability
                 "flip_vertical": 0.5,

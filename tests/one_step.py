@@ -47,8 +47,8 @@ for name, phase, config, values in (
     step = parallel.map_train_step(
         lambda *arguments, built=built: training.train_step(built, *arguments)
     )
-    after, metrics = step(before, batch, values, jax.random.key(1))
-    results[f"{name}/loss"] = np.asarray(metrics.compute()["loss"])
+    after = step(before, batch, values, jax.random.key(1))
+    results[f"{name}/loss"] = np.asarray(after.sums["epoch"]["loss"])
     moved = jax.tree.map(lambda a, b: np.asarray(b) - a, start, after.variables)
     for path, value in flax.traverse_util.flatten_dict(moved, sep="/").items():
         results[f"{name}/moved/{path}"] = value

@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +166,17 @@ def test_blur_is_pillows(sigma):
     pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), int)
     # Pillow rounds after each of its six passes.
     assert np.abs(ours - pillows).max() <= 3 and np.abs(ours - pillows).mean() < 1.1
+
+
+def test_a_worker_that_dies_is_told_of(data, dataset):
+    source = inputs.open_source(data, dataset, "train")
+    batches = inputs.batches(source, 2, workers=1, seed=0, epochs=100)
+    next(batches)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(InputError, match=r"a process that decodes patches died .*data\.workers"):
+        for _ in batches:
+            pass
 
 
 def test_scaled_is_the_division_to_the_last_bit():

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from configs import base
 from data import folders
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
-from wsss_jax import jobs, masks
+from wsss_jax import config as config_lib
+from wsss_jax import jobs, masks, pseudo_masks
 from wsss_jax.errors import InputError
 
 
@@ -55,3 +57,37 @@ def test_masks_of_other_settings_are_not_mixed(runs_dir):
     config.white_threshold = 180
     with pytest.raises(InputError, match=r"other settings \(white_threshold: 200 / 180\)"):
         jobs.make_masks(config, runs_dir / "masks")
+
+
+def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch):
+    whole = runs_dir / "masks" / pseudo_masks.FOLDER
+    workdir = tmp_path / "masks"
+    shutil.copytree(runs_dir / "masks", workdir)
+    (workdir / "contact_sheet.png").unlink()
+    paths = sorted((workdir / pseudo_masks.FOLDER).rglob("*.png"))
+    missing = paths[::5]
+    for path in missing:
+        path.unlink()
+    written = []
+    write_mask = folders.write_mask
+
+    def count(path, *arguments):
+        written.append(path)
+        write_mask(path, *arguments)
+
+    monkeypatch.setattr(folders, "write_mask", count)
+    config = config_lib.load(workdir, "workdir")
+    jobs.make_masks(config, workdir)
+    assert {path.stem for path in written} == {path.stem for path in missing}
+    for path in paths:
+        other = whole / path.relative_to(workdir / pseudo_masks.FOLDER)
+        assert path.read_bytes() == other.read_bytes()
+    sheet = (runs_dir / "masks" / "contact_sheet.png").read_bytes()
+    assert (workdir / "contact_sheet.png").read_bytes() == sheet
+
+    written.clear()
+    jobs.make_masks(config, workdir)
+    assert not written  # all are there
+    (workdir / pseudo_masks.FOLDER / "classifier.txt").write_text("trained further since")
+    jobs.make_masks(config, workdir)
+    assert len(written) == len(paths)

@@ -20,7 +20,7 @@ def _build(root, config):
 
 def _variables(workdir, phase):
     checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore(checkpoints.latest(), training.state_shapes(phase))[0]
+    state = checkpoints.restore_latest(training.state_shapes(phase))[0]
     checkpoints.close()
     return state
 
@@ -90,7 +90,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.optimizer.learning_rate = 1e30
     source, phase = _build(tissue_dir, config)
-    with pytest.raises(InputError, match=r"the loss is nan at step \d.*learning_rate"):
+    with pytest.raises(
+        InputError, match=r"the loss is not finite at step \d+ \(patches .*learning_rate"
+    ):
         training.fit(config, DATASET, tmp_path, phase, source)
 
 
@@ -101,3 +103,26 @@ def test_too_few_patches(tissue_dir, tmp_path):
     with pytest.raises(InputError, match="only 12 training patches"):
         training.fit(config, DATASET, tmp_path, phase, source)
     assert not list(tmp_path.iterdir())
+
+
+def test_only_the_first_epoch_compiles(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.epochs, config.pda.hold_epochs = 3, 1  # mu changes in every epoch
+    source, phase = _build(tissue_dir, config)
+    compiled, after_epoch = [], []
+
+    def validate(variables):
+        scores = phase.validate(variables)
+        after_epoch.append(len(compiled))
+        return scores
+
+    def listen(name, seconds, **_):
+        if "backend_compile" in name or "compilation_cache/cache_retrieval" in name:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        training.fit(config, DATASET, tmp_path, phase._replace(validate=validate), source)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert 0 < after_epoch[0] == after_epoch[1] == after_epoch[2]

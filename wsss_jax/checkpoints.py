@@ -1,7 +1,7 @@
 """Checkpoints: the state of a run with its position, by Orbax."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import flax
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
+from tqdm import tqdm
 
 from wsss_jax import parallel
 from wsss_jax.errors import InputError
@@ -19,6 +20,8 @@ FOLDER = "checkpoints"
 class State(NamedTuple):
     """What training changes; `opt_state` is None for weights that were not trained here.
 
+    `sums` is what the metrics have added up to, see `training.train_step`.
+
     `step` () int32 counts optimizer steps over all epochs; with the number of steps per epoch it is
     also the position in the input. `variables` holds "params" and, where there is BatchNorm,
     "batch_stats".
@@ -27,6 +30,7 @@ class State(NamedTuple):
     step: jax.Array
     variables: dict[str, Any]
     opt_state: Any
+    sums: Any = None
 
 
 def exist(workdir: Path) -> bool:
@@ -35,7 +39,9 @@ def exist(workdir: Path) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest and, where validation gives `score`, the best.
+    """The checkpoints of one run: the newest two and, where validation gives `score`, the best.
+
+    Two, so that there is one to go back to if the newest is damaged.
 
     `read_only` neither makes the folder nor clears what an interrupted save left in it.
     """
@@ -44,9 +50,12 @@ class Checkpoints:
         def metric(scores: Mapping[str, float]) -> float:
             return scores[score]
 
-        policies: list = [checkpoint_managers.LatestN(1)]
+        policies: list = [checkpoint_managers.LatestN(2)]
         if score is not None:
-            policies.append(checkpoint_managers.BestN(get_metric_fn=metric, n=1))
+            best = checkpoint_managers.BestN(
+                get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
+            )
+            policies.append(best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             best_fn=metric if score is not None else None,
@@ -65,30 +74,70 @@ class Checkpoints:
             },
         )
 
-    def save(self, state: State, meta: dict, scores: Mapping[str, float]) -> None:
+    def save(self, state: State, meta: dict, scores: Mapping[str, float] | None) -> None:
         """Writes the state under its step.
 
         Args:
           state: as training left it.
           meta: anything JSON can say, returned by `restore`.
-          scores: the figures in which `score` is looked up.
+          scores: the figures in which `score` is looked up; None in the middle of an epoch.
+
+        Raises:
+          InputError: it could not be written; those before are as they were.
         """
         items = {
             "variables": ocp.args.StandardSave(state.variables),
             "meta": ocp.args.JsonSave(meta),
         }
         if state.opt_state is not None:
-            training = {"step": state.step, "opt_state": state.opt_state}
-            items["training"] = ocp.args.StandardSave(training)
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=dict(scores))
-
-    def latest(self) -> int | None:
-        """Step of the newest checkpoint, None without any."""
-        return self._manager.latest_step()
+            items["training"] = ocp.args.StandardSave(_training(state))
+        try:
+            step = int(state.step)
+            if step in self._manager.all_steps():  # a damaged one that was gone back from
+                self._manager.delete(step)
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=scores, force=True)
+        except Exception as error:  # TensorStore and Orbax raise many kinds, such as ValueError
+            raise InputError(
+                f"{self._path}: the checkpoint of step {int(state.step)} could not be written "
+                f"({_first_line(error)}): free some space or make the folder writable, then give "
+                "the same command again; the checkpoints before it are kept"
+            ) from error
 
     def best(self) -> int | None:
         """Step of the checkpoint with the highest score, None without any."""
         return self._manager.best_step()
+
+    def restore_latest(self, like: State) -> tuple[State, dict]:
+        """The newest state that is whole, and its `meta`; damaged ones are told of.
+
+        Raises:
+          InputError: none is whole, or they hold another network.
+        """
+        return self._newest_whole(lambda step: self.restore(step, like))
+
+    def restore_latest_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
+        """The variables of the newest checkpoint that is whole.
+
+        Raises:
+          InputError: none is whole, or they hold another network.
+        """
+        return self._newest_whole(lambda step: self.restore_variables(step, like))
+
+    def _newest_whole(self, restore: Callable[[int], Any]) -> Any:
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return restore(step)
+            except InputError:
+                raise
+            except Exception as error:  # whatever Orbax stumbles over in a damaged folder
+                tqdm.write(
+                    f"{self._path / str(step)} is damaged ({_first_line(error)}); going back to "
+                    "the checkpoint before it"
+                )
+        raise InputError(
+            f"{self._path}: no checkpoint there is whole: name another --workdir, or remove this "
+            "one to start anew"
+        )
 
     def restore(self, step: int, like: State) -> tuple[State, dict]:
         """The state and `meta` of a step; `like` is a state with the shapes it must have.
@@ -102,7 +151,7 @@ class Checkpoints:
                 "another --workdir and start from them with --config.init"
             )
         self._check_shapes(step, like.variables)
-        training = {"step": like.step, "opt_state": like.opt_state}
+        training = _training(like)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -112,8 +161,7 @@ class Checkpoints:
             ),
         )
         training = restored["training"]
-        state = State(training["step"], restored["variables"], training["opt_state"])
-        return state, restored["meta"]
+        return State(variables=restored["variables"], **training), restored["meta"]
 
     def restore_variables(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
         """The variables alone, without what only training needs.
@@ -145,6 +193,15 @@ class Checkpoints:
                 )
 
 
+def _training(state: State) -> dict[str, Any]:
+    """What only training needs."""
+    return {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape) for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
 
@@ -173,7 +230,8 @@ def load_variables(
         )
     checkpoints = Checkpoints(workdir, score, read_only=True)
     try:
-        step = checkpoints.best() if score is not None else checkpoints.latest()
-        return checkpoints.restore_variables(step, like)
+        if score is None:
+            return checkpoints.restore_latest_variables(like)
+        return checkpoints.restore_variables(checkpoints.best(), like)
     finally:
         checkpoints.close()

@@ -105,6 +105,7 @@ _TRAINING = {
     "epochs": _integer(1),
     "drop_last": BOOLEAN,
     "log_every": _integer(1),
+    "checkpoint_every": _integer(1),
     "select": _one_of("last", "best"),
     "augment.flip_horizontal": PROBABILITY,
     "augment.flip_vertical": PROBABILITY,

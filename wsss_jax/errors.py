@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""What ends a job before its time: something a user can mend, or a signal."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     The message is one line that names the thing and the remedy; `main.py` prints it without a
     traceback and exits with code 2.
+    """
+
+
+class Preempted(Exception):
+    """The machine is taken away (SIGTERM); what was done is saved and the same command goes on.
+
+    `main.py` prints the message and exits with code 75, by convention "try again".
     """

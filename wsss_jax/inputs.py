@@ -199,6 +199,9 @@ def batches(
 
     Yields:
       the arrays of the elements stacked, and `weight` (B,) float32: 1, or 0 for filling.
+
+    Raises:
+      InputError: a worker process died.
     """
 
     def collate(elements: Sequence[Batch]) -> Batch:
@@ -226,6 +229,13 @@ def batches(
                 # It lies in memory shared with the worker, which must be free before the end.
                 batch = {key: np.array(value) for key, value in batch.items()}
             yield batch
+    except RuntimeError as error:
+        if "Worker process" not in str(error):
+            raise
+        raise InputError(
+            f"a process that decodes patches died ({str(error).splitlines()[0]}): give the same "
+            "command again, with fewer --config.data.workers if memory was short"
+        ) from error
     finally:
         iterator.close()
         # It refers to itself: until it is collected, its last batches stay in shared memory.

@@ -5,7 +5,9 @@ State and settings carry no device axis: they go in with `in_axes=None` and come
 that way must be equal on all devices: sums and means over `AXIS` are the function's business.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +29,13 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
+def keep_compiled_programs() -> None:
+    """Compiles a program once for all runs: in the user's cache folder, or where JAX is told to."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "wsss_jax"))
+
+
 def replicated() -> jax.sharding.Sharding:
     """Where `pmap` keeps arrays without device axis: a copy on every local device.
 
@@ -43,13 +52,12 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def map_train_step(step: Callable) -> Callable:
-    """Maps `step(state, batch, values, rng) -> (state, metrics)` over the local devices.
+    """Maps `step(state, batch, values, rng)` over the local devices.
 
-    The batch is sharded here; the state that goes in is donated.
+    The batch is sharded here; the state that goes in is donated. What comes back must be the same
+    on all devices.
     """
-    mapped = jax.pmap(
-        step, AXIS, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0
-    )
+    mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
     # Several steps in flight dead-lock the collectives of simulated CPU devices.
     wait = jax.default_backend() == "cpu" and jax.local_device_count() > 1
 

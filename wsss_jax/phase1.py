@@ -158,6 +158,7 @@ def phase(
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],
         is_trainable=is_trainable,
+        metrics=("loss", "patch_accuracy"),
         values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
         validate=None if validation is None else validator(config, num_classes, validation),
     )

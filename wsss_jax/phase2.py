@@ -191,6 +191,7 @@ def phase(
         optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],
         is_trainable=lambda path: True,
+        metrics=("loss", *(f"loss_{layer}" for layer in config.layers)),
         values=lambda epoch: {},
         validate=None if validation is None else validator(config, num_classes, validation),
     )

@@ -1,5 +1,7 @@
 """The job that opens a trained classifier into pseudo masks of several layers."""
 
+import shutil
+import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data import folders
+from data.dataset import Dataset
 from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, runs, training
+from wsss_jax.files import atomic_path
 from wsss_jax.report import figures, tables
 
 # (variables, batch) -> {layer: label maps (B, H, W) uint8}
@@ -27,6 +31,8 @@ def layer_dir(workdir: Path, layer: str) -> Path:
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the pseudo masks of all training patches, their contact sheet and their scores.
 
+    Masks that an earlier start of the same job has written are not made again.
+
     In `workdir`: `train_PM/PM_<layer>/<stem>.png`, `contact_sheet.png` and, where the data set has
     validation masks, `scores.json` / `.csv`: the same rules on the validation patches, whose labels
     come from their true masks.
@@ -41,30 +47,27 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         validation = inputs.open_source(config.data, dataset, "val")
     runs.check(config, workdir, started=(workdir / FOLDER).is_dir())
     runs.save(config, dataset, workdir)
+    _start_anew_with_another_classifier(classifier, workdir / FOLDER)
     for layer in config.layers:
         layer_dir(workdir, layer).mkdir(parents=True, exist_ok=True)
 
     open_batch = _opener(config, classifier)
-    sample = _sample(config, len(source))
-    sheet: list[figures.SheetRow] = []
-    with ThreadPoolExecutor(WRITERS) as pool, _progress(len(source)) as progress:
+    rest = _Rest(source, config, workdir)
+    with ThreadPoolExecutor(WRITERS) as pool, _progress(len(source), len(rest)) as progress:
         pending: list[Future] = []
-        for batch in inputs.batches(source, config.batch_size, workers=config.data.workers):
+        workers = config.data.workers
+        for batch in inputs.batches(rest, config.batch_size, workers=workers) if len(rest) else ():
             label_maps = open_batch(classifier.variables, batch)
             _wait(pending)  # for the batch before: no more than two are in memory
             pending = []
             for row in range(int(batch["weight"].sum())):
-                index = int(batch["index"][row])
-                of_patch = {layer: maps[row] for layer, maps in label_maps.items()}
-                for layer, mask in of_patch.items():
-                    path = layer_dir(workdir, layer) / f"{source.names[index]}.png"
-                    pending.append(pool.submit(folders.write_mask, path, mask, dataset))
-                if index in sample:
-                    image, label = batch["image"][row], batch["label"][row]
-                    name = source.names[index]
-                    sheet.append(figures.SheetRow(name, image, of_patch, label=label))
+                name = source.names[int(batch["index"][row])]
+                for layer, maps in label_maps.items():
+                    path = layer_dir(workdir, layer) / f"{name}.png"
+                    pending.append(pool.submit(folders.write_mask, path, maps[row], dataset))
                 progress.update()
         _wait(pending)
+    sheet = _sheet(config, workdir, source, dataset)
     if sheet:
         path = workdir / "contact_sheet.png"
         figures.contact_sheet(sheet, dataset.palette, dataset.classes, path)
@@ -99,14 +102,56 @@ def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> 
     return open_batch
 
 
-def _sample(config: ml_collections.ConfigDict, patches: int) -> set[int]:
+def _start_anew_with_another_classifier(classifier: training.Trained, folder: Path) -> None:
+    """Removes masks that were made by other weights, such as of a run that was trained further."""
+    checksum = 0
+    for leaf in jax.tree.leaves(classifier.variables):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+    stamp, text = folder / "classifier.txt", f"CRC-32 of the weights: {checksum:08x}\n"
+    if not stamp.is_file() or stamp.read_text() != text:
+        shutil.rmtree(folder, ignore_errors=True)
+        with atomic_path(stamp) as path:
+            path.write_text(text)
+
+
+class _Rest:
+    """The patches of a source that lack a mask; those a run before has finished are left out."""
+
+    def __init__(self, source: inputs.Source, config: ml_collections.ConfigDict, workdir: Path):
+        there = [
+            {path.stem for path in layer_dir(workdir, layer).glob("*.png")}
+            for layer in config.layers
+        ]
+        finished = set.intersection(*there)
+        self._source = source
+        self._indices = [i for i, name in enumerate(source.names) if name not in finished]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> inputs.Batch:
+        return self._source[self._indices[position]]
+
+
+def _sheet(
+    config: ml_collections.ConfigDict, workdir: Path, source: inputs.Source, dataset: Dataset
+) -> list[figures.SheetRow]:
+    """A sample of patches with their masks."""
     rng = np.random.default_rng(config.seed)
-    count = min(config.sheet_patches, patches)
-    return set(rng.choice(patches, count, replace=False).tolist())
+    count = min(config.sheet_patches, len(source))
+    rows = []
+    for index in sorted(rng.choice(len(source), count, replace=False)):
+        name, patch = source.names[index], source[index]
+        found = {
+            layer: folders.read_mask(layer_dir(workdir, layer) / f"{name}.png", dataset, None)
+            for layer in config.layers
+        }
+        rows.append(figures.SheetRow(name, patch["image"], found, label=patch["label"]))
+    return rows
 
 
-def _progress(patches: int) -> tqdm:
-    return tqdm(total=patches, unit="patch", **training.progress_style())
+def _progress(patches: int, rest: int) -> tqdm:
+    return tqdm(total=patches, initial=patches - rest, unit="patch", **training.progress_style())
 
 
 def _wait(pending: list[Future]) -> None:

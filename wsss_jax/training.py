@@ -1,8 +1,11 @@
 """The one training loop of both phases: epochs, metrics, checkpoints, resume."""
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +16,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from clu import metrics as clu_metrics
 from clu import parameter_overview
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tensorboardX import SummaryWriter
@@ -23,12 +25,13 @@ from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import inputs, parallel, runs
 from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
-from wsss_jax.errors import InputError
+from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path
 from wsss_jax.interop import torch_names, weights
 
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
 HISTORY_FILE = "history.json"
+_NAMED = 20  # patches that a message names
 _IMAGE = np.zeros((1, 64, 64, 3), np.float32)  # the parameters do not depend on the size
 
 Variables = Mapping[str, Any]
@@ -46,8 +49,9 @@ class Phase(NamedTuple):
 
     `model` is called as `model(images, train=...)`; `loss` is what is minimized; `optimizer`
     changes the parameters for which `is_trainable(path)` holds, `path` being the names from the
-    module down; `learning_rate(step)` is logged; `values(epoch)` are the scalars that the loss gets
-    in an epoch; `validate(variables)` gives figures, None goes without validation.
+    module down; `learning_rate(step)` is logged; `metrics` are the names of those that the loss
+    returns, "loss" among them; `values(epoch)` are the scalars that the loss gets in an epoch;
+    `validate(variables)` gives figures, None goes without validation.
     """
 
     model: nn.Module
@@ -55,6 +59,7 @@ class Phase(NamedTuple):
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     is_trainable: Callable[[tuple[str, ...]], bool]
+    metrics: Sequence[str]
     values: Callable[[int], dict[str, float]]
     validate: Validate | None
 
@@ -118,7 +123,7 @@ def apply_gradients(
     updates, opt_state = phase.optimizer.update(gradients, state.opt_state, trained)
     params = merge(optax.apply_updates(trained, updates), fixed)
     variables = {**state.variables, "params": params, "batch_stats": batch_stats}
-    return State(state.step + 1, variables, opt_state)
+    return state._replace(step=state.step + 1, variables=variables, opt_state=opt_state)
 
 
 def train_step(
@@ -127,15 +132,27 @@ def train_step(
     batch: inputs.Batch,
     values: Mapping[str, jax.Array],
     rng: jax.Array,
-) -> tuple[State, clu_metrics.Collection]:
-    """One optimizer step of one replica; arguments as of `compute_gradients`."""
+) -> State:
+    """One optimizer step of one replica; arguments as of `compute_gradients`.
+
+    The metrics stay on the device, added up in `state.sums`: "logged" since the last log, "epoch"
+    since the epoch began, each with the number of "steps", and "not_finite", the first step whose
+    loss was not finite, or -1. They are part of the state, so a run that goes on from a checkpoint
+    reports to the last bit what it would have reported.
+    """
     found, batch_stats, metrics = compute_gradients(phase, state, batch, values, rng)
-    return apply_gradients(phase, state, found, batch_stats), _collection(metrics)
+    sums = {
+        name: jax.tree.map(jnp.add, state.sums[name], {**metrics, "steps": jnp.float32(1)})
+        for name in ("logged", "epoch")
+    }
+    fine = jnp.isfinite(metrics["loss"]) | (state.sums["not_finite"] >= 0)
+    sums["not_finite"] = jnp.where(fine, state.sums["not_finite"], state.step)
+    return apply_gradients(phase, state, found, batch_stats)._replace(sums=sums)
 
 
-def _collection(metrics: Mapping[str, jax.Array]) -> clu_metrics.Collection:
-    averages = {name: clu_metrics.Average.from_output(name) for name in metrics}
-    return clu_metrics.Collection.create(**averages).single_from_model_output(**metrics)
+def _zero_sums(phase: Phase) -> dict[str, Any]:
+    zeros = dict.fromkeys((*phase.metrics, "steps"), np.float32(0))
+    return {"logged": zeros, "epoch": dict(zeros), "not_finite": np.int32(-1)}
 
 
 def initial_variables(
@@ -248,7 +265,8 @@ def initial_state(phase: Phase, variables: dict[str, Any]) -> State:
 
 def _state(phase: Phase, variables: dict[str, Any]) -> State:
     trained, _ = partition(variables["params"], phase.is_trainable)
-    return State(jnp.zeros((), jnp.int32), variables, phase.optimizer.init(trained))
+    opt_state = phase.optimizer.init(trained)
+    return State(jnp.zeros((), jnp.int32), variables, opt_state, _zero_sums(phase))
 
 
 def state_shapes(phase: Phase) -> State:
@@ -265,8 +283,10 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Trains a phase, or goes on where the run in `workdir` stopped.
 
-    Writes there: `config.json`, `dataset.json`, `parameters.txt`, `checkpoints/` at the end of each
-    epoch, `tensorboard/` and `history.json`, the figures of every epoch, which are also returned.
+    Writes there: `config.json`, `dataset.json`, `parameters.txt`, `checkpoints/` every
+    `config.checkpoint_every` steps and at the end of each epoch, `tensorboard/` and `history.json`,
+    the figures of every epoch, which are also returned. A run that was killed and is started again
+    ends with what it would have ended with, to the last bit on the same devices.
 
     Args:
       config: of the job; every field recorded.
@@ -277,8 +297,9 @@ def fit(
 
     Raises:
       InputError: too few patches for a batch, no validation where the best checkpoint is asked for,
-        another run in `workdir`, other patches than it was trained on, or a loss that is not
-        finite.
+        another run in `workdir`, other patches than it was trained on, no whole checkpoint, no room
+        for one, or a loss that is not finite.
+      Preempted: SIGTERM came; the state is saved.
     """
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     if steps == 0:
@@ -296,26 +317,20 @@ def fit(
         variables, report = initial_variables(config, phase.model)
         state = initial_state(phase, variables)
     runs.save(config, dataset, workdir)
-    checkpoints = Checkpoints(workdir, _score(config))
-    writer = batches = None
-    try:
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir, _score(config))
+        stack.callback(checkpoints.close)
         history: list[dict[str, Any]] = []
         if resumed:
-            step = checkpoints.latest()
-            state, meta = checkpoints.restore(step, state_shapes(phase))
-            history = meta["history"]
-            if step != len(history) * steps:
-                raise InputError(
-                    f"{workdir} was trained with {step // len(history)} batches an epoch, now it "
-                    f"would be {steps}: restore the patches, or name another --workdir"
-                )
-            tqdm.write(f"going on after epoch {len(history)} of {config.epochs}")
+            state, history = _restored(checkpoints, phase, steps, workdir)
         else:
             _describe(state.variables["params"], workdir)
             if report is not None:
                 weights.write_report(report, workdir / weights.REPORT_FILE)
-        first = len(history)
-        writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first * steps + 1)
+        first, total = int(state.step), config.epochs * steps
+        begun = time.monotonic()
+        writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
+        stack.callback(writer.close)
         batches = inputs.batches(
             source,
             config.batch_size,
@@ -323,31 +338,124 @@ def fit(
             seed=config.seed,
             epochs=config.epochs,
             drop_last=config.drop_last,
-            start=first * steps,
+            start=first,
         )
+        stack.callback(batches.close)
+        progress = tqdm(total=total, initial=first, unit="step", **progress_style())
+        stack.callback(progress.close)
+        terminated = stack.enter_context(_termination())
         step_function = parallel.map_train_step(lambda *arguments: train_step(phase, *arguments))
-        progress = tqdm(
-            total=config.epochs * steps, initial=first * steps, unit="step", **progress_style()
-        )
-        for epoch in range(first, config.epochs):
-            state, figures = _epoch(
-                config, phase, epoch, steps, state, step_function, batches, progress, writer
-            )
+        rng = jax.random.key(config.seed + 1)  # not the key of the initial weights
+        for epoch in range(len(history), config.epochs):
+            values = phase.values(epoch)
+            since_log: list[tuple[int, np.ndarray]] = []  # the patches of each step
+            for step in range(int(state.step), (epoch + 1) * steps):
+                batch = next(batches)
+                state = step_function(state, batch, _scalars(values), rng)
+                since_log.append((step, batch["index"]))
+                progress.update()
+                if step == first:
+                    jax.block_until_ready(state.step)
+                    tqdm.write(f"first step done after {time.monotonic() - begun:.0f} s")
+                done, last = step + 1, step + 1 == (epoch + 1) * steps
+                if last or (done - epoch * steps) % config.log_every == 0:
+                    _check_finite(state, source, since_log)
+                    state = _log(
+                        state, phase, values, writer, progress, f"{epoch + 1}/{config.epochs}"
+                    )
+                    since_log = []
+                if not last and (terminated or done % config.checkpoint_every == 0):
+                    _check_finite(state, source, since_log)
+                    checkpoints.save(state, {"history": history}, None)
+                    if terminated:
+                        raise _preempted(workdir, done, total)
+            sums = {name: float(value) for name, value in state.sums["epoch"].items()}
+            figures = {name: sums[name] / sums["steps"] for name in phase.metrics}
+            state = _with_sums(state, _zero_sums(phase))
             scores = phase.validate(state.variables) if phase.validate is not None else {}
-            history.append({"epoch": epoch, **figures, **scores})
+            history.append({"epoch": epoch, **figures, **values, **scores})
             _report(history[-1], dataset.classes, config.epochs, int(state.step), writer)
             # Before the checkpoint, so that where there is one there is a history.
             with atomic_path(workdir / HISTORY_FILE) as path:
                 path.write_text(json.dumps(_without_nan(history), indent=1) + "\n")
             checkpoints.save(state, {"history": history}, scores)
-        progress.close()
+            if terminated and epoch + 1 < config.epochs:
+                raise _preempted(workdir, int(state.step), total)
         return history
+
+
+def _restored(
+    checkpoints: Checkpoints, phase: Phase, steps: int, workdir: Path
+) -> tuple[State, list[dict[str, Any]]]:
+    """The newest state that is whole, and the figures of the epochs before it."""
+    state, meta = checkpoints.restore_latest(state_shapes(phase))
+    history, step = meta["history"], int(state.step)
+    if not len(history) * steps <= step < (len(history) + 1) * steps:
+        raise InputError(
+            f"{workdir}: {len(history)} epochs took {step} steps when it was trained, now they "
+            f"would take {len(history) * steps}: restore the patches, or name another --workdir"
+        )
+    tqdm.write(f"going on after step {step}, epoch {step // steps + 1}")
+    return state, history
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[list[int]]:
+    """A list that SIGTERM makes non-empty, instead of ending the process."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
     finally:
-        checkpoints.close()
-        if batches is not None:
-            batches.close()
-        if writer is not None:
-            writer.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _preempted(workdir: Path, step: int, total: int) -> Preempted:
+    return Preempted(
+        f"{workdir}: stopped by SIGTERM after step {step} of {total}; the same command goes on "
+        "from there"
+    )
+
+
+def _check_finite(
+    state: State, source: inputs.Source, since_log: Sequence[tuple[int, np.ndarray]]
+) -> None:
+    """Refuses to go on from, or to keep, a state that a loss which is not finite has spoiled."""
+    bad = int(state.sums["not_finite"])
+    if bad < 0:
+        return
+    names = [source.names[i] for step, indices in since_log if step == bad for i in indices]
+    raise InputError(
+        f"the loss is not finite at step {bad + 1} (patches {', '.join(names[:_NAMED])}"
+        f"{', ...' if len(names) > _NAMED else ''}): lower config.optimizer.learning_rate and "
+        "start anew with another --workdir; the checkpoint before it is kept"
+    )
+
+
+def _log(
+    state: State,
+    phase: Phase,
+    values: Mapping[str, float],
+    writer: SummaryWriter,
+    progress: tqdm,
+    epoch: str,
+) -> State:
+    """Writes the means since the last log, and returns the state with their sums at zero."""
+    sums = {name: float(value) for name, value in jax.device_get(state.sums["logged"]).items()}
+    step = int(state.step)
+    shown = {name: sums[name] / sums["steps"] for name in phase.metrics}
+    shown |= values | {"learning_rate": float(phase.learning_rate(step - 1))}
+    for name, value in shown.items():
+        writer.add_scalar(f"train/{name}", value, step)
+    progress.set_postfix_str(
+        f"epoch {epoch}, " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()),
+        refresh=False,
+    )
+    return _with_sums(state, {**state.sums, "logged": _zero_sums(phase)["logged"]})
+
+
+def _with_sums(state: State, sums: dict[str, Any]) -> State:
+    return state._replace(sums=jax.device_put(sums, parallel.replicated()))
 
 
 def _describe(params: Mapping[str, Any], workdir: Path) -> None:
@@ -364,50 +472,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _epoch(
-    config: ml_collections.ConfigDict,
-    phase: Phase,
-    epoch: int,
-    steps: int,
-    state: State,
-    step_function: Callable,
-    batches: Generator[inputs.Batch, None, None],
-    progress: tqdm,
-    writer: SummaryWriter,
-) -> tuple[State, dict[str, float]]:
-    """Trains one epoch; returns the state and the mean of every metric over its steps."""
-    values = phase.values(epoch)
-    rng = jax.random.key(config.seed + 1)  # not the key of the initial weights
-    since_log = whole_epoch = None
-    for index in range(1, steps + 1):
-        batch = next(batches)
-        state, metrics = step_function(state, batch, _scalars(values), rng)
-        since_log = metrics if since_log is None else since_log.merge(metrics)
-        progress.update()
-        if index % config.log_every and index < steps:
-            continue
-        step = epoch * steps + index
-        shown = {name: float(value) for name, value in since_log.compute().items()}
-        if not np.isfinite(shown["loss"]):
-            raise InputError(
-                f"the loss is {shown['loss']} at step {step} (epoch {epoch + 1}): lower "
-                "config.optimizer.learning_rate and start anew with another --workdir; the "
-                "checkpoint before it is kept"
-            )
-        shown |= values | {"learning_rate": float(phase.learning_rate(step - 1))}
-        for name, value in shown.items():
-            writer.add_scalar(f"train/{name}", value, step)
-        progress.set_postfix_str(
-            f"epoch {epoch + 1}/{config.epochs}, "
-            + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()),
-            refresh=False,
-        )
-        whole_epoch = since_log if whole_epoch is None else whole_epoch.merge(since_log)
-        since_log = None
-    means = {name: float(value) for name, value in whole_epoch.compute().items()}
-    return state, means | values
 
 
 def progress_style() -> dict[str, Any]:
