@@ -1,10 +1,11 @@
 """Run by `test_parallel.py` in its own process: a step of both phases on all devices there are.
 
-Argument: the file to write. The number of simulated devices comes from XLA_FLAGS, which JAX reads
-before anything else runs.
+Argument: the file to write; the checkpoints go into a folder beside it. The number of simulated
+devices comes from XLA_FLAGS, which JAX reads before anything else runs.
 """
 
 import sys
+from pathlib import Path
 
 import flax
 import jax
@@ -14,6 +15,7 @@ import optax
 from data import synthetic
 from tests.conftest import tiny_phase1, tiny_phase2
 from wsss_jax import parallel, phase1, phase2, training
+from wsss_jax.checkpoints import Checkpoints
 
 BATCH = 16
 REAL = 10  # the others only fill the batch: with 8 devices of 2, three get nothing else
@@ -49,6 +51,9 @@ for name, phase, config, values in (
     )
     after = step(before, batch, values, jax.random.key(1))
     results[f"{name}/loss"] = np.asarray(after.sums["epoch"]["loss"])
+    checkpoints = Checkpoints(Path(sys.argv[1]).with_suffix("") / name)
+    checkpoints.save(after, {}, None)
+    checkpoints.close()
     moved = jax.tree.map(lambda a, b: np.asarray(b) - a, start, after.variables)
     for path, value in flax.traverse_util.flatten_dict(moved, sep="/").items():
         results[f"{name}/moved/{path}"] = value

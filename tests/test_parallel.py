@@ -1,12 +1,15 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from wsss_jax import parallel
+from wsss_jax.checkpoints import load_variables
 from wsss_jax.errors import InputError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,6 +41,9 @@ def test_eight_devices_do_what_one_does(tmp_path):
         # float64: only the sums over the batch are taken in another order
         tolerance = 1e-9 * np.abs(value).max() + 1e-12
         np.testing.assert_allclose(eight[name], value, rtol=0, atol=tolerance, err_msg=name)
+    for phase in ("phase1", "phase2"):  # what eight devices have saved, one restores
+        variables = [load_variables(tmp_path / devices / phase, None) for devices in "18"]
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *variables)
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):

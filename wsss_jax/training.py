@@ -323,6 +323,7 @@ def fit(
         history: list[dict[str, Any]] = []
         if resumed:
             state, history = _restored(checkpoints, phase, steps, workdir)
+            tqdm.write(f"going on after step {int(state.step)} of {config.epochs * steps}")
         else:
             _describe(state.variables["params"], workdir)
             if report is not None:
@@ -395,7 +396,6 @@ def _restored(
             f"{workdir}: {len(history)} epochs took {step} steps when it was trained, now they "
             f"would take {len(history) * steps}: restore the patches, or name another --workdir"
         )
-    tqdm.write(f"going on after step {step}, epoch {step // steps + 1}")
     return state, history
 
 
