@@ -9,7 +9,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python main.py --config=configs/demo.py --workdir=runs/demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The tests that compare with PyTorch run where it is installed.
 torch: $(VENV)/.test

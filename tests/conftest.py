@@ -85,3 +85,11 @@ def runs_dir(tissue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     config_lib.validate(scoring)
     jobs.evaluate(scoring, root / "evaluate")
     return root
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shares the tests out by module, and keeps those that need the trained runs together."""
+    for item in items:
+        group = "runs" if "runs_dir" in item.fixturenames else item.module.__name__
+        item.add_marker(pytest.mark.xdist_group(group))
