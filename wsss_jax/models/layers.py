@@ -13,6 +13,8 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax import lax
 
+from wsss_jax.models.convolution import convolve
+
 
 def scaled(channels: int, width: float) -> int:
     """Channel count of a network whose every layer is `width` times as wide, at least 4."""
@@ -30,8 +32,7 @@ class Conv(nn.Module):
     Maps (B, H, W, D) to (B, ceil(H / stride), ceil(W / stride), features) in `dtype`. Holds
     `kernel` (k, k, D, features) and, with `use_bias`, `bias` (features,). The padding is always
     dilation * (kernel_size - 1) / 2 on both sides, as in PyTorch; XLA's "SAME" would shift a
-    strided convolution by a pixel. A float32 convolution is computed in float32, also where the
-    accelerator would rather take TF32 or bfloat16 for it.
+    strided convolution by a pixel.
     """
 
     features: int
@@ -45,16 +46,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        padding = self.dilation * (self.kernel_size - 1) // 2
-        x = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((padding, padding), (padding, padding)),
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=lax.Precision.HIGHEST if self.dtype == jnp.float32 else None,
-        )
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(self.dtype)

@@ -1,0 +1,75 @@
+"""The gradients by matrix products against XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from wsss_jax.models import convolution
+
+
+@pytest.mark.parametrize("channels,features", [(3, 5), (40, 6), (513, 4), (520, 1030)])
+@pytest.mark.parametrize("size,stride,dilation", [(3, 1, 1), (3, 2, 1), (3, 1, 4), (1, 2, 1)])
+def test_gradients_are_those_of_xla(channels, features, size, stride, dilation):
+    rng = np.random.default_rng(channels + stride)
+    x = rng.normal(size=(2, 7, 10, channels))
+    kernel = rng.normal(size=(size, size, channels, features))
+    padding = dilation * (size - 1) // 2
+
+    def own(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(padding, padding)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    with jax.enable_x64(True):
+        expected, pullback = jax.vjp(own, jnp.asarray(x), jnp.asarray(kernel))
+        found, our_pullback = jax.vjp(
+            lambda *a: convolution.convolve(*a, stride, dilation),
+            jnp.asarray(x),
+            jnp.asarray(kernel),
+        )
+        np.testing.assert_array_equal(found, expected)
+        gradient = jnp.asarray(rng.normal(size=expected.shape))
+        for ours, theirs in zip(our_pullback(gradient), pullback(gradient)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_frozen_weights_cost_no_backward_pass():
+    """The program that differentiates for the input alone has no product over pixels."""
+    x, kernel = jnp.ones((1, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
+
+    def flops(argument):
+        def loss(*arguments):
+            return jnp.square(convolution.convolve(*arguments, 1, 1)).sum()
+
+        compiled = jax.jit(jax.grad(loss, argument)).lower(x, kernel).compile()
+        return compiled.cost_analysis()["flops"]
+
+    forward = 2 * 8 * 8 * 64 * 64 * 9
+    assert flops(0) < 2.3 * forward
+    assert flops((0, 1)) > 2.5 * forward
+
+
+def test_accelerators_keep_the_convolution_of_xla():
+    """No accelerator is needed to see what would be compiled for one."""
+
+    def loss(kernel):
+        return convolution.convolve(jnp.ones((1, 8, 8, 64)), kernel, 1, 1).sum()
+
+    kernel = jnp.ones((3, 3, 64, 64))
+    text = {
+        platform: jax.jit(jax.grad(loss))
+        .trace(kernel)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert "dot_general" in text["cpu"]
+    assert "dot_general" not in text["cuda"] and "convolution" in text["cuda"]
+    assert "dot_general" not in text["tpu"] and "convolution" in text["tpu"]
