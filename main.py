@@ -3,6 +3,7 @@
 Any field of the configuration can be set: `--config.batch_size=40`.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,13 @@ from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError, Preempted
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Several hosts: host:port of the first, or auto; not needed under SLURM and Open MPI.",
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Several hosts: how many.")
+_PROCESS = flags.DEFINE_integer("process", None, "Several hosts: which of them this is, from 0.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config's name>.")
 
 EXIT_INPUT_ERROR = 2
@@ -66,10 +74,16 @@ def main(_: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / _config_path(sys.argv).stem)
     try:
         config_lib.validate(_CONFIG.value)
-        from wsss_jax import jobs, parallel  # after the check: loading JAX takes seconds
+        from wsss_jax import parallel  # after the check: loading JAX takes seconds
 
+        parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         parallel.keep_compiled_programs()
-        jobs.JOBS[_CONFIG.value.job](_CONFIG.value, workdir)
+        if not parallel.is_first():  # one says what there is to say; errors come from all
+            os.environ["TQDM_DISABLE"] = "1"
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        from wsss_jax import jobs
+
+        jobs.run(_CONFIG.value, workdir)
     except InputError as error:
         _refuse(str(error))
     except Preempted as stopped:

@@ -99,6 +99,7 @@ def random_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
         "image": rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8),
         "label": rng.integers(0, 2, (batch, CLASSES), dtype=np.uint8),
         "weight": np.ones(batch, np.float32),
+        "position": np.arange(batch, dtype=np.int32),
     }
     if phase == 2:
         arrays["masks"] = rng.integers(0, CLASSES + 1, (batch, 3, size, size), dtype=np.uint8)

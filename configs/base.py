@@ -62,6 +62,11 @@ def _training() -> ConfigDict:
             "strict": True,  # all of them must fit; False leaves what does not at random values
             "precision": "float32",  # "bfloat16": computes in it, parameters stay float32
             "batch_size": 20,  # over all devices
+            # For devices with little memory; neither changes the result beyond rounding. Parts that
+            # each device computes its share of a batch in (where BatchNorm is frozen) ...
+            "accumulate": 1,
+            # ... and, instead of keeping what the backward pass needs, computing it twice.
+            "rematerialize": False,
             "log_every": 10,  # steps
             "checkpoint_every": 500,  # steps, and at the end of each epoch
             "augment": {
@@ -76,6 +81,8 @@ def _training() -> ConfigDict:
                 "std": (1.0, 1.0, 1.0),
             },
             "optimizer": {  # SGD, polynomial decay per step
+                # batch size that learning_rate is meant for: others scale it; 0 = it stays
+                "base_batch_size": 0,
                 "power": 0.9,
                 "weight_decay": 5e-4,
             },

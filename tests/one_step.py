@@ -28,6 +28,7 @@ batch = {
     "label": rng.integers(0, 2, (BATCH, 4)).astype(np.uint8),
     "masks": np.stack([masks, masks[:, ::-1]], axis=1),
     "weight": (np.arange(BATCH) < REAL).astype(np.float32),
+    "position": np.arange(BATCH, dtype=np.int32),
 }
 first, second = tiny_phase1("unused"), tiny_phase2("unused", layers=("b5_2", "bn7"))
 # In float32 rounding grows in so narrow networks: two orders of the same batch on one device differ

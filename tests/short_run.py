@@ -29,11 +29,11 @@ EPOCHS, STEPS = 3, 6
 
 class _Network(nn.Module):
     @nn.compact
-    def __call__(self, x, *, train, mu=None, weight=None):
+    def __call__(self, x, *, train, mu=None, weight=None, position=None):
         x = Conv(8, stride=4, name="conv")(x)
         norm = BatchNorm(axis_name=parallel.AXIS if train else None, name="bn")
         x = nn.relu(norm(x, use_running_average=not train, weight=weight))
-        x = Dropout(0.5, axis_name=parallel.AXIS)(x, deterministic=not train)
+        x = Dropout(0.5)(x, deterministic=not train, position=position)
         return nn.Dense(4, name="fc8")(x.mean(axis=(1, 2))), {}
 
 
@@ -50,6 +50,7 @@ def train(root: Path, workdir: Path, cache: Path) -> None:
     model, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)
     phase = training.Phase(
         model=model,
+        totals=phase1.totals,
         loss=partial(phase1.loss_function, config, model),
         optimizer=schedules.sgd(config.optimizer, EPOCHS * STEPS, phase1.HEAD_MODULES),
         learning_rate=rates["weight"],

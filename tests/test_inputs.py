@@ -140,10 +140,12 @@ def test_flips_take_the_masks_along():
     image = jnp.asarray(rng.integers(0, 256, (4, 8, 8, 3), np.uint8))
     masks = jnp.asarray(np.stack([image[..., 0], image[..., 1]], axis=1))
     key = jax.random.key(0)
-    flipped, mask = inputs.augment(key, image, masks, _augment_config(flip_horizontal=1.0))
+    both = _augment_config(flip_horizontal=1.0)
+    flipped, mask = inputs.augment(key, image, masks, both, jnp.arange(4))
     np.testing.assert_array_equal(flipped, image[:, :, ::-1])
     np.testing.assert_array_equal(mask, masks[..., ::-1])
-    flipped, mask = inputs.augment(key, image, masks, _augment_config(flip_vertical=1.0))
+    both = _augment_config(flip_vertical=1.0)
+    flipped, mask = inputs.augment(key, image, masks, both, jnp.arange(4))
     np.testing.assert_array_equal(flipped, image[:, ::-1])
     np.testing.assert_array_equal(mask, masks[:, :, ::-1])
 
@@ -152,10 +154,11 @@ def test_flip_probability_and_independence_of_devices():
     image = jnp.broadcast_to(jnp.arange(8, dtype=jnp.uint8)[:, None], (400, 8, 8, 3))
     image = image.at[:, :, 0].set(99)
     key, config = jax.random.key(1), _augment_config(flip_horizontal=0.5, blur=0.5)
-    whole, _ = inputs.augment(key, image, None, config)
+    position = jnp.arange(400)
+    whole, _ = inputs.augment(key, image, None, config, position)
     share = float((whole[:, 0, -1, 0] > whole[:, 0, 0, 0]).mean())
     assert 0.4 < share < 0.6
-    part, _ = inputs.augment(key, image[200:], None, config, first=200)
+    part, _ = inputs.augment(key, image[200:], None, config, position[200:])
     np.testing.assert_array_equal(part, whole[200:])
 
 

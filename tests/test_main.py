@@ -112,3 +112,21 @@ def test_a_folder_that_cannot_be_made():
 
 def test_frozen_without_weights(tissue):
     assert "config.init is empty" in _phase1(tissue, "--config.model.batch_norm=frozen")
+
+
+def test_a_run_that_was_terminated_exits_with_75(tissue):
+    """A scheduler can tell it from a failure, and starts it again."""
+    arguments = [f"--config.data.root={tissue}", "--config.data.dataset=", "--config.epochs=1000"]
+    arguments += [f"--config.data.patch_size={SIZE}", "--config.data.workers=0"]
+    arguments += [
+        "--config.model.width=0.0625",
+        "--config.batch_size=4",
+        f"--workdir={tissue.parent / 'run'}",
+    ]
+    command = [sys.executable, "main.py", "--config=configs/luad_phase1.py", *arguments]
+    child = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    lines = iter(child.stdout.readline, "")
+    assert any(line.startswith("first step done") for line in lines)
+    child.terminate()
+    child.stdout.read()
+    assert child.wait() == 75

@@ -47,10 +47,18 @@ def test_eight_devices_do_what_one_does(tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):
-    monkeypatch.setattr(parallel.jax, "local_device_count", lambda: 8)
+    monkeypatch.setattr(parallel.jax, "device_count", lambda: 8)
     parallel.check_batch_size(16)
+    parallel.check_batch_size(16, parts=2)
+    with pytest.raises(InputError, match=r"24, .* in 2 parts each: set --config\.batch_size=16"):
+        parallel.check_batch_size(24, parts=2)
     with pytest.raises(InputError, match=r"20, which 8 devices .*--config\.batch_size=16"):
         parallel.check_batch_size(20)
+
+
+def test_the_flags_of_several_hosts_go_together():
+    with pytest.raises(InputError, match=r"--coordinator, --processes and --process go together"):
+        parallel.start("127.0.0.1:1234", 2, None)
 
 
 def test_map_batch_keeps_the_order():

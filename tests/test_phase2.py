@@ -14,6 +14,15 @@ def _example(classes=3, layers=2, size=6, batch=3):
     return logits, masks
 
 
+def _losses(logits, masks, weight, white):
+    masks, weight = jnp.asarray(masks), jnp.asarray(weight)
+    batch = {"masks": masks, "weight": weight}
+    pixels = phase2.totals(batch, num_classes=logits.shape[-1], white=white)["pixels"]
+    return phase2.layer_losses(
+        jnp.asarray(logits), masks, weight, pixels=pixels, white=white, white_logit=100.0
+    )
+
+
 def _cross_entropy(logits, target):
     log_probability = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     return -np.take_along_axis(log_probability, target[..., None].astype(int), axis=-1)[..., 0]
@@ -22,14 +31,7 @@ def _cross_entropy(logits, target):
 def test_excluded_pixels_and_filling_take_no_part():
     logits, masks = _example()
     weight = np.float32([1, 1, 0])
-    losses = phase2.layer_losses(
-        jnp.asarray(logits),
-        jnp.asarray(masks),
-        jnp.asarray(weight),
-        white="excluded",
-        white_logit=100.0,
-        axis_name=None,
-    )
+    losses = _losses(logits, jnp.asarray(masks), jnp.asarray(weight), "excluded")
     for loss, mask in zip(losses, masks[:2].swapaxes(0, 1)):
         tissue = mask < 3
         expected = _cross_entropy(logits[:2], np.minimum(mask, 2))[tissue].mean()
@@ -40,28 +42,14 @@ def test_white_as_a_further_logit():
     logits, masks = _example()
     further = np.where(masks[:, -1] == 3, 100.0, 0.0)[..., None]
     wide = np.concatenate([logits, further], axis=-1)
-    losses = phase2.layer_losses(
-        jnp.asarray(logits),
-        jnp.asarray(masks),
-        jnp.ones(3),
-        white="logit",
-        white_logit=100.0,
-        axis_name=None,
-    )
+    losses = _losses(logits, jnp.asarray(masks), jnp.ones(3), "logit")
     for loss, mask in zip(losses, masks.swapaxes(0, 1)):
         assert float(loss) == pytest.approx(_cross_entropy(wide, mask).mean(), rel=1e-4)
 
 
 def test_a_mask_without_tissue_gives_no_loss():
     logits, masks = _example()
-    losses = phase2.layer_losses(
-        jnp.asarray(logits),
-        jnp.full_like(masks, 3),
-        jnp.ones(3),
-        white="excluded",
-        white_logit=100.0,
-        axis_name=None,
-    )
+    losses = _losses(logits, jnp.full_like(masks, 3), jnp.ones(3), "excluded")
     assert losses.tolist() == [0, 0]
 
 

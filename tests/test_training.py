@@ -1,13 +1,18 @@
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from data.dataset import load_dataset
 from data.synthetic import DATASET
-from tests.conftest import tiny_phase1
-from wsss_jax import inputs, phase1, training
+from tests.conftest import tiny_phase1, tiny_phase2
+from wsss_jax import inputs, jobs, parallel, phase1, phase2, training
 from wsss_jax.checkpoints import Checkpoints
 from wsss_jax.errors import InputError
+from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Dropout
 
 
 def _build(root, config):
@@ -126,3 +131,60 @@ def test_only_the_first_epoch_compiles(tissue_dir, tmp_path):
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert 0 < after_epoch[0] == after_epoch[1] == after_epoch[2]
+
+
+class _Dropping(nn.Module):
+    """A network without BatchNorm, whose dropout and dice are by position."""
+
+    @nn.compact
+    def __call__(self, x, *, train, mu=None, weight=None, position=None):
+        x = checkpoint_name(Conv(8, name="conv")(x), BLOCK_OUTPUT)
+        x = Dropout(0.5)(nn.relu(x), deterministic=not train, position=position)
+        return nn.Dense(4, name="fc8")(x.mean(axis=(1, 2))), {}
+
+
+@pytest.mark.parametrize("changed", [{"parts": 2}, {"parts": 4}, {"rematerialize": True}])
+def test_saving_memory_does_not_change_the_gradients(changed):
+    config, model = tiny_phase1("unused"), _Dropping()
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (8, 16, 16, 3), np.uint8),
+        "label": rng.integers(0, 2, (8, 4), np.uint8),
+        "weight": np.float32([1, 1, 1, 1, 1, 0, 0, 0]),  # parts with nothing that counts
+        "position": np.arange(8, dtype=np.int32),
+    }
+    phase = phase1.phase(config, 4, 10, None)._replace(
+        model=model, loss=partial(phase1.loss_function, config, model), is_trainable=lambda _: True
+    )
+    variables = model.init(jax.random.key(0), batch["image"].astype(np.float32), train=False)
+    found = []
+    for one in (phase, phase._replace(**changed)):
+        state = training.initial_state(one, {**variables, "batch_stats": {}})
+        step = jax.pmap(
+            partial(training.compute_gradients, one), parallel.AXIS, in_axes=(None, 0, None, None)
+        )
+        shard = {name: array[None] for name, array in batch.items()}
+        found.append(step(state, shard, {"mu": np.float32(0.9)}, jax.random.key(1)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *found)
+
+
+def test_the_networks_say_what_to_keep():
+    """With `rematerialize` everything but the blocks' outputs is forgotten."""
+    second = tiny_phase2("unused")
+    second.model.blocks = (3, 4, 23, 3)
+    for build, config, blocks in (
+        (phase1.build_model, tiny_phase1("unused"), 19),  # conv1a, b2 ... b7, bn7
+        (phase2.build_model, second, 33),
+    ):
+        model = build(config, 4)
+        shapes = training.network_shapes(model)
+        image = np.zeros((1, 32, 32, 3), np.float32)
+        traced = jax.make_jaxpr(partial(model.apply, train=False))(shapes, image)
+        assert str(traced).count(f"name={BLOCK_OUTPUT}") == blocks
+
+
+def test_trained_statistics_need_the_whole_batch(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.accumulate = 2
+    with pytest.raises(InputError, match=r"accumulate is 2 .*--config\.rematerialize=True"):
+        jobs.run(config, tmp_path)

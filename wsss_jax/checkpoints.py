@@ -85,6 +85,7 @@ class Checkpoints:
         Raises:
           InputError: it could not be written; those before are as they were.
         """
+        state = parallel.to_everywhere(state)
         items = {
             "variables": ocp.args.StandardSave(state.variables),
             "meta": ocp.args.JsonSave(meta),
@@ -160,8 +161,8 @@ class Checkpoints:
                 meta=ocp.args.JsonRestore(),
             ),
         )
-        training = restored["training"]
-        return State(variables=restored["variables"], **training), restored["meta"]
+        state = State(variables=restored["variables"], **restored["training"])
+        return parallel.from_everywhere(state), restored["meta"]
 
     def restore_variables(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
         """The variables alone, without what only training needs.
@@ -173,9 +174,10 @@ class Checkpoints:
             like = self._manager.item_metadata(step)["variables"].tree
         else:
             self._check_shapes(step, like)
-        return self._manager.restore(
+        restored = self._manager.restore(
             step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(like)))
-        )["variables"]
+        )
+        return parallel.from_everywhere(restored["variables"])
 
     def close(self) -> None:
         self._manager.close()
@@ -207,7 +209,7 @@ def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _abstract(tree: Any) -> Any:
-    sharding = parallel.replicated()  # whatever devices wrote it
+    sharding = parallel.replicated_everywhere()  # whatever devices wrote it
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 

@@ -43,25 +43,30 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"{config.split}/mask"
         )
     runs.check(config, workdir, started=False)  # its results are made anew
-    runs.save(config, dataset, workdir)
-    shutil.rmtree(workdir / PREDICTIONS, ignore_errors=True)  # they may be of another split
-    (workdir / PREDICTIONS).mkdir()
+    parallel.wait_for_all("looked at the workdir")
+    if parallel.is_first():
+        runs.save(config, dataset, workdir)
+        shutil.rmtree(workdir / PREDICTIONS, ignore_errors=True)  # they may be of another split
+        (workdir / PREDICTIONS).mkdir()
+    parallel.wait_for_all("made the folders")
 
     predict = _predictor(config, dataset, classifier, segmenter)
     variables = [trained and trained.variables for trained in (classifier, segmenter)]
-    confusions: dict[str, list[np.ndarray]] = {}
     with tqdm(total=len(source), unit="patch", **training.progress_style()) as progress:
-        for batch in inputs.batches(source, config.batch_size, workers=config.data.workers):
+
+        def count(batch: inputs.Batch) -> dict[str, np.ndarray]:
             real = batch["weight"] > 0
             found = predict(variables, batch)
-            for name, (_, counts) in found.items():
-                confusions.setdefault(name, []).append(counts[real])
             label_maps, _ = list(found.values())[-1]
             for index, label_map in zip(batch["index"][real], label_maps[real]):
                 path = workdir / PREDICTIONS / f"{source.names[index]}.png"
                 folders.write_mask(path, label_map, dataset)
-            progress.update(int(real.sum()))
-    by_patch = {name: np.concatenate(counts) for name, counts in confusions.items()}
+            progress.update(int(real.sum()) * jax.process_count())
+            return {name: counts for name, (_, counts) in found.items()}
+
+        by_patch = inputs.each_patch(source, config.batch_size, count, workers=config.data.workers)
+    if not parallel.is_first():
+        return
     totals = {name: counts.sum(axis=0, dtype=np.int64) for name, counts in by_patch.items()}
 
     last = list(totals)[-1]
@@ -192,7 +197,7 @@ def _predicted_rows(
 ) -> Iterator[tuple[int, figures.SheetRow]]:
     """The chosen patches with what every method makes of the pixels that count."""
     chosen = [source[index] for index in indices]
-    for batch in inputs.batches(chosen, config.batch_size, workers=0):
+    for batch in inputs.batches(chosen, config.batch_size, workers=0, shared=False):
         found = predict(variables, batch)
         for row in range(int(batch["weight"].sum())):
             index = int(batch["index"][row])

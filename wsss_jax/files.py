@@ -1,6 +1,7 @@
 """Writing a file so that it is either whole or absent."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,15 @@ def check_writable(folder: Path | str) -> None:
         raise InputError(f"{existing} is {what}: name another folder")
 
 
+_UNFINISHED = ".unfinished."
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what a killed process left of its `atomic_path` in a folder."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(path)
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends well.
@@ -32,7 +42,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f"{_UNFINISHED}{path.name}."
+    ) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)

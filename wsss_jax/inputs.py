@@ -1,7 +1,7 @@
 """Patches to batches: Grain over a folder or an ArrayRecord store; augmentation on the device."""
 
 import gc
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from data import folders
 from data.dataset import Dataset, label_from_mask
 from data.folders import Patch
+from wsss_jax import parallel
 from wsss_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ def open_source(
         if config.resize:
             raise InputError("config.data.resize works with config.data.source=folder only")
         store_dir = root / "arrayrecord"
-        patches_tfds.build(root, dataset, size, store_dir)
+        if parallel.is_first():
+            patches_tfds.build(root, dataset, size, store_dir)
+        parallel.wait_for_all("built the store")
         source = StoreSource(patches_tfds.open_split(store_dir, split), dataset, size, mask_dirs)
     else:
         if split == "train" or not folders.has_masks(root, split):
@@ -182,6 +185,7 @@ def batches(
     epochs: int = 1,
     drop_last: bool = False,
     start: int = 0,
+    shared: bool = True,
 ) -> Generator[Batch, None, None]:
     """Batches of a source, in an order that follows from (seed, epoch) alone.
 
@@ -196,26 +200,30 @@ def batches(
       epochs: how many.
       drop_last: leaves the last batch of an epoch out if it is not full.
       start: the number of batches, over all epochs, to leave out at the start.
+      shared: each process gets, and reads, its own rows of every batch; False: all of them.
 
     Yields:
-      the arrays of the elements stacked, and `weight` (B,) float32: 1, or 0 for filling.
+      the arrays of the elements stacked; `weight` (B,) float32: 1, or 0 for filling; `position`
+      (B,) int32: the rows of the global batch that they are.
 
     Raises:
       InputError: a worker process died.
     """
 
-    def collate(elements: Sequence[Batch]) -> Batch:
-        filling = batch_size - len(elements)
-        rows = [*elements, *[elements[-1]] * filling]
-        batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-        batch["weight"] = np.repeat(np.float32([1, 0]), [len(elements), filling])
-        return batch
+    own = np.arange(batch_size, dtype=np.int32)
+    own = own[parallel.own_rows(batch_size)] if shared else own
 
-    dataset = grain.MapDataset.source(source)
+    def read(indices: Sequence[int]) -> Batch:
+        count = len(indices)
+        rows = [source[indices[min(i, count - 1)]] for i in own]
+        batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        return batch | {"weight": (own < count).astype(np.float32), "position": own}
+
+    dataset = grain.MapDataset.range(len(source))
     if seed is not None:
         dataset = dataset.shuffle(seed=seed)
-    dataset = dataset.batch(batch_size, drop_remainder=drop_last, batch_fn=collate)
-    dataset = dataset.repeat(epochs)[start:]
+    dataset = dataset.batch(batch_size, drop_remainder=drop_last, batch_fn=list)
+    dataset = dataset.repeat(epochs)[start:].map(read)
     options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)
     if workers:
@@ -243,6 +251,37 @@ def batches(
         gc.collect()
 
 
+def each_patch(
+    source: Sequence[Batch],
+    batch_size: int,
+    function: Callable[[Batch], dict[str, np.ndarray]],
+    *,
+    workers: int = 0,
+) -> dict[str, np.ndarray]:
+    """What a function finds for the patches of a source, which all processes share.
+
+    Args:
+      source: random access to elements.
+      batch_size: examples in a batch, over all processes.
+      function: batch -> named arrays (B, ...), of the process's rows.
+      workers: as of `batches`.
+
+    Returns:
+      The arrays (N, ...) of all N patches in the order of the source, in every process.
+    """
+    found = []
+    for batch in batches(source, batch_size, workers=workers):
+        found.append({**function(batch), "weight": batch["weight"]})
+    stacked = {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
+    # (processes, batches, rows, ...) -> (batches, processes, rows, ...), then one axis of patches
+    whole = {
+        name: np.moveaxis(array, 0, 1).reshape(-1, *array.shape[3:])
+        for name, array in parallel.gather(stacked).items()
+    }
+    real = whole.pop("weight") > 0
+    return {name: array[real] for name, array in whole.items()}
+
+
 def steps_per_epoch(examples: int, batch_size: int, drop_last: bool) -> int:
     """How many batches `batches` yields in an epoch."""
     return examples // batch_size if drop_last else -(-examples // batch_size)
@@ -263,7 +302,7 @@ def augment(
     image: jax.Array,
     masks: jax.Array | None,
     config: ml_collections.ConfigDict,
-    first: jax.Array | int = 0,
+    position: jax.Array,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Flips and blurs each example by its own dice.
 
@@ -272,8 +311,8 @@ def augment(
       image: (B, H, W, 3) uint8.
       masks: (B, L, H, W) uint8 flipped along, or None.
       config: the fields `config.augment`.
-      first: position of the first example in the global batch, so that the dice of an example do
-        not depend on the number of devices.
+      position: (B,) of the examples in the global batch, so that the dice of an example do not
+        depend on the device that holds it.
 
     Returns:
       image (B, H, W, 3) uint8, masks.
@@ -294,7 +333,7 @@ def augment(
             image = jnp.where(blur < config.blur, blurred, image)
         return image, masks
 
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, first + jnp.arange(image.shape[0]))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, position)
     return jax.vmap(one)(keys, image, masks)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import ml_collections
 
 from data import folders, synthetic
@@ -40,6 +41,8 @@ def train_phase1(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "config.model.batch_norm is 'frozen' but config.init is empty: statistics of random "
             "weights mean nothing, give --config.init or set --config.model.batch_norm=trained"
         )
+    if config.accumulate > 1 and config.model.batch_norm == "trained":
+        raise _statistics_of_parts(config.accumulate)
     dataset = _training_dataset(config)
     source = inputs.open_source(config.data, dataset, "train")
     _train(config, workdir, dataset, phase1, source)
@@ -47,6 +50,8 @@ def train_phase1(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def train_phase2(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains the segmentation network on the masks of an earlier run, or of a folder."""
+    if config.accumulate > 1:
+        raise _statistics_of_parts(config.accumulate)
     masks = Path(config.masks)
     if (masks / config_lib.CONFIG_FILE).is_file() or not any(masks.glob("*.png")):
         earlier, dataset = runs.load(config.masks, "masks", "masks")
@@ -57,6 +62,13 @@ def train_phase2(config: ml_collections.ConfigDict, workdir: Path) -> None:
         mask_dirs = [masks] * len(config.layers)
     source = inputs.open_source(config.data, dataset, "train", mask_dirs)
     _train(config, workdir, dataset, phase2, source)
+
+
+def _statistics_of_parts(accumulate: int) -> InputError:
+    return InputError(
+        f"config.accumulate is {accumulate} but BatchNorm is trained, whose statistics are of the "
+        "whole batch: set --config.accumulate=1 and, to save memory, --config.rematerialize=True"
+    )
 
 
 def _training_dataset(config: ml_collections.ConfigDict) -> Dataset:
@@ -73,14 +85,15 @@ def _train(
     phase: ModuleType,
     source: inputs.Source,
 ) -> None:
-    parallel.check_batch_size(config.batch_size)
+    parallel.check_batch_size(config.batch_size, config.accumulate)
     validation = None
     if folders.has_split(config.data.root, "val"):
         validation = inputs.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     built = phase.phase(config, dataset.num_classes, config.epochs * steps, validation)
     history = training.fit(config, dataset, workdir, built, source)
-    figures.training_curves(history, workdir / "curves.png", dataset.classes)
+    if parallel.is_first():
+        figures.training_curves(history, workdir / "curves.png", dataset.classes)
 
 
 def make_masks(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -148,6 +161,8 @@ def compare(config: ml_collections.ConfigDict, workdir: Path) -> None:
         sys.exit(1)
 
 
+# What several processes can share; each of the others is done by one.
+SHARED_JOBS = ("phase1", "masks", "phase2", "evaluate")
 JOBS: dict[str, Job] = {
     "phase1": train_phase1,
     "masks": make_masks,
@@ -159,3 +174,17 @@ JOBS: dict[str, Job] = {
     "export": conversion.export,
     "compare": compare,
 }
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Does the job that the configuration names.
+
+    Raises:
+      InputError: something the user can mend.
+    """
+    if jax.process_count() > 1 and config.job not in SHARED_JOBS:
+        raise InputError(
+            f"the job {config.job!r} is done by one process: start it without --coordinator, or "
+            "outside of the launcher"
+        )
+    JOBS[config.job](config, workdir)

@@ -1,32 +1,109 @@
-"""Everything that knows how many devices there are.
+"""Everything that knows how many devices and processes there are.
 
 State and settings carry no device axis: they go in with `in_axes=None` and come back with
 `out_axes=None`, which returns the value of the first device. So whatever a mapped function returns
 that way must be equal on all devices: sums and means over `AXIS` are the function's business.
+
+With several processes, one for each host, the mapped training step runs over the devices of all of
+them, and each process brings its own rows of every batch. What only predicts runs over the devices
+of each process by itself.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from wsss_jax.errors import InputError
 
 AXIS = "batch"
+# Set by launchers that start one process for each host, with how many there are.
+_LAUNCHERS = {
+    "SLURM_STEP_NUM_TASKS": int,
+    "OMPI_COMM_WORLD_SIZE": int,
+    "TPU_WORKER_HOSTNAMES": lambda hosts: len(hosts.split(",")),
+}
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Refuses a batch that cannot be divided among the local devices."""
-    devices = jax.local_device_count()
-    if batch_size % devices:
-        near = max(devices, batch_size // devices * devices)
+def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins the processes of a run; does nothing where there is but one.
+
+    To be called before any other function of JAX.
+
+    Args:
+      coordinator: address and port of the first process, "host:port"; "auto" asks the launcher or
+        the machine, as JAX knows how to; None does so where a launcher is seen to have started
+        several processes.
+      processes: how many there are.
+      process: which of them this is, from 0.
+
+    Raises:
+      InputError: only some of the three are given, or the others cannot be reached.
+    """
+    launched = coordinator == "auto"
+    coordinator = None if launched else coordinator
+    given = [value is not None for value in (coordinator, processes, process)]
+    if any(given) and not all(given):
+        raise InputError("--coordinator, --processes and --process go together: give all three")
+    launched = launched or any(
+        name in os.environ and count(os.environ[name]) > 1 for name, count in _LAUNCHERS.items()
+    )
+    if not (launched or any(given)):
+        return
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"config.batch_size is {batch_size}, which {devices} devices cannot share evenly: "
-            f"set --config.batch_size={near}"
+            f"the processes of this run did not find each other ({str(error).splitlines()[0]}): "
+            "check --coordinator, --processes and --process, and that all were started"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come to the place of that name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def gather(arrays: Any) -> Any:
+    """A tree of NumPy arrays, of equal shapes in all processes, stacked over them: (P, ...)."""
+    if jax.process_count() == 1:
+        return jax.tree.map(lambda x: np.asarray(x)[None], arrays)
+    return multihost_utils.process_allgather(arrays)
+
+
+def stops_at(step: int, *, terminated: bool) -> bool:
+    """Whether all processes stop after this step, given that some were told to terminate."""
+    if jax.process_count() == 1:
+        return terminated
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def check_batch_size(batch_size: int, parts: int = 1) -> None:
+    """Refuses a batch that cannot be divided among all devices, and on each into `parts`."""
+    devices = jax.device_count()
+    if batch_size % (devices * parts):
+        near = max(1, batch_size // (devices * parts)) * devices * parts
+        each = f" in {parts} parts each" if parts > 1 else ""
+        raise InputError(
+            f"config.batch_size is {batch_size}, which {devices} devices cannot share evenly"
+            f"{each}: set --config.batch_size={near}"
         )
+
+
+def own_rows(batch_size: int) -> slice:
+    """The rows of a global batch that this process brings."""
+    own = batch_size // jax.process_count()
+    return slice(jax.process_index() * own, (jax.process_index() + 1) * own)
 
 
 def keep_compiled_programs() -> None:
@@ -41,25 +118,54 @@ def replicated() -> jax.sharding.Sharding:
 
     State that enters a mapped step placed like this does not compile it a second time.
     """
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    return _on_all(jax.local_devices())
+
+
+def replicated_everywhere() -> jax.sharding.Sharding:
+    """A copy on every device of every process, as Orbax wants what is the same everywhere."""
+    return _on_all(jax.devices())
+
+
+def _on_all(devices: list[jax.Device]) -> jax.sharding.Sharding:
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """(B, ...) -> (devices, B / devices, ...) for every array."""
+def to_everywhere(tree: Any) -> Any:
+    """Arrays of `replicated` as arrays of `replicated_everywhere`, without moving anything."""
+    if jax.process_count() == 1:
+        return tree
+    sharding = replicated_everywhere()
+
+    def convert(x: jax.Array) -> jax.Array:
+        copies = [jax.device_put(x.addressable_data(0), d) for d in jax.local_devices()]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, copies)
+
+    return jax.tree.map(convert, tree)
+
+
+def from_everywhere(tree: Any) -> Any:
+    """Inverse of `to_everywhere`."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated())
+
+
+def shard(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The process's rows (B, ...) -> (local devices, B / local devices, ...) for every array."""
     devices = jax.local_device_count()
     return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
 
 
 def map_train_step(step: Callable) -> Callable:
-    """Maps `step(state, batch, values, rng)` over the local devices.
+    """Maps `step(state, batch, values, rng)` over the devices of all processes.
 
-    The batch is sharded here; the state that goes in is donated. What comes back must be the same
-    on all devices.
+    The batch, this process's rows, is sharded here; the state that goes in is donated. What comes
+    back must be the same on all devices.
     """
     mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
     # Several steps in flight dead-lock the collectives of simulated CPU devices.
-    wait = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    wait = jax.default_backend() == "cpu" and jax.device_count() > 1
 
     def run(state: Any, batch: dict[str, np.ndarray], values: Any, rng: jax.Array) -> Any:
         out = mapped(state, shard(batch), values, rng)
@@ -71,9 +177,10 @@ def map_train_step(step: Callable) -> Callable:
 def map_batch(function: Callable) -> Callable:
     """Maps `function(variables, batch) -> arrays (B, ...)` over the local devices.
 
-    Returns a function of the whole batch whose results are NumPy arrays (B, ...).
+    Returns a function of this process's batch whose results are NumPy arrays (B, ...). Processes
+    do not wait for each other.
     """
-    mapped = jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=0)
+    mapped = jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=0, devices=jax.local_devices())
 
     def run(variables: Any, batch: dict[str, np.ndarray]) -> Any:
         out = mapped(variables, shard(batch))

@@ -48,33 +48,38 @@ def loss_function(
     model: ResNet38,
     variables: training.Variables,
     batch: inputs.Batch,
+    totals: Mapping[str, jax.Array],
     values: Mapping[str, jax.Array],
     rng: jax.Array,
 ) -> tuple[jax.Array, tuple[training.Variables, dict[str, jax.Array]]]:
-    """A replica's share of the mean loss over the global batch; see `training.LossFunction`.
+    """A share of the mean loss over the global batch; see `training.LossFunction`.
 
     `values["mu"]` is the coefficient of the attention.
     """
     augment_rng, dropout_rng = jax.random.split(rng)
-    weight = batch["weight"]
-    first = jax.lax.axis_index(parallel.AXIS) * len(weight)
-    image, _ = inputs.augment(augment_rng, batch["image"], None, config.augment, first)
+    weight, position = batch["weight"], batch["position"]
+    image, _ = inputs.augment(augment_rng, batch["image"], None, config.augment, position)
     (logits, _), updated = model.apply(
         variables,
         inputs.scaled(image, config.model),
         train=True,
         mu=values["mu"],
         weight=weight,
+        position=position,
         rngs={"dropout": dropout_rng},
         mutable=["batch_stats"],
     )
     labels = batch["label"].astype(jnp.float32)
-    count = jax.lax.psum(weight.sum(), parallel.AXIS)
-    loss = (multilabel_soft_margin(logits, labels) * weight).sum() / count
+    loss = (multilabel_soft_margin(logits, labels) * weight).sum() / totals["patches"]
     right = ((logits > 0) == (labels > 0)).mean(axis=-1)
-    accuracy = (right * weight).sum() / count
+    accuracy = (right * weight).sum() / totals["patches"]
     batch_stats = updated.get("batch_stats", variables["batch_stats"])
     return loss, (batch_stats, {"loss": loss, "patch_accuracy": accuracy})
+
+
+def totals(batch: inputs.Batch) -> dict[str, jax.Array]:
+    """What the losses of a batch are divided by: the number of its "patches", () float32."""
+    return {"patches": batch["weight"].sum()}
 
 
 def predict(
@@ -121,12 +126,11 @@ def validator(
     mapped = parallel.map_batch(score)
 
     def validate(variables: training.Variables) -> dict[str, Any]:
-        found: dict[str, list[np.ndarray]] = {}
-        for batch in inputs.batches(source, config.batch_size, workers=0):
-            real = batch["weight"] > 0
-            for name, value in {**mapped(variables, batch), "label": batch["label"]}.items():
-                found.setdefault(name, []).append(value[real])
-        whole = {name: np.concatenate(values) for name, values in found.items()}
+        whole = inputs.each_patch(
+            source,
+            config.batch_size,
+            lambda batch: {**mapped(variables, batch), "label": batch["label"]},
+        )
         scores = metrics.multilabel_scores(whole["probability"], whole["label"])
         scores = {f"val_{name}": value for name, value in scores.items()}
         if "confusion" in whole:
@@ -146,7 +150,8 @@ def phase(
     """What the training loop needs of phase 1; `config.model.batch_norm` is settled by then."""
     model = build_model(config, num_classes, parallel.AXIS)
     frozen = tuple(config.model.frozen_blocks) if config.init else ()
-    rates = schedules.learning_rates(config.optimizer, total_steps)
+    optimizer = schedules.for_batch_size(config.optimizer, config.batch_size)
+    rates = schedules.learning_rates(optimizer, total_steps)
 
     def is_trainable(path: tuple[str, ...]) -> bool:
         normalization = path[-1] == "scale" or path[-1] == "bias"
@@ -154,10 +159,13 @@ def phase(
 
     return training.Phase(
         model=model,
+        totals=totals,
         loss=partial(loss_function, config, model),
-        optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
+        optimizer=schedules.sgd(optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],
         is_trainable=is_trainable,
+        parts=config.accumulate,
+        rematerialize=config.rematerialize,
         metrics=("loss", "patch_accuracy"),
         values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
         validate=None if validation is None else validator(config, num_classes, validation),

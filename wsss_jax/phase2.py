@@ -35,9 +35,9 @@ def layer_losses(
     masks: jax.Array,
     weight: jax.Array,
     *,
+    pixels: jax.Array,
     white: str,
     white_logit: float,
-    axis_name: str | None,
 ) -> jax.Array:
     """Cross entropy with the mask of each layer, mean over the pixels of the global batch.
 
@@ -45,29 +45,37 @@ def layer_losses(
       logits: (B, H, W, C) float32.
       masks: (B, L, H, W) uint8, class indices and C for white or excluded.
       weight: (B,), 0 for examples that only fill the batch.
+      pixels: (L,) counted in the global batch, of `counted_pixels`.
       white: "excluded" leaves pixels with C out; "logit" counts them, with a further logit that
         is `white_logit` where the last layer's mask is C and 0 elsewhere (released code).
       white_logit: see `white`.
-      axis_name: mapped axis that holds the global batch, or None.
 
     Returns:
-      (L,) float32. On a mapped axis: this replica's shares, whose sum over the axis is the mean.
+      (L,) float32: of a part of the global batch its shares, which add up to the mean.
     """
     num_classes = logits.shape[-1]
+    counted = _counted(masks, weight, num_classes, white)
     masks = masks.astype(jnp.int32)
-    counted = jnp.broadcast_to(weight[:, None, None, None], masks.shape)
     if white == "logit":
         further = jnp.where(masks[:, -1] == num_classes, white_logit, 0.0)
         logits = jnp.concatenate([logits, further[..., None]], axis=-1)
     else:
-        counted = counted * (masks < num_classes)
         masks = jnp.minimum(masks, num_classes - 1)
     log_probability = jax.nn.log_softmax(logits)[:, None]
     cross_entropy = -jnp.take_along_axis(log_probability, masks[..., None], axis=-1)[..., 0]
-    pixels = counted.sum(axis=(0, 2, 3))
-    if axis_name is not None:
-        pixels = jax.lax.psum(pixels, axis_name)
     return (cross_entropy * counted).sum(axis=(0, 2, 3)) / jnp.maximum(pixels, 1)
+
+
+def _counted(masks: jax.Array, weight: jax.Array, num_classes: int, white: str) -> jax.Array:
+    """(B, L, H, W): 1 for every pixel of the masks that the loss counts, else 0."""
+    counted = jnp.broadcast_to(weight[:, None, None, None], masks.shape)
+    return counted if white == "logit" else counted * (masks < num_classes)
+
+
+def totals(batch: inputs.Batch, *, num_classes: int, white: str) -> dict[str, jax.Array]:
+    """What the losses of a batch are divided by: "pixels" (L,) and "patches" () float32."""
+    counted = _counted(batch["masks"], batch["weight"], num_classes, white)
+    return {"pixels": counted.sum(axis=(0, 2, 3)), "patches": batch["weight"].sum()}
 
 
 def loss_function(
@@ -75,22 +83,23 @@ def loss_function(
     model: DeepLabV3Plus,
     variables: training.Variables,
     batch: inputs.Batch,
+    totals: Mapping[str, jax.Array],
     values: Mapping[str, jax.Array],
     rng: jax.Array,
 ) -> tuple[jax.Array, tuple[training.Variables, dict[str, jax.Array]]]:
-    """A replica's share of the multi-layer loss (Eq. 13); see `training.LossFunction`."""
+    """A share of the multi-layer loss (Eq. 13); see `training.LossFunction`."""
     del values  # phase 2 has no schedule but the learning rate
     augment_rng, dropout_rng = jax.random.split(rng)
-    weight = batch["weight"]
-    first = jax.lax.axis_index(parallel.AXIS) * len(weight)
+    weight, position = batch["weight"], batch["position"]
     image, masks = inputs.augment(
-        augment_rng, batch["image"], batch["masks"], config.augment, first
+        augment_rng, batch["image"], batch["masks"], config.augment, position
     )
     (logits, _), updated = model.apply(
         variables,
         inputs.scaled(image, config.model),
         train=True,
         weight=weight,
+        position=position,
         rngs={"dropout": dropout_rng},
         mutable=["batch_stats"],
     )
@@ -98,12 +107,12 @@ def loss_function(
         logits,
         masks,
         weight,
+        pixels=totals["pixels"],
         white=config.loss.white,
         white_logit=config.loss.white_logit,
-        axis_name=parallel.AXIS,
     )
     if config.loss.divide_by_batch:
-        losses = losses / jax.lax.psum(weight.sum(), parallel.AXIS)
+        losses = losses / totals["patches"]
     loss = losses @ jnp.asarray(config.layer_weights, losses.dtype)
     by_layer = {f"loss_{name}": losses[i] for i, name in enumerate(config.layers)}
     return loss, (updated["batch_stats"], {"loss": loss, **by_layer})
@@ -166,11 +175,10 @@ def validator(
     mapped = parallel.map_batch(count)
 
     def validate(variables: training.Variables) -> dict[str, Any]:
-        counts = [
-            mapped(variables, batch)[batch["weight"] > 0]
-            for batch in inputs.batches(source, config.batch_size, workers=0)
-        ]
-        return metrics.segmentation_scores(np.concatenate(counts).sum(axis=0, dtype=np.int64))
+        found = inputs.each_patch(
+            source, config.batch_size, lambda batch: {"confusion": mapped(variables, batch)}
+        )
+        return metrics.segmentation_scores(found["confusion"].sum(axis=0, dtype=np.int64))
 
     return validate
 
@@ -183,14 +191,18 @@ def phase(
 ) -> training.Phase:
     """What the training loop needs of phase 2."""
     model = build_model(config, num_classes, parallel.AXIS)
-    rates = schedules.learning_rates(config.optimizer, total_steps)
+    optimizer = schedules.for_batch_size(config.optimizer, config.batch_size)
+    rates = schedules.learning_rates(optimizer, total_steps)
 
     return training.Phase(
         model=model,
+        totals=partial(totals, num_classes=num_classes, white=config.loss.white),
         loss=partial(loss_function, config, model),
-        optimizer=schedules.sgd(config.optimizer, total_steps, HEAD_MODULES),
+        optimizer=schedules.sgd(optimizer, total_steps, HEAD_MODULES),
         learning_rate=rates["weight"],
         is_trainable=lambda path: True,
+        parts=config.accumulate,
+        rematerialize=config.rematerialize,
         metrics=("loss", *(f"loss_{layer}" for layer in config.layers)),
         values=lambda epoch: {},
         validate=None if validation is None else validator(config, num_classes, validation),

@@ -2,7 +2,7 @@
 
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data import folders
 from data.dataset import Dataset
 from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, runs, training
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, clear_unfinished
 from wsss_jax.report import figures, tables
 
 # (variables, batch) -> {layer: label maps (B, H, W) uint8}
@@ -46,17 +46,20 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if folders.has_masks(config.data.root, "val"):
         validation = inputs.open_source(config.data, dataset, "val")
     runs.check(config, workdir, started=(workdir / FOLDER).is_dir())
-    runs.save(config, dataset, workdir)
-    _start_anew_with_another_classifier(classifier, workdir / FOLDER)
-    for layer in config.layers:
-        layer_dir(workdir, layer).mkdir(parents=True, exist_ok=True)
+    parallel.wait_for_all("looked at the workdir")
+    if parallel.is_first():
+        runs.save(config, dataset, workdir)
+        _start_anew_with_another_classifier(classifier, workdir / FOLDER)
+        for layer in config.layers:
+            layer_dir(workdir, layer).mkdir(parents=True, exist_ok=True)
+            clear_unfinished(layer_dir(workdir, layer))
+    parallel.wait_for_all("made the folders")
 
     open_batch = _opener(config, classifier)
     rest = _Rest(source, config, workdir)
-    with ThreadPoolExecutor(WRITERS) as pool, _progress(len(source), len(rest)) as progress:
+    with ThreadPoolExecutor(WRITERS) as pool, _progress(rest) as progress:
         pending: list[Future] = []
-        workers = config.data.workers
-        for batch in inputs.batches(rest, config.batch_size, workers=workers) if len(rest) else ():
+        for batch in _own_batches(config, rest):
             label_maps = open_batch(classifier.variables, batch)
             _wait(pending)  # for the batch before: no more than two are in memory
             pending = []
@@ -67,7 +70,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
                     pending.append(pool.submit(folders.write_mask, path, maps[row], dataset))
                 progress.update()
         _wait(pending)
-    sheet = _sheet(config, workdir, source, dataset)
+    parallel.wait_for_all("wrote the masks")
+    sheet = _sheet(config, workdir, source, dataset) if parallel.is_first() else []
     if sheet:
         path = workdir / "contact_sheet.png"
         figures.contact_sheet(sheet, dataset.palette, dataset.classes, path)
@@ -115,7 +119,10 @@ def _start_anew_with_another_classifier(classifier: training.Trained, folder: Pa
 
 
 class _Rest:
-    """The patches of a source that lack a mask; those a run before has finished are left out."""
+    """This process's patches of a source that lack a mask; `own` counts those that have one too.
+
+    Whose a patch is does not depend on what is finished: processes look at different moments.
+    """
 
     def __init__(self, source: inputs.Source, config: ml_collections.ConfigDict, workdir: Path):
         there = [
@@ -123,8 +130,10 @@ class _Rest:
             for layer in config.layers
         ]
         finished = set.intersection(*there)
+        own = range(len(source))[jax.process_index() :: jax.process_count()]
+        self.own = len(own)
         self._source = source
-        self._indices = [i for i, name in enumerate(source.names) if name not in finished]
+        self._indices = [i for i in own if source.names[i] not in finished]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -150,8 +159,17 @@ def _sheet(
     return rows
 
 
-def _progress(patches: int, rest: int) -> tqdm:
-    return tqdm(total=patches, initial=patches - rest, unit="patch", **training.progress_style())
+def _own_batches(config: ml_collections.ConfigDict, rest: _Rest) -> Iterable[inputs.Batch]:
+    """Batches of this process alone, however many the others have."""
+    if not len(rest):
+        return ()
+    size = config.batch_size // jax.process_count()
+    return inputs.batches(rest, size, workers=config.data.workers, shared=False)
+
+
+def _progress(rest: _Rest) -> tqdm:
+    done = rest.own - len(rest)
+    return tqdm(total=rest.own, initial=done, unit="patch", **training.progress_style())
 
 
 def _wait(pending: list[Future]) -> None:
@@ -168,16 +186,21 @@ def _score(
 ) -> None:
     """Scores the masks that the same rules give to the validation patches."""
     classes = classifier.dataset.classes
-    counts: dict[str, list[np.ndarray]] = {layer: [] for layer in config.layers}
-    for batch in inputs.batches(source, config.batch_size, workers=0):
-        truth, real = batch["masks"][:, 0], batch["weight"] > 0
-        for layer, maps in open_batch(classifier.variables, batch).items():
-            confusions = metrics.confusion_matrices(truth, maps, len(classes))
-            counts[layer].append(np.asarray(confusions)[real])
-    rows = []
-    for layer in config.layers:
-        confusion = np.concatenate(counts[layer]).sum(axis=0, dtype=np.int64)
-        rows.append((layer, metrics.segmentation_scores(confusion)))
+
+    def count(batch: inputs.Batch) -> dict[str, np.ndarray]:
+        truth = batch["masks"][:, 0]
+        return {
+            layer: np.asarray(metrics.confusion_matrices(truth, maps, len(classes)))
+            for layer, maps in open_batch(classifier.variables, batch).items()
+        }
+
+    counts = inputs.each_patch(source, config.batch_size, count)
+    rows = [
+        (layer, metrics.segmentation_scores(counts[layer].sum(axis=0, dtype=np.int64)))
+        for layer in config.layers
+    ]
+    if not parallel.is_first():
+        return
     print("pseudo masks of the validation patches")
     print(tables.format_table(rows, classes))
     path = workdir / "scores.json"

@@ -11,7 +11,15 @@ from wsss_jax.files import atomic_path
 
 DATASET_FILE = "dataset.json"
 # Fields that may change between a run and its continuation.
-FREE_FIELDS = ("log_every", "checkpoint_every", "data.root", "data.source", "data.workers")
+FREE_FIELDS = (
+    "log_every",
+    "checkpoint_every",
+    "accumulate",
+    "rematerialize",
+    "data.root",
+    "data.source",
+    "data.workers",
+)
 
 
 def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) -> None:

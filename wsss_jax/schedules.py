@@ -45,6 +45,20 @@ def polynomial(base: float, total_steps: int, power: float) -> optax.Schedule:
     return rate
 
 
+def for_batch_size(
+    optimizer: ml_collections.ConfigDict, batch_size: int
+) -> ml_collections.ConfigDict:
+    """The fields `config.optimizer` with the learning rate that a batch of this size gets.
+
+    Where `optimizer.base_batch_size` is set, the learning rate is meant for batches of that size
+    and grows in proportion (Goyal et al. 2017).
+    """
+    scaled = optimizer.copy_and_resolve_references()
+    if optimizer.base_batch_size:
+        scaled.learning_rate = optimizer.learning_rate * batch_size / optimizer.base_batch_size
+    return scaled
+
+
 def learning_rates(optimizer: ml_collections.ConfigDict, total_steps: int) -> dict:
     """The learning rate schedule of every parameter group.
 

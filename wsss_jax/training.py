@@ -28,6 +28,7 @@ from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path
 from wsss_jax.interop import torch_names, weights
+from wsss_jax.models.layers import BLOCK_OUTPUT
 
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
 HISTORY_FILE = "history.json"
@@ -35,10 +36,10 @@ _NAMED = 20  # patches that a message names
 _IMAGE = np.zeros((1, 64, 64, 3), np.float32)  # the parameters do not depend on the size
 
 Variables = Mapping[str, Any]
-# (variables, batch, values, rng) -> (loss, (batch_stats, metrics)). The loss and the metrics of a
-# replica are its shares: their sums over the replicas are those of the global batch.
+# (variables, batch, totals, values, rng) -> (loss, (batch_stats, metrics)). Of a part of the global
+# batch, divided by the totals of all of it, loss and metrics are shares that add up to its means.
 LossFunction = Callable[
-    [Variables, inputs.Batch, Mapping[str, jax.Array], jax.Array],
+    [Variables, inputs.Batch, Mapping[str, jax.Array], Mapping[str, jax.Array], jax.Array],
     tuple[jax.Array, tuple[Variables, Mapping[str, jax.Array]]],
 ]
 Validate = Callable[[Variables], dict[str, Any]]
@@ -47,14 +48,18 @@ Validate = Callable[[Variables], dict[str, Any]]
 class Phase(NamedTuple):
     """What the loop needs to know of a phase.
 
-    `model` is called as `model(images, train=...)`; `loss` is what is minimized; `optimizer`
-    changes the parameters for which `is_trainable(path)` holds, `path` being the names from the
-    module down; `learning_rate(step)` is logged; `metrics` are the names of those that the loss
-    returns, "loss" among them; `values(epoch)` are the scalars that the loss gets in an epoch;
-    `validate(variables)` gives figures, None goes without validation.
+    `model` is called as `model(images, train=...)`; `loss` is what is minimized, divided by the
+    `totals(batch)`, which add up over the parts of a batch; `optimizer` changes the parameters for
+    which `is_trainable(path)` holds, `path` being the names from the module down;
+    `learning_rate(step)` is logged; `metrics` are the names of those that the loss returns, "loss"
+    among them; `values(epoch)` are the scalars that the loss gets in an epoch;
+    `validate(variables)` gives figures, None goes without validation. A replica computes its share
+    of a batch in `parts`, one after the other, and with `rematerialize` computes what the backward
+    pass needs a second time instead of keeping it.
     """
 
     model: nn.Module
+    totals: Callable[[inputs.Batch], dict[str, jax.Array]]
     loss: LossFunction
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -62,6 +67,8 @@ class Phase(NamedTuple):
     metrics: Sequence[str]
     values: Callable[[int], dict[str, float]]
     validate: Validate | None
+    parts: int = 1
+    rematerialize: bool = False
 
 
 def partition(
@@ -106,13 +113,40 @@ def compute_gradients(
     rng = jax.random.fold_in(rng, state.step)
     trained, fixed = partition(state.variables["params"], phase.is_trainable)
 
-    def loss(trained: Mapping[str, Any]) -> tuple[jax.Array, Any]:
-        variables = {**state.variables, "params": merge(trained, fixed)}
-        return phase.loss(variables, batch, values, rng)
+    totals = jax.lax.psum(phase.totals(batch), parallel.AXIS)
 
-    found, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(trained)
+    def loss(trained: Mapping[str, Any], part: inputs.Batch) -> tuple[jax.Array, Any]:
+        variables = {**state.variables, "params": merge(trained, fixed)}
+        return phase.loss(variables, part, totals, values, rng)
+
+    if phase.rematerialize:
+        kept = jax.checkpoint_policies.save_only_these_names(BLOCK_OUTPUT)
+        loss = jax.checkpoint(loss, policy=kept)
+    differentiate = partial(jax.grad(loss, has_aux=True), trained)
+    if phase.parts == 1:
+        found, (batch_stats, metrics) = differentiate(batch)
+    else:  # the statistics are frozen: what comes back of them is what went in
+
+        def gradients_and_metrics(part: inputs.Batch) -> tuple[Any, Any]:
+            found, (_, metrics) = differentiate(part)
+            return found, metrics
+
+        found, metrics = _added_up(gradients_and_metrics, batch, phase.parts)
+        batch_stats = state.variables["batch_stats"]
     found, metrics = jax.lax.psum((found, dict(metrics)), parallel.AXIS)
     return found, batch_stats, metrics
+
+
+def _added_up(function: Callable[[inputs.Batch], Any], batch: inputs.Batch, parts: int) -> Any:
+    """The sum of what a function gives for each of the parts, computed one after the other."""
+    batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batch))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(total: Any, part: inputs.Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    return jax.lax.scan(add, zeros, batch)[0]
 
 
 def apply_gradients(
@@ -316,7 +350,9 @@ def fit(
     if not resumed:  # before anything is written
         variables, report = initial_variables(config, phase.model)
         state = initial_state(phase, variables)
-    runs.save(config, dataset, workdir)
+    parallel.wait_for_all("looked at the workdir")
+    if parallel.is_first():
+        runs.save(config, dataset, workdir)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(workdir, _score(config))
         stack.callback(checkpoints.close)
@@ -324,13 +360,15 @@ def fit(
         if resumed:
             state, history = _restored(checkpoints, phase, steps, workdir)
             tqdm.write(f"going on after step {int(state.step)} of {config.epochs * steps}")
-        else:
+        elif parallel.is_first():
             _describe(state.variables["params"], workdir)
             if report is not None:
                 weights.write_report(report, workdir / weights.REPORT_FILE)
         first, total = int(state.step), config.epochs * steps
         begun = time.monotonic()
-        writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
+        writer = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first + 1, write_to_disk=parallel.is_first()
+        )
         stack.callback(writer.close)
         batches = inputs.batches(
             source,
@@ -365,10 +403,11 @@ def fit(
                         state, phase, values, writer, progress, f"{epoch + 1}/{config.epochs}"
                     )
                     since_log = []
-                if not last and (terminated or done % config.checkpoint_every == 0):
+                stops = parallel.stops_at(step, terminated=bool(terminated))
+                if not last and (stops or done % config.checkpoint_every == 0):
                     _check_finite(state, source, since_log)
                     checkpoints.save(state, {"history": history}, None)
-                    if terminated:
+                    if stops:
                         raise _preempted(workdir, done, total)
             sums = {name: float(value) for name, value in state.sums["epoch"].items()}
             figures = {name: sums[name] / sums["steps"] for name in phase.metrics}
@@ -377,10 +416,11 @@ def fit(
             history.append({"epoch": epoch, **figures, **values, **scores})
             _report(history[-1], dataset.classes, config.epochs, int(state.step), writer)
             # Before the checkpoint, so that where there is one there is a history.
-            with atomic_path(workdir / HISTORY_FILE) as path:
-                path.write_text(json.dumps(_without_nan(history), indent=1) + "\n")
+            if parallel.is_first():
+                with atomic_path(workdir / HISTORY_FILE) as path:
+                    path.write_text(json.dumps(_without_nan(history), indent=1) + "\n")
             checkpoints.save(state, {"history": history}, scores)
-            if terminated and epoch + 1 < config.epochs:
+            if stops and epoch + 1 < config.epochs:
                 raise _preempted(workdir, int(state.step), total)
         return history
 
@@ -403,6 +443,9 @@ def _restored(
 def _termination() -> Iterator[list[int]]:
     """A list that SIGTERM makes non-empty, instead of ending the process."""
     received: list[int] = []
+    if jax.process_count() > 1:  # JAX listens, so that all processes stop after the same step
+        yield received
+        return
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
         yield received

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
+from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.layers import (
+    BLOCK_OUTPUT,
     BatchNorm,
     Conv,
     Dropout,
@@ -34,7 +36,7 @@ class DeepLabV3Plus(nn.Module):
       blocks: bottleneck blocks per stage of the backbone; (3, 4, 23, 3) is ResNet-101.
       dropout_rates: element-wise dropout after the pyramid and after both decoder convolutions.
       dtype: compute dtype; parameters and logits are float32.
-      axis_name: mapped axis over which batch statistics and dropout see one global batch.
+      axis_name: mapped axis over which batch statistics see one global batch.
     """
 
     num_classes: int
@@ -46,7 +48,12 @@ class DeepLabV3Plus(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool, weight: jax.Array | None = None
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        weight: jax.Array | None = None,
+        position: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Segments images.
 
@@ -54,6 +61,7 @@ class DeepLabV3Plus(nn.Module):
           x: (B, H, W, 3) scaled images.
           train: dropout and batch statistics on. Needs the rng "dropout" where a rate is above 0.
           weight: (B,), 0 for examples that only fill the batch, 1 otherwise; None means all 1.
+          position: (B,) of the examples in the global batch, see `Dropout`; None means 0 ... B - 1.
 
         Returns:
           Logits (B, H, W, C) float32, and the feature maps "backbone" (stride 16), "low_level"
@@ -62,12 +70,11 @@ class DeepLabV3Plus(nn.Module):
         size = x.shape[1:3]
         common = {"width": self.width, "dtype": self.dtype, "axis_name": self.axis_name}
         statistics = {"use_running_average": not train, "weight": weight}
+        dropout = {"deterministic": not train, "position": position}
         features, low_level = _Backbone(self.blocks, name="backbone", **common)(x, statistics)
-        pyramid = _Aspp(self.dropout_rates[0], name="aspp", **common)(
-            features, statistics, train=train
-        )
+        pyramid = _Aspp(self.dropout_rates[0], name="aspp", **common)(features, statistics, dropout)
         coarse = _Decoder(self.num_classes, self.dropout_rates[1:], name="decoder", **common)(
-            pyramid, low_level, statistics, train=train
+            pyramid, low_level, statistics, dropout
         )
         taps = {"backbone": features, "low_level": low_level, "aspp": pyramid, "decoder": coarse}
         return resize_align_corners(coarse.astype(accumulator(coarse.dtype)), size), taps
@@ -95,7 +102,7 @@ class _Backbone(nn.Module):
                     name=f"layer{stage + 1}_{index}",
                     **norm,
                 )
-                x = block(x, statistics)
+                x = checkpoint_name(block(x, statistics), BLOCK_OUTPUT)
             if stage == 0:
                 low_level = x
         return x, low_level
@@ -133,7 +140,7 @@ class _Aspp(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, statistics: dict, dropout: dict) -> jax.Array:
         norm = {"dtype": self.dtype, "axis_name": self.axis_name}
         features = scaled(256, self.width)
         branches = []
@@ -147,9 +154,7 @@ class _Aspp(nn.Module):
         y = jnp.concatenate(branches, axis=-1)
         y = Conv(features, 1, dtype=self.dtype, name="conv1")(y)
         y = nn.relu(BatchNorm(name="bn1", **norm)(y, **statistics))
-        return Dropout(self.dropout_rate, axis_name=self.axis_name, name="dropout")(
-            y, deterministic=not train
-        )
+        return Dropout(self.dropout_rate, name="dropout")(y, **dropout)
 
 
 class _AsppBranch(nn.Module):
@@ -182,7 +187,7 @@ class _Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, low_level: jax.Array, statistics: dict, *, train: bool
+        self, x: jax.Array, low_level: jax.Array, statistics: dict, dropout: dict
     ) -> jax.Array:
         norm = {"dtype": self.dtype, "axis_name": self.axis_name}
         features = scaled(256, self.width)
@@ -190,12 +195,10 @@ class _Decoder(nn.Module):
         low_level = nn.relu(BatchNorm(name="bn1", **norm)(low_level, **statistics))
         x = resize_align_corners(x, low_level.shape[1:3])
         x = jnp.concatenate([x, low_level], axis=-1)
-        # Positions in the checkpoint's sequence: convolution 0 and 4, normalization 1 and 5.
-        for position, rate in zip((0, 4), self.dropout_rates, strict=True):
-            x = Conv(features, 3, dtype=self.dtype, name=f"last_conv_{position}")(x)
-            norm_name = f"last_conv_{position + 1}"
+        # Places in the checkpoint's sequence: convolution 0 and 4, normalization 1 and 5.
+        for place, rate in zip((0, 4), self.dropout_rates, strict=True):
+            x = Conv(features, 3, dtype=self.dtype, name=f"last_conv_{place}")(x)
+            norm_name = f"last_conv_{place + 1}"
             x = nn.relu(BatchNorm(name=norm_name, **norm)(x, **statistics))
-            x = Dropout(rate, axis_name=self.axis_name, name=f"last_conv_{position + 3}")(
-                x, deterministic=not train
-            )
+            x = Dropout(rate, name=f"last_conv_{place + 3}")(x, **dropout)
         return Conv(self.num_classes, 1, use_bias=True, dtype=self.dtype, name="last_conv_8")(x)

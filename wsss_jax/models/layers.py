@@ -15,6 +15,9 @@ from jax import lax
 
 from wsss_jax.models.convolution import convolve
 
+# What `jax.checkpoint` can keep by name for the backward pass while it forgets the rest.
+BLOCK_OUTPUT = "block_output"
+
 
 def scaled(channels: int, width: float) -> int:
     """Channel count of a network whose every layer is `width` times as wide, at least 4."""
@@ -124,17 +127,20 @@ class Dropout(nn.Module):
 
     rate: float
     channels: bool = False
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
-        """Maps x (B, H, W, D) to the same shape; kept entries are scaled by 1 / (1 - rate)."""
+    def __call__(
+        self, x: jax.Array, *, deterministic: bool, position: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps x (B, H, W, D) to the same shape; kept entries are scaled by 1 / (1 - rate).
+
+        `position` (B,) int32 are the examples' places in the global batch; None: x is all of it.
+        """
         if deterministic or self.rate == 0:
             return x
         batch, height, width, depth = x.shape
-        position = jnp.arange(batch)
-        if self.axis_name is not None and not self.is_initializing():
-            position = position + lax.axis_index(self.axis_name) * batch
+        if position is None:
+            position = jnp.arange(batch)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), position)
         shape = (1, 1, depth) if self.channels else (height, width, depth)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)

@@ -5,6 +5,7 @@ stride 8, dilated from b5 on, global average pooling and a linear classifier wit
 1 it has 105.09 M parameters. Module names are those of the released PyTorch checkpoints.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,9 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.attention import progressive_dropout_attention
-from wsss_jax.models.layers import BatchNorm, Conv, Dropout, accumulator, scaled
+from wsss_jax.models.layers import BLOCK_OUTPUT, BatchNorm, Conv, Dropout, accumulator, scaled
 
 
 class _Stage(NamedTuple):
@@ -48,7 +50,7 @@ class ResNet38(nn.Module):
       attention_relu: see `progressive_dropout_attention`.
       attention_divisor: the same; 0 stands for the number of classes.
       dtype: compute dtype; parameters and logits are float32.
-      axis_name: mapped axis over which batch statistics and dropout see one global batch.
+      axis_name: mapped axis over which batch statistics see one global batch.
     """
 
     num_classes: int
@@ -68,6 +70,7 @@ class ResNet38(nn.Module):
         train: bool,
         mu: jax.Array | None = None,
         weight: jax.Array | None = None,
+        position: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies patches.
 
@@ -78,6 +81,7 @@ class ResNet38(nn.Module):
           mu: scalar coefficient of the Progressive Dropout Attention; 0 switches it off without a
             recompilation, None leaves it out of the program.
           weight: (B,), 0 for examples that only fill the batch, 1 otherwise; None means all 1.
+          position: (B,) of the examples in the global batch, see `Dropout`; None means 0 ... B - 1.
 
         Returns:
           Logits (B, C) float32, and the named feature maps: "conv1a", the blocks "b2" ... "b7"
@@ -86,6 +90,7 @@ class ResNet38(nn.Module):
         """
         common = {"dtype": self.dtype, "axis_name": self.axis_name}
         statistics = {"use_running_average": self.frozen_batch_norm or not train, "weight": weight}
+        dropout = {"deterministic": not train, "position": position}
         drop_b6, drop_b7, drop_pool = self.dropout_rates
         taps = {}
 
@@ -93,8 +98,8 @@ class ResNet38(nn.Module):
             # A perturbation is there only when somebody differentiates with respect to the tap.
             if self.has_variable("perturbations", name):
                 value = self.perturb(name, value)
-            taps[name] = value
-            return value
+            taps[name] = checkpoint_name(value, BLOCK_OUTPUT)
+            return taps[name]
 
         x = tap("conv1a", Conv(scaled(64, self.width), dtype=self.dtype, name="conv1a")(x))
         for stage in _STAGES:
@@ -114,7 +119,7 @@ class ResNet38(nn.Module):
             block = _BottleneckBlock(
                 out=out, width=self.width, dropout_rate=rate, name=name, **common
             )
-            x = tap(name, block(x, statistics, train=train))
+            x = tap(name, block(x, statistics, dropout))
         x = tap("bn7", nn.relu(BatchNorm(name="bn7", **common)(x, **statistics)))
 
         class_weights = _ClassWeights(self.num_classes, name="fc8")(x.shape[-1])
@@ -127,9 +132,7 @@ class ResNet38(nn.Module):
                 divisor=self.attention_divisor or self.num_classes,
             )
             x = tap("attended", jnp.where(mu > 0, attended, x))
-        x = Dropout(drop_pool, channels=True, axis_name=self.axis_name, name="dropout")(
-            x, deterministic=not train
-        )
+        x = Dropout(drop_pool, channels=True, name="dropout")(x, **dropout)
         pooled = x.mean(axis=(1, 2), dtype=accumulator(x.dtype))
         return jnp.dot(pooled, class_weights, precision=lax.Precision.HIGHEST), taps
 
@@ -174,22 +177,19 @@ class _BottleneckBlock(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, statistics: dict, dropout: dict) -> jax.Array:
         norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+        drop = partial(Dropout, self.dropout_rate, channels=True)
         quarter, half, out = (scaled(self.out // n, self.width) for n in (4, 2, 1))
-
-        def dropout(name: str, value: jax.Array) -> jax.Array:
-            layer = Dropout(self.dropout_rate, channels=True, axis_name=self.axis_name, name=name)
-            return layer(value, deterministic=not train)
 
         y = nn.relu(BatchNorm(name="bn_branch2a", **norm)(x, **statistics))
         shortcut = Conv(out, 1, dtype=self.dtype, name="conv_branch1")(y)
         y = Conv(quarter, 1, dtype=self.dtype, name="conv_branch2a")(y)
         y = nn.relu(BatchNorm(name="bn_branch2b1", **norm)(y, **statistics))
-        y = dropout("dropout_2b1", y)
+        y = drop(name="dropout_2b1")(y, **dropout)
         y = Conv(half, dilation=4, dtype=self.dtype, name="conv_branch2b1")(y)
         y = nn.relu(BatchNorm(name="bn_branch2b2", **norm)(y, **statistics))
-        y = dropout("dropout_2b2", y)
+        y = drop(name="dropout_2b2")(y, **dropout)
         y = Conv(out, 1, dtype=self.dtype, name="conv_branch2b2")(y)
         return shortcut + y
 

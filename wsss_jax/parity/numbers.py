@@ -82,7 +82,8 @@ def _filled(batch: dict[str, np.ndarray]) -> inputs.Batch:
     devices = jax.local_device_count()
     rows = np.minimum(np.arange(-(-examples // devices) * devices), examples - 1)
     weight = (np.arange(len(rows)) < examples).astype(np.float32)
-    return {name: array[rows] for name, array in batch.items()} | {"weight": weight}
+    arrays = {name: array[rows] for name, array in batch.items()}
+    return arrays | {"weight": weight, "position": np.arange(len(rows), dtype=np.int32)}
 
 
 def _phase1(
