@@ -63,9 +63,25 @@ def flops(mapped: Callable, *arguments: Any) -> float:
     return mapped.lower(*arguments).cost_analysis()["flops"] * jax.device_count()
 
 
-def has_torch() -> bool:
-    """Whether PyTorch is installed."""
-    return importlib.util.find_spec("torch") is not None
+def torch_wanted(wanted: bool) -> bool:
+    """Whether to measure PyTorch too; says so where it is wanted and not installed."""
+    installed = importlib.util.find_spec("torch") is not None
+    if wanted and not installed:
+        print("PyTorch is not installed (make torch): only our own figures")
+    return wanted and installed
+
+
+def memory_rate(repeats: int = 5) -> float:
+    """Bytes per second that the first device reads and writes where it hardly computes."""
+    size = 2**27 if jax.default_backend() == "cpu" else 2**31
+    a = jnp.zeros(size // 4, jnp.float32)
+    negative = jax.jit(jnp.negative, donate_argnums=0)  # in place: new pages take their time
+
+    def step() -> None:
+        nonlocal a
+        a = negative(a).block_until_ready()
+
+    return 2 * size / seconds(step, repeats)
 
 
 def machine() -> dict[str, Any]:

@@ -209,9 +209,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     args = parser.parse_args()
-    if args.torch and not measure.has_torch():
-        print("PyTorch is not installed (make torch): only our own figures")
-        args.torch = False
+    args.torch = measure.torch_wanted(args.torch)
     measure.report("train", vars(args), run(args))
 
 

@@ -1,0 +1,124 @@
+"""Decoded, shuffled, batched patches per second, and the share of training that waits for them.
+
+python -m benchmarks.inputs
+
+Both sources of the training loop, PNG files and ArrayRecord, on drawn tissue, by the number of
+processes that decode (0: threads of this one). "waiting" is the share of the time after the first
+batch that is spent in `next(batches)` when every batch is followed by a step: one that leaves the
+processor alone, as on an accelerator, of `--step-seconds`; or, with `--train-width`, the real step
+of phase 1, which on a CPU competes with the decoding. Each step is awaited, so nothing of the wait
+hides behind the step before, which in training it does.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from benchmarks import measure
+from benchmarks.train import CLASSES, settings
+from data import synthetic
+from wsss_jax import inputs, parallel, phase1, training
+
+SOURCES = {"folder": "PNG files", "tfds": "ArrayRecord"}
+_AHEAD = 8  # batches that may be ready when the clock starts
+
+
+def read_rate(batches: Iterator[inputs.Batch], batch_size: int) -> float:
+    """Patches per second of what is left of an iterator after the first batches."""
+    for _ in range(_AHEAD):
+        next(batches)
+    start = end = time.perf_counter()
+    count = 0
+    for _ in batches:
+        count += 1
+        end = time.perf_counter()  # not behind the last, where the processes are ended
+    return count * batch_size / (end - start)
+
+
+def waiting_share(batches: Iterator[inputs.Batch], step: Callable[[inputs.Batch], None]) -> float:
+    """Share of the time after the first batch and step that `next(batches)` takes."""
+    step(next(batches))
+    waiting = 0.0
+    start = begun = time.perf_counter()
+    for batch in batches:
+        waiting += time.perf_counter() - begun
+        step(batch)
+        begun = time.perf_counter()
+    return waiting / (begun - start)
+
+
+def phase1_step(width: float) -> Callable[[inputs.Batch], None]:
+    """A training step of phase 1, awaited."""
+    config = settings(1, "float32", width)
+    built = phase1.phase(config, CLASSES, 1000, None)
+    init = jax.jit(partial(built.model.init, train=False))
+    variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
+    state = training.initial_state(built, variables)
+    values = {name: np.float32(value) for name, value in built.values(5).items()}
+    mapped = parallel.map_train_step(partial(training.train_step, built))
+
+    def step(batch: inputs.Batch) -> None:
+        nonlocal state
+        state = jax.block_until_ready(mapped(state, batch, values, jax.random.key(1)))
+
+    return step
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every source and number of workers."""
+    step, name = lambda batch: time.sleep(args.step_seconds), f"{args.step_seconds} s"
+    if args.train_width:
+        step, name = phase1_step(args.train_width), f"phase 1, width {args.train_width:g}"
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(1, "float32", 1.0).data
+        config.root, config.patch_size = str(Path(folder) / "data"), args.size
+        counts = {"train": args.patches}
+        synthetic.write_dataset(config.root, counts, args.size, seed=0, workers=os.cpu_count() or 1)
+        for kind, text in SOURCES.items():
+            config.source = kind
+            source = inputs.open_source(config, synthetic.DATASET, "train")
+            for workers in args.workers:
+                read = partial(
+                    inputs.batches, source, args.batch, workers=workers, seed=0, drop_last=True
+                )
+                rows.append(
+                    {
+                        "source": text,
+                        "workers": workers,
+                        "patches/s": read_rate(read(epochs=args.epochs), args.batch),
+                        "step": name,
+                        "waiting": waiting_share(read(epochs=args.wait_epochs), step),
+                    }
+                )
+    return rows
+
+
+def main() -> None:
+    cores = os.cpu_count() or 1
+    counts = [0, *(2**i for i in range(cores.bit_length()))]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=counts)
+    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
+    parser.add_argument("--patches", type=int, default=400, help="in the data set")
+    parser.add_argument("--epochs", type=int, default=6, help="to read for the rate")
+    parser.add_argument("--wait-epochs", type=int, default=3, help="to read for the wait")
+    parser.add_argument("--step-seconds", type=float, default=0.05)
+    parser.add_argument("--train-width", type=float, help="factor on the channels of a real step")
+    args = parser.parse_args()
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes look at absl's flags
+    measure.report("inputs", vars(args), run(args))
+
+
+if __name__ == "__main__":
+    main()

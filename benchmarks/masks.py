@@ -1,0 +1,202 @@
+"""Pseudo masks per second, beside the procedure of the released code in PyTorch.
+
+python -m benchmarks.masks --batch 4 --patches 12
+
+Both read patches of drawn tissue from PNG files and write a mask of each of three layers as PNG.
+Ours is the path of the job `masks`: batches of the loader, one forward pass for all classes and
+layers, files written by threads while the next batch is opened. The procedure takes one patch at a
+time and, for each layer and class, a forward pass and a full backward pass, in float32; it has the
+same weights, and "equal" is the share of pixels on which ours agrees with it. "writing" is the time
+spent in writing files, all threads together, and "waiting" the time in which nothing else was done,
+both as shares of the whole.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from benchmarks import measure
+from benchmarks.train import CLASSES, settings
+from configs import base
+from data import folders, synthetic
+from wsss_jax import inputs, phase1, pseudo_masks, training
+from wsss_jax.interop import torch_names
+
+LAYERS = base.layers("reference")
+REFERENCE = "PyTorch, as released"
+
+
+class Made(NamedTuple):
+    """What was measured: seconds in all, in writing (all threads) and in waiting for it."""
+
+    patches: int
+    seconds: float
+    writing: float
+    waiting: float
+
+
+def variables_of(config: Any) -> dict[str, Any]:
+    """Random weights of the classifier of a phase 1 configuration."""
+    model = phase1.build_model(config, CLASSES)
+    init = jax.jit(partial(model.init, train=False))
+    # The default generator compiles anew for every parameter.
+    return init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
+
+
+def ours(
+    precision: str, args: argparse.Namespace, variables: dict, source: inputs.Source, out: Path
+) -> Made:
+    """Opens the patches of a source as the job does, after one batch that is not counted."""
+    config = settings(1, precision, args.width)
+    model = phase1.build_model(config, CLASSES)
+    classifier = training.Trained(config, synthetic.DATASET, model, variables)
+    job = base.masks("unused", "reference")
+    writing = []
+
+    def write(path: Path, mask: np.ndarray) -> None:
+        writing.append(measure.once(lambda: folders.write_mask(path, mask, synthetic.DATASET)))
+
+    exact = None if precision == "float32" else "default"
+    with jax.default_matmul_precision(exact), ThreadPoolExecutor(pseudo_masks.WRITERS) as pool:
+        open_batch = pseudo_masks._opener(job, classifier)
+        open_batch(variables, next(inputs.batches(source, args.batch, workers=0)))
+        pending: list[Future] = []
+        waiting = 0.0
+        start = time.perf_counter()
+        for batch in inputs.batches(source, args.batch, workers=args.workers):
+            label_maps = open_batch(variables, batch)
+            waiting += measure.once(partial(pseudo_masks._wait, pending))
+            pending = [
+                pool.submit(write, out / layer / f"{source.names[batch['index'][row]]}.png", mask)
+                for layer, of_layer in label_maps.items()
+                for row, mask in enumerate(of_layer[: int(batch["weight"].sum())])
+            ]
+        waiting += measure.once(partial(pseudo_masks._wait, pending))
+        seconds = time.perf_counter() - start
+    return Made(len(source), seconds, sum(writing), waiting)
+
+
+def reference(
+    variables: dict[str, Any], patches: Sequence[folders.Patch], width: float, out: Path
+) -> Made:
+    """Opens patches one by one, as the released code does."""
+    import torch
+    from torch.nn import functional
+
+    from wsss_jax.parity import torch_networks, torch_numbers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = torch_networks.ResNet38(CLASSES, width)
+    state = torch_names.to_torch(jax.device_get(variables))
+    network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+    network = network.to(device).eval()
+
+    def class_map(x: torch.Tensor, layer: str, index: int) -> torch.Tensor:
+        logits, taps = network(x)
+        features = taps[layer]
+        features.retain_grad()  # what a hook on the layer would keep
+        network.zero_grad()
+        logits[0, index].backward()
+        channel_weights = features.grad.mean(dim=(2, 3), keepdim=True)
+        found = (features.detach() * channel_weights).sum(dim=1, keepdim=True)
+        return functional.interpolate(found, x.shape[2:], mode="bilinear")[0, 0].cpu()
+
+    def open_patch(patch: folders.Patch) -> Iterator[tuple[Path, np.ndarray]]:
+        image = folders.read_image(patch.image, None)
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].to(device).float() / 255
+        present = np.asarray(patch.label)[:, None, None]
+        for layer in LAYERS:
+            maps = np.stack([class_map(x, layer, index) for index in range(CLASSES)])
+            mask = (torch_numbers.normalized(maps) * present).argmax(axis=0).astype(np.uint8)
+            mask[torch_numbers.white_background(image)] = synthetic.DATASET.excluded
+            yield out / layer / f"{patch.stem}.png", mask
+
+    next(open_patch(patches[0]))
+    writing = 0.0
+    start = time.perf_counter()
+    for patch in patches:
+        for path, mask in open_patch(patch):
+            write = partial(folders.write_mask, path, mask, synthetic.DATASET)
+            writing += measure.once(write)
+    # A synchronous write is waited for as long as it takes.
+    return Made(len(patches), time.perf_counter() - start, writing, writing)
+
+
+def agreement(one: Path, other: Path) -> float:
+    """Share of equal pixels of the masks that both folders have."""
+    read = partial(folders.read_values, size=None)
+    pairs = [(path, other / path.relative_to(one)) for path in sorted(one.rglob("*.png"))]
+    equal = [np.mean(read(a) == read(b)) for a, b in pairs if b.is_file()]
+    return float(np.mean(equal))
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every precision of ours, and one for the procedure of the released code."""
+    config = settings(1, "float32", args.width)
+    variables = variables_of(config)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        config.data.root, config.data.patch_size = str(root / "data"), args.size
+        synthetic.write_dataset(root / "data", {"train": args.patches}, args.size, seed=0)
+        source = inputs.open_source(config.data, synthetic.DATASET, "train")
+        names = [f"ours, {precision}" for precision in args.precision] + [REFERENCE] * args.torch
+        for name in names:
+            for layer in LAYERS:
+                (root / name / layer).mkdir(parents=True)
+        found = {
+            f"ours, {precision}": ours(
+                precision, args, variables, source, root / f"ours, {precision}"
+            )
+            for precision in args.precision
+        }
+        if args.torch:
+            patches = folders.labelled_patches(root / "data", "train", synthetic.DATASET)
+            chosen = patches[: args.reference_patches]
+            found[REFERENCE] = reference(variables, chosen, args.width, root / REFERENCE)
+        rates = {name: made.patches / made.seconds for name, made in found.items()}
+        return [
+            {
+                "way": name,
+                "patches": made.patches,
+                "s/patch": 1 / rates[name],
+                "masks/s": len(LAYERS) * rates[name],
+                "writing": made.writing / made.seconds,
+                "waiting": made.waiting / made.seconds,
+                "x the released way": rates[name] / rates[REFERENCE] if args.torch else None,
+                "equal": agreement(root / REFERENCE, root / name) if args.torch else None,
+            }
+            for name, made in found.items()
+        ]
+
+
+def main() -> None:
+    on_cpu = jax.default_backend() == "cpu"
+    precisions = ("float32", "tensorfloat32", "bfloat16")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=int, default=4 if on_cpu else 64)
+    parser.add_argument("--patches", type=int, default=12 if on_cpu else 640, help="of ours")
+    parser.add_argument("--reference-patches", type=int, default=1 if on_cpu else 8)
+    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
+    parser.add_argument("--workers", type=int, default=0 if on_cpu else 4, help="that decode")
+    parser.add_argument(
+        "--precision", nargs="+", choices=precisions, default=precisions[: 1 if on_cpu else 3]
+    )
+    parser.add_argument("--no-torch", dest="torch", action="store_false")
+    args = parser.parse_args()
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes look at absl's flags
+    args.torch = measure.torch_wanted(args.torch)
+    measure.report("masks", vars(args), run(args))
+
+
+if __name__ == "__main__":
+    main()

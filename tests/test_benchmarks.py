@@ -1,0 +1,119 @@
+"""Every benchmark at its smallest: its rows have their fields, and what is counted is right."""
+
+import argparse
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import convolutions, counts, inputs, masks, measure, profile, programs, scaling
+from benchmarks.convolutions import Shape
+from wsss_jax.models import convolution
+
+WIDTH, SIZE = 1 / 16, 32
+
+
+def _arguments(**fields):
+    return argparse.Namespace(size=SIZE, width=WIDTH, repeats=1, torch=False, **fields)
+
+
+def test_pseudo_masks():
+    arguments = _arguments(
+        batch=2, patches=3, reference_patches=1, workers=0, precision=["float32"]
+    )
+    arguments.torch = measure.torch_wanted(True)
+    ours, *reference = masks.run(arguments)
+    assert ours["patches"] == 3 and ours["masks/s"] == pytest.approx(3 / ours["s/patch"])
+    assert ours["writing"] > 0 and 0 <= ours["waiting"] < 1
+    for row in reference:
+        assert row["patches"] == 1 and ours["equal"] > 0.99
+        assert ours["x the released way"] == pytest.approx(ours["masks/s"] / row["masks/s"])
+
+
+def test_inputs(monkeypatch):
+    monkeypatch.setattr(inputs, "_AHEAD", 1)
+    rows = inputs.run(
+        _arguments(
+            workers=[0],
+            batch=4,
+            patches=12,
+            epochs=1,
+            wait_epochs=1,
+            step_seconds=0.01,
+            train_width=None,
+        )
+    )
+    assert [row["source"] for row in rows] == ["PNG files", "ArrayRecord"]
+    assert all(row["patches/s"] > 0 and 0 < row["waiting"] < 1 for row in rows)
+
+
+def test_convolutions_one_by_one(monkeypatch):
+    shapes = {"one": Shape(9, 9, 8, 16, 3, 2, 1), "again": Shape(9, 9, 8, 16, 3, 2, 1)}
+    monkeypatch.setattr(convolutions, "shapes", lambda *_: shapes)
+    rows = convolutions.run(_arguments(phase=[1], batch=1))
+    assert [row["what"] for row in rows] == ["forward", "input gradient", "kernel gradient"]
+    assert [row["used"] for row in rows] == ["XLA", "XLA", "columns"]
+    assert all(row["times"] == 2 and row[row["used"]] > 0 for row in rows)
+    (_, total, _) = convolutions.totals(rows)
+    assert total["used"] == pytest.approx(2 * rows[1]["XLA"])
+
+
+@pytest.mark.parametrize("channels", [511, 512])
+def test_the_way_that_is_used_is_that_of_training(channels):
+    """A matrix product where `used` says so, and only there."""
+    shape = Shape(4, 4, channels, 4, 3, 1, 1)
+    x, gradient = (jnp.zeros((1, 4, 4, depth)) for depth in (channels, 4))
+    gradient_for_x = partial(convolution._input_product, stride=1, dilation=1)
+    lowered = jax.jit(gradient_for_x).lower(x, jnp.zeros((3, 3, channels, 4)), gradient)
+    product = "dot_general" in lowered.as_text()
+    assert convolutions.used(shape, "input gradient") == ("product" if product else "XLA")
+
+
+def test_products_that_meet_padding():
+    # At the border of three pixels with dilation 2, only the middle one of three meets the image.
+    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 1), padded=True) == 81 * 10
+    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 1), padded=False) == 49 * 10
+    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 4), padded=False) == 9 * 10
+
+
+def test_resnet38_by_stage():
+    """199.6 GFLOP for a patch of 224 pixels at full width, which is only traced."""
+    rows = counts.stages(1, 224, 1.0)
+    assert [row["stage"] for row in rows] == ["conv1a", "b2", "b3", "b4", "b5", "b6", "b7"]
+    assert sum(row["GFLOP"] for row in rows) == pytest.approx(199.6, abs=0.1)
+    assert all(row["inside"] < row["GFLOP"] or row["stage"] == "b7" for row in rows)
+
+
+def test_the_operations_of_xla_are_those_by_hand():
+    program = programs.grad_cam("float32", WIDTH, 1, SIZE)
+    row = counts.row("Grad-CAM", program, _arguments(batch=1))
+    assert row["by hand"] < row["GFLOP (XLA)"] < 1.1 * row["by hand"]
+    assert row["FLOP/byte"] == pytest.approx(row["GFLOP (XLA)"] / row["GB"])
+
+
+def test_all_reduces_of_a_program():
+    text = """
+      %r.1 = (f32[3,4]{1,0}, bf16[]) all-reduce(%a, %b), channel_id=1
+      ROOT %r.2 = f32[5]{0} all-reduce-start(%c)
+      %d = f32[5]{0} all-reduce-done(%r.2)
+    """
+    assert scaling.all_reduces(text) == [3 * 4 * 4 + 2, 20]
+
+
+def test_a_step_sends_its_gradients():
+    (sent,) = scaling.volumes(2, [1], WIDTH)
+    assert sent["devices"] == 2 and sent["statistics"] == 0
+    assert sent["MB"] == pytest.approx(sent["gradients"], rel=1e-3)
+    rows = scaling.modelled(sent, 0.1, 0)
+    assert [row["system"] for row in rows] == [system.name for system in scaling.SYSTEMS]
+    for row in rows:
+        assert 0 < row["efficiency, none hidden"] <= row["efficiency, hidden"] <= 1
+
+
+def test_profile():
+    kinds, shapes = profile.run(_arguments(what="masks", phase=1, batch=1, precision="float32"))
+    assert math.isclose(sum(row["share"] for row in kinds), 1)
+    assert {"convolutions, forward", "convolutions of gradients"} <= {row["kind"] for row in kinds}
+    assert shapes[0]["convolution"] and shapes[0]["ms"] > 0
