@@ -1,0 +1,1 @@
+"""Speed, memory and scaling; each module is one command that prints a table."""

@@ -1,0 +1,219 @@
+"""Images per second of training steps and forward passes, beside the same network in PyTorch.
+
+python -m benchmarks.train --phase=1 --batch=20
+
+A step is that of training: augmentation on the device, forward and backward pass, optimizer; in
+phase 1 with its first layers frozen, as from pretrained weights. Where PyTorch is installed it runs
+in turn with ours: as the paper trains it (float32, NCHW, eager; without augmentation) and tuned
+(channels_last, torch.compile and, on a GPU, TF32 and bfloat16 autocast).
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from benchmarks import measure
+from configs import base
+from wsss_jax import config as config_lib
+from wsss_jax import inputs, parallel, phase1, phase2, training
+
+CLASSES = 4
+MU = 0.9
+PHASES = {1: phase1, 2: phase2}
+
+
+class Way(NamedTuple):
+    """A way of doing the same: `step()` and `forward()` work and wait for the end."""
+
+    name: str
+    step: Callable[[], None]
+    forward: Callable[[], None]
+
+
+class Ours:
+    """This project's training step and forward pass; each has a matching `..._flops`."""
+
+    def __init__(self, phase: int, precision: str, width: float, batch: dict[str, np.ndarray]):
+        config = settings(phase, precision, width)
+        built = PHASES[phase].phase(config, CLASSES, 1000, None)
+        init = jax.jit(partial(built.model.init, train=False))
+        # The default generator compiles anew for every parameter.
+        variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
+        self._state = training.initial_state(built, variables)
+        self._context = partial(
+            jax.default_matmul_precision, None if precision == "float32" else "default"
+        )
+        self._batch = batch
+        self._rest = {k: np.float32(v) for k, v in built.values(5).items()}, jax.random.key(1)
+        self._step = parallel.map_train_step(partial(training.train_step, built))
+        model = PHASES[phase].build_model(config, CLASSES)
+
+        def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+            image = inputs.scaled(batch["image"], config.model)
+            return model.apply(variables, image, train=False)[0]
+
+        self._forward = parallel.map_batch(forward)
+        one = jax.pmap(
+            partial(training.train_step, built),
+            parallel.AXIS,
+            in_axes=(None, 0, None, None),
+            out_axes=None,
+        )
+        sharded = parallel.shard(batch)
+        self.step_flops = measure.flops(one, self._state, sharded, *self._rest)
+        one = jax.pmap(forward, parallel.AXIS, in_axes=(None, 0))
+        self.forward_flops = measure.flops(one, self._state.variables, {"image": sharded["image"]})
+
+    def step(self) -> None:
+        with self._context():
+            self._state = self._step(self._state, self._batch, *self._rest)
+        jax.block_until_ready(self._state)
+
+    def forward(self) -> None:
+        with self._context():
+            self._forward(self._state.variables, {"image": self._batch["image"]})
+
+
+def settings(phase: int, precision: str, width: float) -> ml_collections.ConfigDict:
+    """The configuration of a training that starts from pretrained weights."""
+    config = base.phase1("luad_histoseg") if phase == 1 else base.phase2("unused")
+    config.precision = "bfloat16" if precision == "bfloat16" else "float32"
+    config.model.width = width
+    if phase == 1:
+        config.model.batch_norm = "frozen"
+        config.init = "pretrained"  # it is not read here: it freezes the first layers
+    config_lib.validate(config)
+    return config
+
+
+def random_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
+    """A batch as the loader gives it."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8),
+        "label": rng.integers(0, 2, (batch, CLASSES), dtype=np.uint8),
+        "weight": np.ones(batch, np.float32),
+        "position": np.arange(batch, dtype=np.int32),
+    }
+    if phase == 2:
+        arrays["masks"] = rng.integers(0, CLASSES + 1, (batch, 3, size, size), dtype=np.uint8)
+    return arrays
+
+
+def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterator[Way]:
+    """PyTorch as the paper uses it, and tuned."""
+    import torch
+
+    from wsss_jax.parity import torch_networks, torch_numbers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_gpu = device == "cuda"
+
+    def way(name: str, *, tuned: bool) -> Way:
+        torch.manual_seed(0)
+        network = torch_networks.ResNet38 if phase == 1 else torch_networks.DeepLabV3Plus
+        model = network(CLASSES, width).to(device).train()
+        optimizer = getattr(torch_numbers, f"phase{phase}_optimizer")(model)
+        layout = torch.channels_last if tuned else torch.contiguous_format
+        model = model.to(memory_format=layout)
+        run = torch.compile(model) if tuned else model
+        image = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).to(device)
+        label = torch.from_numpy(batch["label"]).float().to(device)
+        weights = torch.tensor([0.2, 0.2, 0.6], device=device)
+        masks = None
+        if phase == 2:
+            masks = torch.from_numpy(batch["masks"]).long().transpose(0, 1).to(device)
+
+        def logits(*arguments: float) -> torch.Tensor:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tuned
+            torch.backends.cudnn.benchmark = tuned
+            x = (image.float() / 255).contiguous(memory_format=layout)
+            reduced = torch.autocast(device, torch.bfloat16) if tuned and on_gpu else nullcontext()
+            with reduced:
+                return run(x, *arguments)[0].float()
+
+        def step() -> None:
+            model.train()
+            if phase == 1:
+                loss = torch.nn.functional.multilabel_soft_margin_loss(logits(MU), label)
+            else:
+                loss = (weights * torch_numbers.layer_losses(logits(), masks)).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        def forward() -> None:
+            model.eval()
+            with torch.no_grad():
+                logits().cpu()
+
+        return Way(name, step, forward)
+
+    yield way("PyTorch, as the paper", tuned=False)
+    reduced = "TF32, bfloat16, " if on_gpu else ""
+    yield way(f"PyTorch, tuned ({reduced}channels_last, compile)", tuned=True)
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every batch size, direction and way."""
+    rows = []
+    rates = {precision: measure.product_rate(precision) for precision in args.precision}
+    for size in args.batch:
+        batch = random_batch(args.phase, size, args.size)
+        ours = {p: Ours(args.phase, p, args.width, batch) for p in args.precision}
+        ways = [Way(f"ours, {p}", way.step, way.forward) for p, way in ours.items()]
+        if args.torch:
+            ways += torch_ways(args.phase, args.width, batch)
+        one = next(iter(ours.values()))
+        for direction, flops in (("forward", one.forward_flops), ("step", one.step_flops)):
+            found = measure.in_turn(
+                {way.name: getattr(way, direction) for way in ways}, args.repeats
+            )
+            paper = found.get("PyTorch, as the paper")
+            for name, taken in found.items():
+                rate = rates.get(name.removeprefix("ours, "))
+                rows.append(
+                    {
+                        "what": direction,
+                        "batch": size,
+                        "way": name,
+                        "s": taken,
+                        "images/s": size / taken,
+                        "TFLOP/s": flops / taken / 1e12,
+                        "of matrix product": rate and flops / taken / rate,
+                        "x the paper's way": paper and paper / taken,
+                    }
+                )
+    return rows
+
+
+def main() -> None:
+    on_cpu = jax.default_backend() == "cpu"
+    precisions = ("float32", "tensorfloat32", "bfloat16")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--phase", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--batch", type=int, nargs="+", default=[2 if on_cpu else 20])
+    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
+    parser.add_argument(
+        "--precision", nargs="+", choices=precisions, default=precisions[: 1 if on_cpu else 3]
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-torch", dest="torch", action="store_false")
+    args = parser.parse_args()
+    if args.torch and not measure.has_torch():
+        print("PyTorch is not installed (make torch): only our own figures")
+        args.torch = False
+    measure.report("train", vars(args), run(args))
+
+
+if __name__ == "__main__":
+    main()
