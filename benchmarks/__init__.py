@@ -1,1 +1,0 @@
-"""Speed, memory and scaling; each module is one command that prints a table."""
