@@ -11,6 +11,7 @@ import numpy as np
 from wsss_jax.errors import InputError
 
 SHIPPED = Path(__file__).parent
+ROLES = ("tumor", "stroma", "lymphocytes")
 NOTATIONS = {
     # notation: (pattern at the end of the stem, prefix, separator, example for messages)
     "spaces": (re.compile(r"\[([01](?: [01])*)\]$"), "-[", " ", "-[1 0 0 1].png"),
@@ -32,6 +33,10 @@ class Dataset:
         label_notation: how training file names spell their label: "spaces", "commas", "compact".
         present_share: least share of a patch's pixels (0..1) for a class to count as present
             when a label is derived from a mask; 0 means a single pixel is enough.
+        roles: which class is which of `ROLES`, for the ratios of a slide, such as {"tumor": "TE"};
+            may be missing in a file.
+        mpp: micrometers per pixel of the patches, at which slides are segmented; None, or missing
+            in a file, where nobody knows.
     """
 
     name: str
@@ -40,6 +45,8 @@ class Dataset:
     white: bool
     label_notation: str
     present_share: float
+    roles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    mpp: float | None = None
 
     @property
     def num_classes(self) -> int:
@@ -160,7 +167,7 @@ def _from_fields(fields: object, path: Path) -> Dataset:
         if field not in known:
             raise refuse(field, f"is unknown; the fields are {', '.join(known)}")
     for field in known:
-        if field not in fields:
+        if field not in fields and field not in ("roles", "mpp"):
             raise refuse(field, "is missing; add it (see data/README.md)")
 
     name, classes, palette = fields["name"], fields["classes"], fields["palette"]
@@ -197,6 +204,19 @@ def _from_fields(fields: object, path: Path) -> Dataset:
     share = fields["present_share"]
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
         raise refuse("present_share", f"is {share!r}; give a number from 0 to below 1")
+    roles = fields.get("roles", {})
+    if not isinstance(roles, Mapping):
+        raise refuse("roles", f'is {roles!r}; give an object such as {{"tumor": {classes[0]!r}}}')
+    for role, value in roles.items():
+        if role not in ROLES:
+            raise refuse("roles", f"has {role!r}; the roles are {', '.join(ROLES)}")
+        if value not in classes:
+            raise refuse("roles", f"has {value!r} as {role}; give one of {', '.join(classes)}")
+        if list(roles.values()).count(value) > 1:
+            raise refuse("roles", f"has {value!r} twice; give each role its own class")
+    mpp = fields.get("mpp")
+    if mpp is not None and (isinstance(mpp, bool) or not isinstance(mpp, int | float) or mpp <= 0):
+        raise refuse("mpp", f"is {mpp!r}; give micrometers per pixel, such as 0.5, or null")
     return Dataset(
         name=name,
         classes=tuple(classes),
@@ -204,4 +224,6 @@ def _from_fields(fields: object, path: Path) -> Dataset:
         white=fields["white"],
         label_notation=fields["label_notation"],
         present_share=float(share),
+        roles=dict(roles),
+        mpp=mpp,
     )

@@ -101,7 +101,9 @@ def cut_patches(
     grid = Grid(patch, stride, resize)
     table = _code_table(codes, excluded, dataset)
     _validate(images, masks, out, grid, min_share, shares, workers)
-    dataset = dataclasses.replace(dataset, present_share=min_share)
+    # Patches that are made smaller have larger pixels.
+    mpp = dataset.mpp and dataset.mpp * patch / resize
+    dataset = dataclasses.replace(dataset, present_share=min_share, mpp=mpp)
     pairs, bad = _paired(images, masks)
 
     regions = []

@@ -12,7 +12,12 @@ CONFIGS = sorted(
     for path in Path(base.__file__).parent.glob("*.py")
     if path.stem not in ("__init__", "base")
 )
-NEEDED = {"convert": ["weights"], "export": ["run"], "compare": ["images", "weights"]}
+NEEDED = {
+    "convert": ["weights"],
+    "export": ["run"],
+    "compare": ["images", "weights"],
+    "segment_slides": ["phase2", "slides"],
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

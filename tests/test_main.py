@@ -47,6 +47,7 @@ def _refusal(*arguments: str, **environment: str) -> str:
         (["--config=configs/luad_phase1.py", "--workdri=x"], "workdri"),
         (["--config=configs/luad_phase1.py", "--config.data.root=nowhere"], "nowhere"),
         (["--config=configs/luad_masks.py", "--config.phase1=nowhere"], "nowhere"),
+        (["--config=configs/segment_slides.py", "--config.slides=a.svs"], "phase2 is ''"),
     ],
 )
 def test_refusals(arguments, words, tmp_path):

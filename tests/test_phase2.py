@@ -77,3 +77,21 @@ def test_gate_on_probabilities_is_equation_14():
     maps = jax.nn.softmax(logits) * (probability > 0.1)[:, None, None, :]
     gated = phase2.gate(logits, probability, mode="probabilities", threshold=0.1)
     np.testing.assert_array_equal(gated, maps.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("mode", ["probabilities", "logits", "off"])
+def test_gated_probabilities_have_the_strongest_class_of_the_gate(mode):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(40, 8, 8, 3)) * 3, jnp.float32)
+    # A closed class so much stronger that the others' probabilities are 0 in float32.
+    logits = logits.at[0, :, :, 0].set(200)
+    probability = jnp.asarray(rng.uniform(size=(40, 3)) ** 4)
+    probability = probability.at[0].set(jnp.asarray([0, 1, 1])).at[1].set(0)
+    options = {"mode": mode, "threshold": 0.1}
+    found = phase2.gated_probabilities(logits, probability, **options)
+    gated = phase2.gate(logits, probability, **options)
+    np.testing.assert_array_equal(found.argmax(axis=-1), gated)
+    if mode == "probabilities":
+        is_open = (probability > 0.1) | ~(probability > 0.1).any(axis=-1, keepdims=True)
+        expected = jax.nn.softmax(logits) * is_open[:, None, None, :]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-25)

@@ -80,6 +80,10 @@ BLOCK = _one_of(
     "b7",
 )
 LAYER = _one_of("b4_3", "b4_5", "b5_2", "bn7")
+SATURATION = Rule(
+    lambda v: v == "otsu" or (isinstance(v, str) and v.isdecimal() and int(v) <= 255),
+    "'otsu' or a whole number of 0 to 255 in quotes",
+)
 CODES = Rule(
     lambda v: (
         isinstance(v, Mapping | ml_collections.ConfigDict)
@@ -176,6 +180,36 @@ _EVALUATE = {
     "batch_size": _integer(1),
     "sheet_patches": _integer(0),
 }
+_SLIDES = {
+    "phase1": TEXT,
+    "mpp": _number(0),
+    "slide_mpp": _number(0),
+    "tile": _integer(0),
+    "stride": _integer(0),
+    "window": _one_of("flat", "hann"),
+    "gate.mode": _one_of("probabilities", "logits", "off"),
+    "gate.threshold": PROBABILITY,
+    "tissue.source": NAME,
+    "tissue.threshold": SATURATION,
+    "tissue.closing": _number(0),
+    "tissue.min_tissue": _number(0),
+    "tissue.min_hole": _number(0),
+    "white_threshold": _integer(0),
+    "white_min_area": _integer(1),
+    "batch_size": _integer(1),
+}
+_SEGMENT = {
+    **_SLIDES,
+    "slides": NAME,
+    "phase2": NAME,
+    "mpp_table": TEXT,
+    "engine": _one_of("local", "ray"),
+    "probabilities": BOOLEAN,
+    "geojson.min_area": _number(0),
+    "geojson.simplify": _number(0),
+    "picture": _integer(64, 2048),
+}
+_DOCTOR = {**_SLIDES, "slide": TEXT, "phase2": TEXT}
 _PREPARE = {
     "images": NAME,
     "masks": NAME,
@@ -219,6 +253,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "masks": _MASKS,
     "phase2": _PHASE2,
     "evaluate": _EVALUATE,
+    "segment": _SEGMENT,
+    "doctor": _DOCTOR,
     "prepare": _PREPARE,
     "demo": _DEMO,
     "convert": _CONVERT,

@@ -106,6 +106,21 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     evaluation.run(config, workdir)
 
 
+def segment(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Makes tissue maps of whole slides."""
+    from wsss_jax.slides import segmentation  # its libraries load slowly, and few jobs need them
+
+    segmentation.run(config, workdir)
+
+
+def doctor(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Checks the installation and, if one is named, a slide."""
+    del workdir  # it only prints
+    from wsss_jax import doctor as checks  # as above
+
+    checks.run(config)
+
+
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Cuts labelled patches out of annotated regions."""
     del workdir  # the patches go to config.out
@@ -168,6 +183,8 @@ JOBS: dict[str, Job] = {
     "masks": make_masks,
     "phase2": train_phase2,
     "evaluate": evaluate,
+    "segment": segment,
+    "doctor": doctor,
     "prepare": prepare,
     "demo": demo,
     "convert": conversion.convert,

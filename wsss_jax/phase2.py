@@ -142,15 +142,42 @@ def gate(logits: jax.Array, probability: jax.Array, *, mode: str, threshold: flo
     Returns:
       (B, H, W) uint8: the strongest class.
     """
+    gated = _gated_logits(logits, probability, mode, threshold)
+    return gated.argmax(axis=-1).astype(jnp.uint8)
+
+
+def gated_probabilities(
+    logits: jax.Array, probability: jax.Array, *, mode: str, threshold: float
+) -> jax.Array:
+    """The probability maps behind the gate, whose strongest class is that of `gate`.
+
+    Takes what `gate` takes. In the mode "probabilities" those of closed classes are 0 and the
+    others as they were, not scaled to a sum of 1.
+
+    Returns:
+      (B, H, W, C) float32.
+    """
+    gated = _gated_logits(logits, probability, mode, threshold)
+    probabilities = jax.nn.softmax(gated)
+    if mode == "probabilities":
+        everything, left = (jax.nn.logsumexp(x, axis=-1, keepdims=True) for x in (logits, gated))
+        # So much of the probability is that of open classes; never 0, or none of them would win.
+        probabilities = probabilities * jnp.maximum(jnp.exp(left - everything), 1e-30)
+    return probabilities
+
+
+def _gated_logits(
+    logits: jax.Array, probability: jax.Array, mode: str, threshold: float
+) -> jax.Array:
     is_open = probability > threshold
     if mode == "logits":
-        logits = logits * is_open[:, None, None, :]
-    elif mode == "probabilities":
+        return logits * is_open[:, None, None, :]
+    if mode == "probabilities":
         is_open = is_open | ~is_open.any(axis=-1, keepdims=True)
         # Softmax is increasing: the strongest probability of the open classes is their strongest
         # logit.
-        logits = jnp.where(is_open[:, None, None, :], logits, -jnp.inf)
-    return logits.argmax(axis=-1).astype(jnp.uint8)
+        return jnp.where(is_open[:, None, None, :], logits, -jnp.inf)
+    return logits
 
 
 def validator(

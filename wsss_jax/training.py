@@ -382,7 +382,7 @@ def fit(
         stack.callback(batches.close)
         progress = tqdm(total=total, initial=first, unit="step", **progress_style())
         stack.callback(progress.close)
-        terminated = stack.enter_context(_termination())
+        terminated = stack.enter_context(termination())
         step_function = parallel.map_train_step(lambda *arguments: train_step(phase, *arguments))
         rng = jax.random.key(config.seed + 1)  # not the key of the initial weights
         for epoch in range(len(history), config.epochs):
@@ -440,7 +440,7 @@ def _restored(
 
 
 @contextlib.contextmanager
-def _termination() -> Iterator[list[int]]:
+def termination() -> Iterator[list[int]]:
     """A list that SIGTERM makes non-empty, instead of ending the process."""
     received: list[int] = []
     if jax.process_count() > 1:  # JAX listens, so that all processes stop after the same step

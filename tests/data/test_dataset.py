@@ -39,9 +39,10 @@ def test_shipped_descriptions_load():
     luad = load_dataset("luad_histoseg", "")
     assert luad.classes == ("TE", "NEC", "LYM", "TAS") and luad.white
     assert luad.num_classes == luad.excluded == 4
-    assert luad.palette[3] == (255, 165, 0)
+    assert luad.palette[3] == (255, 165, 0) and luad.mpp == 1.0
     bcss = load_dataset("bcss_wsss", "")
     assert bcss.classes == ("TUM", "STR", "LYM", "NEC") and not bcss.white
+    assert bcss.roles == {"tumor": "TUM", "stroma": "STR", "lymphocytes": "LYM"}
     assert load_dataset("wsss4luad", "").num_classes == 3
 
 
@@ -50,8 +51,11 @@ def test_root_and_path_give_the_same(tmp_path):
     dataset = load_dataset("", tmp_path)
     assert dataset == load_dataset(str(path), "elsewhere")
     assert dataset.palette == ((1, 2, 3), (4, 5, 6), (255, 255, 255))
-    save_dataset(dataset, tmp_path / "copy.json")
-    assert load_dataset(str(tmp_path / "copy.json"), "") == dataset
+    assert dataset.roles == {}
+    for roles in ({}, {"stroma": "b"}):
+        with_roles = dataclasses.replace(dataset, roles=roles)
+        save_dataset(with_roles, tmp_path / "copy.json")
+        assert load_dataset(str(tmp_path / "copy.json"), "") == with_roles
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,12 @@ def test_root_and_path_give_the_same(tmp_path):
         ({"label_notation": ["spaces"]}, "field 'label_notation'"),
         ({"present_share": 1}, "field 'present_share' is 1"),
         ({"present_share": True}, "field 'present_share' is True"),
+        ({"mpp": 0}, "field 'mpp' is 0; give micrometers per pixel"),
+        ({"mpp": "0.5"}, "field 'mpp' is '0.5'"),
+        ({"roles": ["a"]}, "field 'roles' is ['a']; give an object"),
+        ({"roles": {"fat": "a"}}, "has 'fat'; the roles are tumor, stroma, lymphocytes"),
+        ({"roles": {"tumor": "c"}}, "has 'c' as tumor; give one of a, b"),
+        ({"roles": {"tumor": "a", "stroma": "a"}}, "has 'a' twice; give each role its own class"),
     ],
 )
 def test_impossible_field(tmp_path, change, message):

@@ -1,0 +1,13 @@
+"""Tissue maps of whole slides, by two trained runs.
+
+    python main.py --config=configs/segment_slides.py --config.slides='slides/*.svs' \\
+        --config.phase1=runs/luad_phase1 --config.phase2=runs/luad_phase2 --workdir=runs/maps
+
+Argument: `variant=paper|reference` (what the gate sets to 0).
+"""
+
+from configs import base
+
+
+def get_config(arg=None):
+    return base.segment("", "", "", **base.arguments(arg, variant="paper"))

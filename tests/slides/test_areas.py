@@ -1,0 +1,81 @@
+import csv
+
+import numpy as np
+import pytest
+
+from data.dataset import load_dataset
+from wsss_jax.slides import areas
+
+LUAD = load_dataset("luad_histoseg", "")
+COUNTS = np.array([300, 50, 0, 100, 1550])
+
+
+def test_counts_every_pixel_once():
+    labels = np.random.default_rng(0).integers(0, 4, (2050, 7)).astype(np.uint8)
+    counts = areas.count(lambda y0, y1, step: labels[y0:y1:step, ::step], 2050, 4)
+    assert counts.dtype == np.int64 and (counts == np.bincount(labels.ravel(), minlength=5)).all()
+
+
+def test_rows_add_up_to_the_slide():
+    table = areas.rows(COUNTS, LUAD.classes, 2.0, tissue_pixels=500, slide_pixels=2000)
+    assert [(row["class"], row["pixels"]) for row in table] == [
+        ("TE", 300),
+        ("NEC", 50),
+        ("LYM", 0),
+        ("TAS", 100),
+        ("excluded in tissue", 50),
+        ("outside tissue", 1500),
+    ]
+    assert table[0] == {
+        "class": "TE",
+        "pixels": 300,
+        "mm2": pytest.approx(0.0012),
+        "share_of_tissue": 0.6,
+        "share_of_slide": 0.15,
+    }
+    assert sum(row["share_of_tissue"] for row in table[:-1]) == pytest.approx(1)
+    assert table[-1]["share_of_tissue"] is None
+    glass = areas.rows(np.array([0, 0, 9]), ("a", "b"), 1.0, tissue_pixels=0, slide_pixels=9)
+    assert glass[0]["share_of_tissue"] is None and glass[0]["share_of_slide"] == 0
+
+
+def test_ratios_of_the_classes_that_there_are():
+    assert areas.ratios(COUNTS, LUAD.classes, LUAD.roles) == {
+        "tumor_stroma_ratio": 0.25,
+        "lymphocyte_area_fraction": 0.0,
+    }
+    three = load_dataset("wsss4luad", "")
+    assert areas.ratios(np.array([0, 0, 5, 1]), three.classes, three.roles) == {
+        "tumor_stroma_ratio": None
+    }
+    assert areas.ratios(COUNTS, LUAD.classes, {"tumor": "TE"}) == {}
+
+
+def test_csv_is_one_table(tmp_path):
+    table = areas.rows(COUNTS, LUAD.classes, 2.0, tissue_pixels=500, slide_pixels=2000)
+    ratios = {"tumor_stroma_ratio": 0.25, "lymphocyte_area_fraction": None}
+    path = tmp_path / "areas.csv"
+    areas.write_csv(path, 'Gewebe "µ", 1', table, ratios)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = list(csv.reader(file))
+    assert lines[0] == [
+        "slide",
+        "class",
+        "pixels",
+        "area (mm2)",
+        "share of tissue",
+        "share of slide",
+        "ratio",
+    ]
+    assert lines[1] == [
+        'Gewebe "µ", 1',
+        "TE",
+        "300",
+        "0.001200",
+        "0.600000",
+        "0.150000",
+        "",
+    ]
+    assert lines[6][4] == "" and len(lines) == 9
+    assert lines[7][1].endswith("= stroma / (tumor + stroma)") and lines[7][6] == "0.250000"
+    assert lines[8][1].startswith("lymphocyte area fraction") and lines[8][6] == ""

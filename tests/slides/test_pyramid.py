@@ -1,0 +1,108 @@
+import re
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+
+from wsss_jax.slides import pyramid
+
+PALETTE = [(205, 51, 51), (0, 255, 0), (65, 105, 225), (255, 255, 255)]
+NAMES = ["TE", "µ<&>", "TAS"]
+RNG = np.random.default_rng(0)
+
+
+def rows_of(array):
+    """`read_rows` of an array; refuses to give more than is allowed at a time."""
+
+    def read(y0, y1, step):
+        assert 0 <= y0 < y1 <= len(array) and -(-(y1 - y0) // step) <= 1024
+        return array[y0:y1:step, ::step]
+
+    return read
+
+
+def write(path, labels):
+    height, width = labels.shape
+    read = rows_of(labels)
+    pyramid.write_label_map(path, read, width, height, mpp=0.5027, palette=PALETTE, names=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("size", "levels"),
+    [((1, 1), 1), ((1, 513), 2), ((700, 1), 2), ((512, 512), 1), ((2051, 1500), 4)],
+)
+def test_levels_are_every_second_pixel_of_the_map(tmp_path, size, levels):
+    labels = RNG.integers(0, 4, size).astype(np.uint8)
+    write(tmp_path / "map.ome.tif", labels)
+    with tifffile.TiffFile(tmp_path / "map.ome.tif") as tiff:
+        (series,) = tiff.series
+        assert len(tiff.pages) == 1 and len(series.levels) == levels
+        for number, level in enumerate(series.levels):
+            step = 2**number
+            np.testing.assert_array_equal(level.asarray(), labels[::step, ::step])
+            page = level.keyframe
+            assert page.tile == (512, 512) and page.compression == 8
+            assert page.subfiletype == (number > 0)
+            assert page.resolution == pytest.approx((1e4 / 0.5027 / step,) * 2)
+            assert (page.colormap.T[:4] == np.array(PALETTE) * 257).all()
+        assert max(series.levels[-1].shape) <= 512
+
+
+def test_other_programs_see_colors_pixel_size_and_names(tmp_path):
+    labels = RNG.integers(0, 4, (60, 50)).astype(np.uint8)
+    path = tmp_path / "map.ome.tif"
+    write(path, labels)
+    with openslide.OpenSlide(path) as slide:
+        assert slide.dimensions == (50, 60)
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5027)
+        colors = np.array(slide.read_region((0, 0), 0, (50, 60)))[..., :3]
+        np.testing.assert_array_equal(colors, np.array(PALETTE)[labels])
+    xml = tifffile.tiffcomment(path)
+    assert 'PhysicalSizeX="0.5027" PhysicalSizeXUnit="µm"' in xml
+    assert re.findall('<M K="(.)">(.*?)</M>', xml) == [
+        ("0", "TE"),
+        ("1", "µ&lt;&amp;&gt;"),
+        ("2", "TAS"),
+        ("3", "excluded"),
+    ]
+
+
+def test_the_same_map_makes_the_same_bytes(tmp_path):
+    labels = RNG.integers(0, 4, (600, 700)).astype(np.uint8)
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "map.ome.tif", labels)
+    one, two = ((tmp_path / folder / "map.ome.tif").read_bytes() for folder in ("a", "b"))
+    assert one == two
+
+
+def test_large_files_are_big_tiff(tmp_path, monkeypatch):
+    labels = RNG.integers(0, 4, (30, 600)).astype(np.uint8)
+    for limit, big in ((2**31, False), (labels.size, True)):
+        monkeypatch.setattr(pyramid, "CLASSIC_BYTES", limit)
+        write(tmp_path / "map.ome.tif", labels)
+        with tifffile.TiffFile(tmp_path / "map.ome.tif") as tiff:
+            assert tiff.is_bigtiff == big
+            np.testing.assert_array_equal(tiff.series[0].asarray(), labels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1100, 530)])
+def test_probabilities_are_a_channel_a_class(tmp_path, size):
+    maps = RNG.integers(0, 256, (3, *size)).astype(np.uint8)
+    path = tmp_path / "probabilities.ome.tif"
+    pyramid.write_probability_maps(
+        path,
+        lambda channel, *rows: rows_of(maps[channel])(*rows),
+        *size[::-1],
+        mpp=0.5,
+        palette=PALETTE,
+        names=NAMES,
+    )
+    with tifffile.TiffFile(path) as tiff:
+        (series,) = tiff.series
+        assert series.axes == "CYX" and len(series.levels) == (1 if size == (1, 1) else 3)
+        for number, level in enumerate(series.levels):
+            np.testing.assert_array_equal(level.asarray(), maps[:, :: 2**number, :: 2**number])
+        channels = re.findall(r'<Channel [^>]*Name="(.*?)" Color="(.*?)"', tiff.ome_metadata)
+    assert channels[0] == ("TE", str((205 << 24 | 51 << 16 | 51 << 8 | 255) - 2**32))
+    assert [name for name, _ in channels] == ["TE", "µ&lt;&amp;&gt;", "TAS"]

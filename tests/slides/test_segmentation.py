@@ -1,0 +1,271 @@
+"""The job that segments slides, end to end, with tiny networks."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from rasterio import features
+
+from configs import base
+from data.synthetic import DATASET
+from tests.slides import short_segmentation
+from tests.slides.made_slides import TILE, drawn_tissue, write_pyramid
+from wsss_jax import config as config_lib
+from wsss_jax import jobs
+from wsss_jax.errors import InputError, Preempted
+from wsss_jax.slides import catalog, networks
+
+REPOSITORY = Path(__file__).parents[2]
+SIZE = 640, 512  # of the made slides at level 0, pixels
+MPP = 0.5  # at level 0
+KILLS = 10
+DETERMINISTIC = ("label_map.ome.tif", "tissue.geojson", "areas.csv")
+
+
+def _slide(path: Path, mpp: float | None = MPP) -> Path:
+    write_pyramid(path, *SIZE, drawn_tissue(*SIZE), mpp, levels=(1, 2, 4))
+    return path
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory) -> Path:
+    return _slide(tmp_path_factory.mktemp("slides") / "a slide.svs")
+
+
+def _config(slides: Path | str, runs_dir: Path):
+    config = base.segment(str(slides), str(runs_dir / "phase1"), str(runs_dir / "phase2"))
+    config.mpp, config.batch_size, config.stride = 1.0, 16, 16
+    config.tissue.closing, config.tissue.min_tissue, config.tissue.min_hole = 8.0, 500.0, 500.0
+    config_lib.validate(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(slide, runs_dir, tmp_path_factory) -> Path:
+    """The workdir of a slide, everything asked for."""
+    workdir = tmp_path_factory.mktemp("finished") / "maps"
+    config = _config(slide, runs_dir)
+    config.probabilities = True
+    jobs.segment(config, workdir)
+    return workdir
+
+
+def test_everything_is_there(finished):
+    files = {path.name for path in (finished / "a slide").iterdir()}
+    assert files == {
+        *("label_map.ome.tif", "probabilities.ome.tif", "tissue.geojson", "areas.csv"),
+        *("thumbnail.png", "overlay.png", "small.jpg", "report.html", "slide.json"),
+    }
+    cohort = {path.name for path in finished.iterdir()}
+    assert cohort == {"a slide", "index.html", "areas.csv", "config.json", "dataset.json"}
+    own, all_slides = finished / "a slide" / "areas.csv", finished / "areas.csv"
+    assert own.read_text("utf-8-sig") == all_slides.read_text("utf-8-sig")
+    summary = json.loads((finished / "a slide" / "slide.json").read_text())
+    assert summary["mpp"] == MPP and summary["size"] == [320, 256]
+
+
+def test_maps_polygons_and_areas_agree(finished):
+    folder = finished / "a slide"
+    labels = tifffile.imread(folder / "label_map.ome.tif")
+    assert labels.shape == (256, 320) and (labels == 4).mean() > 0.2
+    shapes = []
+    for feature in json.loads((folder / "tissue.geojson").read_text())["features"]:
+        value = DATASET.classes.index(feature["properties"]["classification"]["name"])
+        rings = [np.array(ring) / 2 for ring in feature["geometry"]["coordinates"]]
+        shapes.append(({"type": "Polygon", "coordinates": rings}, value))
+    drawn = features.rasterize(shapes, out_shape=labels.shape, fill=4, dtype=np.uint8)
+    np.testing.assert_array_equal(drawn, labels)
+    with (folder / "areas.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    for value, name in enumerate(DATASET.classes):
+        assert int(rows[name]["pixels"]) == np.count_nonzero(labels == value)
+    means = tifffile.imread(folder / "probabilities.ome.tif")
+    strongest = np.take_along_axis(means, np.minimum(labels, 3)[None], axis=0)[0]
+    np.testing.assert_array_equal(strongest[labels < 4], means.max(axis=0)[labels < 4])
+    assert not means[:, labels == 4].any()
+
+
+def test_finished_slides_are_skipped_and_changed_settings_redo_them(
+    slide, finished, runs_dir, tmp_path, capsys
+):
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.probabilities = True
+    jobs.segment(config, workdir)
+    for name in DETERMINISTIC:  # of two runs
+        assert (workdir / "a slide" / name).read_bytes() == (
+            finished / "a slide" / name
+        ).read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "a slide").iterdir()}
+    capsys.readouterr()
+    jobs.segment(config, workdir)
+    assert "1 of 1: a slide: finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    config.window, config.probabilities = "hann", False
+    jobs.segment(config, workdir)
+    assert "was finished with other probabilities, window: done again" in capsys.readouterr().out
+    assert not (workdir / "a slide" / "probabilities.ome.tif").exists()
+    assert (workdir / "a slide" / "report.html").stat().st_mtime_ns > max(before.values())
+
+
+def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    good = (folder / "good.svs", folder / "later.svs")
+    for path in good:
+        path.symlink_to(slide)
+    content = slide.read_bytes()
+    (folder / "cut.svs").write_bytes(content[: len(content) // 2])
+    (folder / "empty.svs").write_bytes(b"")
+    (folder / "text.svs").write_text("no slide at all\n" * 100)
+    (folder / "folder.svs").mkdir()
+    _slide(folder / "absurd.svs", mpp=250.0)
+    _slide(folder / "without.svs", mpp=None)
+    glass = np.full((TILE, TILE, 3), 244, np.uint8)
+    write_pyramid(folder / "glass.svs", *SIZE, lambda x, y: glass, MPP)
+    words = {
+        "absurd": "250 micrometers per pixel, which is absurd",
+        "cut": "copy the slide again",
+        "empty": "an empty file; copy the slide again",
+        "folder.svs": "a folder without .dcm files",
+        "glass": "no tissue found; look at the slide, lower",
+        "text": "not a slide, whatever its name says",
+        "without": "set --config.slide_mpp=0.25",
+    }
+    if os.geteuid():
+        (folder / "locked.svs").write_bytes(content)
+        (folder / "locked.svs").chmod(0)
+        words["locked"] = "Permission denied; make the file readable"
+    config, workdir = _config(folder / "*", runs_dir), tmp_path / "maps"
+    with pytest.raises(InputError, match=rf"^{len(words)} of {len(words) + 2} slides failed"):
+        jobs.segment(config, workdir)
+    lines = (workdir / "failed.txt").read_text().splitlines()
+    assert len(lines) == len(words)
+    for line, (name, text) in zip(lines, sorted(words.items())):
+        assert line.startswith(f"{name}: {folder / name}") and text in line
+    for path in good:
+        assert (workdir / path.stem / "report.html").is_file()
+    assert "text FAILED: " in capsys.readouterr().out
+
+    # The user says what the metadata does not.
+    config.slides = str(folder / "without.svs")
+    config.slide_mpp = MPP
+    jobs.segment(config, workdir)
+    assert not (workdir / "failed.txt").exists()
+    table = tmp_path / "mpp.csv"
+    table.write_text(f"slide,mpp\nwithout,{MPP}\n")
+    config.slide_mpp, config.mpp_table = 0.0, str(table)
+    jobs.segment(config, workdir)
+    assert "without: finished before" in capsys.readouterr().out
+
+
+def test_sigterm_is_heeded_between_batches(slide, runs_dir, tmp_path, monkeypatch):
+    def predict(images):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return short_segmentation.predict(images)
+
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    monkeypatch.setattr(networks, "load", lambda config: networks.Networks(predict, {}))
+    with pytest.raises(Preempted, match="stopped by SIGTERM in a slide; the same command goes on"):
+        jobs.segment(config, workdir)
+    assert not (workdir / "a slide" / "slide.json").exists()
+
+
+def test_a_given_tissue_mask(slide, runs_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        networks, "load", lambda config: networks.Networks(short_segmentation.predict, {})
+    )
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.tissue.source = str(tmp_path / "masks")
+    with pytest.raises(InputError, match=r"there is no folder .*masks; name one"):
+        jobs.segment(config, workdir)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(InputError, match=r"there is no tissue mask .*a slide\.png; add it"):
+        jobs.segment(config, workdir)
+    mask = np.zeros((2, 2), np.uint8)
+    mask[:, 1] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "a slide.png")
+    jobs.segment(config, workdir)
+    labels = tifffile.imread(workdir / "a slide" / "label_map.ome.tif")
+    assert (labels[:, :160] == 4).all() and (labels[:, 160:] < 4).mean() > 0.5
+
+
+def test_ray_gives_the_same_bytes(slide, finished, runs_dir, tmp_path):
+    ray = pytest.importorskip("ray")
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.engine = "ray"
+    ray.init(num_cpus=1, object_store_memory=100_000_000, log_to_driver=False)
+    try:
+        jobs.segment(config, workdir)
+    finally:
+        ray.shutdown()
+    for name in DETERMINISTIC:
+        expected = (finished / "a slide" / name).read_bytes()
+        assert (workdir / "a slide" / name).read_bytes() == expected
+
+
+def test_without_ray(slide, runs_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    config = _config(slide, runs_dir)
+    config.engine = "ray"
+    with pytest.raises(InputError, match=r"pip install ray, or set --config\.engine=local"):
+        jobs.segment(config, tmp_path / "maps")
+
+
+def test_what_the_runs_decide(runs_dir, slide):
+    config = _config(slide, runs_dir)
+    config.stride = 0
+    networks.settle(config)
+    assert (config.tile, config.stride) == (32, 8)
+    config.mpp = 0.0
+    with pytest.raises(InputError, match=r"does not say .* set --config\.mpp=1\.0"):
+        networks.settle(config)
+
+
+def test_slides_are_found_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x.svs", "a/x.tif", "a/y.svs", "a/notes.txt", "b/Y.svs", "b/z.svs", "d/0.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = catalog.files(catalog.find("a,b/*.svs,a/x.*,d"), 0.0, {"x": 0.5, "x.tif": 0.4})
+    assert [(str(file.path), file.name, file.mpp) for file in found] == [
+        ("a/x.svs", "x.svs", 0.5),
+        ("a/x.tif", "x.tif", 0.4),
+        ("a/y.svs", "a_y.svs", None),
+        ("b/Y.svs", "b_Y.svs", None),
+        ("b/z.svs", "z", None),
+        ("d", "d", None),
+    ]
+    for text, words in (("c", "there is no c"), (",", "names no slide"), ("..", "no file that")):
+        with pytest.raises(InputError, match=words):
+            catalog.find(text)
+
+
+def test_killed_slides_end_with_the_same_bytes(tmp_path):
+    size = 160, 5000
+    write_pyramid(tmp_path / "tall.svs", *size, drawn_tissue(*size), MPP)
+    arguments = [tmp_path / "tall.svs", tmp_path, str(KILLS)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.slides.short_segmentation", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    killed = [path for path in tmp_path.glob("killed*") if path.is_dir()]
+    assert killed
+    resumed = 0
+    for folder in killed:
+        for name in DETERMINISTIC:
+            assert (folder / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+        summary = json.loads((folder / "slide.json").read_text())
+        resumed += summary["tiles_of_last_start"] < summary["tiles"]
+        assert not (folder / "parts").exists()
+    assert resumed

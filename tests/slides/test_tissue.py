@@ -1,0 +1,157 @@
+"""Tissue on overviews, in mask files, and stretched over a slide."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from PIL import Image
+
+from tests.slides.made_slides import drawn_tissue
+from wsss_jax.errors import InputError
+from wsss_jax.slides.tissue import Tissue, detect, from_file
+
+SETTINGS = {"threshold": "otsu", "closing": 50.0, "min_tissue": 50_000.0, "min_hole": 50_000.0}
+TILES = Path(__file__).parents[3] / "shared" / "data" / "tiles"
+
+
+def _noisy(color: tuple[int, int, int], spread: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(color, spread, (200, 300, 3))
+    return noise.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("overview", "share"),
+    [
+        (_noisy((242, 242, 242), 2), 0),  # glass
+        (_noisy((225, 223, 218), 2), 0),  # yellowish glass
+        (_noisy((255, 255, 255), 0), 0),
+        (_noisy((2, 2, 2), 2), 0),  # not scanned
+        (_noisy((200, 130, 170), 12), 1),  # tissue alone
+        (_noisy((235, 205, 222), 4), 1),  # pale tissue alone
+    ],
+)
+def test_glass_alone_and_tissue_alone(overview, share):
+    assert detect(overview, 8.0, **SETTINGS).mean() == share
+
+
+def test_tissue_on_glass():
+    section = drawn_tissue(256, 256)(0, 0)
+    truth = np.pad((section < 244).any(axis=-1), 40)
+    overview = np.pad(section, ((40, 40), (40, 40), (0, 0)), constant_values=244)
+    for threshold in ("otsu", 15):
+        found = detect(overview, 8.0, **SETTINGS | {"threshold": threshold})
+        assert (found != truth).mean() < 0.01
+
+
+def test_sizes_are_in_micrometers():
+    overview = np.full((200, 200, 3), 244, np.uint8)
+    overview[20:150, 20:150] = (200, 130, 170)
+    overview[60:70, 60:70] = 244  # a hole of 100 pixels
+    overview[170:180, 170:180] = (200, 130, 170)  # and a crumb
+    overview[100:104, :] = 244  # a gap of 4 pixels
+
+    def at(mpp, **changes):
+        return detect(
+            overview,
+            mpp,
+            threshold="otsu",
+            **{k: 0.0 for k in SETTINGS if k != "threshold"} | changes,
+        )
+
+    plain = at(10.0)
+    assert not plain[65, 65] and plain[175, 175] and not plain[102, 80]
+    assert at(10.0, min_hole=11_000.0)[65, 65] and not at(10.0, min_hole=9_000.0)[65, 65]
+    assert not at(10.0, min_tissue=11_000.0)[175, 175] and at(10.0, min_tissue=9_000.0)[175, 175]
+    assert at(10.0, closing=30.0)[102, 80] and not at(30.0, closing=30.0)[102, 80]
+    assert not at(10.0, closing=200.0)[102, 195]  # glass does not close with the border
+
+
+def test_threshold_that_is_none():
+    for threshold in ("triangle", -1, 300, float("nan")):
+        with pytest.raises(InputError, match=r"tissue threshold .*: set 'otsu' or a saturation"):
+            detect(_noisy((200, 130, 170), 12), 8.0, **SETTINGS | {"threshold": threshold})
+
+
+def test_from_file(tmp_path):
+    mask = np.zeros((30, 40), bool)
+    mask[5:20, 10:30] = True
+    gray = Image.fromarray(mask.astype(np.uint8))
+    palette = gray.copy()
+    palette.putpalette([255, 255, 255, 0, 0, 0])  # index 0 is white, and yet not tissue
+    color = np.dstack([mask * 0, mask * 200, mask * 0, mask * 0 + 255]).astype(np.uint8)
+    images = {
+        "gray": gray,
+        "bits": Image.fromarray(mask),
+        "palette": palette,
+        "color": Image.fromarray(color),
+        "deep": Image.fromarray(mask.astype(np.uint16) * 1000),
+    }
+    for name, image in images.items():
+        image.save(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(from_file(tmp_path / f"{name}.png"), mask, err_msg=name)
+    with pytest.raises(InputError, match=r"none\.png: no such tissue mask; correct"):
+        from_file(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("no image")
+    cut = (tmp_path / "color.png").read_bytes()[:90]
+    (tmp_path / "cut.png").write_bytes(cut)
+    for name in ("text", "cut"):
+        with pytest.raises(InputError, match=rf"{name}\.png: not a whole image .*; save"):
+            from_file(tmp_path / f"{name}.png")
+
+
+MASKS = st_numpy.arrays(bool, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    MASKS,
+    st.tuples(*[st.integers(1, 30)] * 2),
+    st.tuples(*[st.integers(-5, 32)] * 2),
+    st.tuples(*[st.integers(1, 20)] * 2),
+)
+def test_a_stretched_mask_is_exact(mask, size, corner, region):
+    tissue = Tissue(mask, *size)
+    width, height = size
+    rows = ((np.arange(height) + 0.5) / height * mask.shape[0]).astype(int)
+    columns = ((np.arange(width) + 0.5) / width * mask.shape[1]).astype(int)
+    whole = mask[rows][:, columns]
+    assert tissue.area() == whole.sum()
+    padded = np.zeros((70, 70), bool)
+    padded[5 : 5 + height, 5 : 5 + width] = whole
+    x, y = corner
+    expected = padded[y + 5 : y + 5 + region[1], x + 5 : x + 5 + region[0]]
+    np.testing.assert_array_equal(tissue.pixels(*corner, *region), expected)
+    assert tissue.any(*corner, *region) == expected.any()
+
+
+def test_everything_needs_no_memory():
+    tissue = Tissue.everything(60_000, 50_000)
+    assert tissue.area() == 3_000_000_000
+    assert tissue.any(59_999, 49_999, 10, 10) and not tissue.any(60_000, 0, 10, 10)
+    assert tissue.pixels(59_990, -5, 20, 10).sum() == 50
+
+
+@pytest.mark.skipif(not TILES.is_dir(), reason="needs ../shared")
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("almost-white-1", 0, 0),
+        ("almost-white-2", 0, 0.05),
+        ("no-tissue", 0, 0),
+        ("no-tissue2", 0, 0),
+        ("no-tissue-line", 0, 0),
+        ("very-low-nuclei-score-level0", 1, 1),
+        ("medium-nuclei-score-level1-2", 1, 1),
+        ("high-nuclei-score-level2", 0.1, 0.2),
+        ("tissue-level0-7352-11762-7864-12274", 0.8, 0.95),
+    ],
+)
+def test_real_tiles(name, low, high):
+    tile = cv2.imread(str(TILES / f"{name}.png"))[..., ::-1]
+    overview = cv2.resize(np.ascontiguousarray(tile), (64, 64), interpolation=cv2.INTER_AREA)
+    small = {"min_tissue": 5000.0, "min_hole": 5000.0}
+    assert low <= detect(overview, 8.0, **SETTINGS | small).mean() <= high

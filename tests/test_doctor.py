@@ -1,0 +1,74 @@
+"""The job that looks whether everything works, as a user runs it."""
+
+import pytest
+
+from configs import base
+from tests.slides.made_slides import drawn_tissue, write_pyramid
+from wsss_jax import doctor, jobs
+from wsss_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    path = tmp_path_factory.mktemp("slide") / "a.svs"
+    write_pyramid(path, 640, 512, drawn_tissue(640, 512), 0.5)
+    return path
+
+
+def _lines(config, capsys):
+    jobs.doctor(config, None)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_an_installation_that_works(capsys):
+    lines = _lines(base.doctor(), capsys)
+    assert all(line.startswith(("ok ", " " * 26)) for line in lines)
+    for words in ("openslide-python", "OpenSlide library", "computes"):
+        assert any(words in line for line in lines), words
+
+
+def test_a_package_that_is_missing_or_too_old(tmp_path, monkeypatch, capsys):
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("no-such-package\nnumpy<1  # old\n")
+    monkeypatch.setattr(doctor, "REQUIREMENTS", requirements)
+    with pytest.raises(InputError, match="2 problems: see above"):
+        jobs.doctor(base.doctor(), None)
+    printed = capsys.readouterr().out
+    assert "no-such-package   is not installed: pip install -r requirements.txt" in printed
+    assert "is not <1: pip install" in printed
+
+
+def test_a_slide(slide, capsys):
+    config = base.doctor()
+    config.slide = str(slide)
+    with pytest.raises(InputError, match="1 problem: see above"):
+        jobs.doctor(config, None)
+    assert "set --config.mpp=1.0 (10x)" in capsys.readouterr().out
+    config.mpp, config.tile, config.stride, config.tissue.source = 1.0, 32, 16, "off"
+    text = "\n".join(_lines(config, capsys))
+    for words in (
+        "aperio",
+        "640 x 512, 160 x 128",
+        "0.5 micrometers per pixel of level 0, by metadata",
+        "320 x 256 pixels at 1 micrometers",
+        "100.0% of the slide",
+        "285 of 32 pixels, every 16",
+        "unknown: give --config.phase1",
+    ):
+        assert words in text, words
+
+
+def test_a_slide_with_runs(slide, runs_dir, capsys):
+    config = base.doctor()
+    config.slide, config.mpp, config.tissue.source = str(slide), 1.0, "off"
+    config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
+    assert "tiles/s on this machine" in _lines(config, capsys)[-1]
+
+
+def test_a_slide_that_cannot_be_read(tmp_path, capsys):
+    (tmp_path / "empty.svs").touch()
+    config = base.doctor()
+    config.slide = str(tmp_path / "empty.svs")
+    with pytest.raises(InputError, match="1 problem"):
+        jobs.doctor(config, None)
+    assert "an empty file; copy the slide again" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Whole slides: reading, tissue, stitching, and the files a viewer opens."""

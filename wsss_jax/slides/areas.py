@@ -1,0 +1,156 @@
+"""Areas of the classes on a slide, counted pixel by pixel, and ratios of them."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss_jax.files import atomic_path
+
+BAND = 1024  # rows asked for at a time
+COLUMNS = {
+    # key of a row: (heading, how a value is written)
+    "class": ("class", str),
+    "pixels": ("pixels", str),
+    "mm2": ("area (mm2)", "{:.6f}".format),
+    "share_of_tissue": ("share of tissue", "{:.6f}".format),
+    "share_of_slide": ("share of slide", "{:.6f}".format),
+}
+RATIOS = {
+    # key: (what it is, classes above the line, classes below it as roles; () = all classes)
+    "tumor_stroma_ratio": (
+        "tumor-stroma ratio of the whole slide = stroma / (tumor + stroma)",
+        ("stroma",),
+        ("tumor", "stroma"),
+    ),
+    "lymphocyte_area_fraction": (
+        "lymphocyte area fraction (no sTIL score) = lymphocytes / all classes",
+        ("lymphocytes",),
+        (),
+    ),
+}
+
+
+def count(read_rows: Callable[[int, int, int], np.ndarray], height: int, C: int) -> np.ndarray:
+    """Counts the pixels of each label value.
+
+    Args:
+      read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), columns) uint8 of 0..C, the rows y0,
+        y0 + step, ... below y1.
+      height: rows of the map.
+      C: number of classes; the value C means excluded.
+
+    Returns:
+      (C + 1,) int64.
+    """
+    counts = np.zeros(C + 1, np.int64)
+    for y0 in range(0, height, BAND):
+        labels = read_rows(y0, min(y0 + BAND, height), 1)
+        # Not bincount, which makes eight bytes of each pixel first.
+        counts += [np.count_nonzero(labels == value) for value in range(C + 1)]
+    return counts
+
+
+def rows(
+    counts: np.ndarray,
+    classes: Sequence[str],
+    mpp: float,
+    tissue_pixels: int,
+    slide_pixels: int,
+) -> list[dict[str, Any]]:
+    """The table of areas: a row for each class, then what of the slide is in none.
+
+    That is "excluded in tissue", such as white gaps, and "outside tissue"; all rows together are
+    the slide. Pixels of a class are taken to be tissue.
+
+    Args:
+      counts: (C + 1,) pixels of each value, as `count` returns.
+      classes: C names.
+      mpp: micrometres per pixel of the map.
+      tissue_pixels: pixels of the tissue mask.
+      slide_pixels: all pixels.
+
+    Returns:
+      dicts of `class`, `pixels`, `mm2`, `share_of_tissue`, `share_of_slide` (0..1; None where
+      there is no tissue, and for what is outside of it).
+    """
+    pixels = dict(zip(classes, counts[:-1].tolist(), strict=True))
+    table = [*pixels.items(), ("excluded in tissue", tissue_pixels - sum(pixels.values()))]
+    result = [
+        {
+            "class": name,
+            "pixels": number,
+            "mm2": number * mpp**2 / 1e6,
+            "share_of_tissue": _ratio(number, tissue_pixels),
+            "share_of_slide": _ratio(number, slide_pixels),
+        }
+        for name, number in [*table, ("outside tissue", slide_pixels - tissue_pixels)]
+    ]
+    result[-1]["share_of_tissue"] = None
+    return result
+
+
+def ratios(
+    counts: np.ndarray, classes: Sequence[str], roles: Mapping[str, str]
+) -> dict[str, float | None]:
+    """The ratios of `RATIOS` whose classes the data set has, of pixels of the whole slide.
+
+    Args:
+      counts: (C + 1,) pixels of each value, as `count` returns.
+      classes: C names.
+      roles: role ("tumor", "stroma", "lymphocytes") -> class name, the data set's `roles`.
+
+    Returns:
+      key -> 0..1, or None for 0 / 0.
+    """
+    pixels = dict(zip(classes, counts[:-1].tolist(), strict=True))
+    return {
+        key: _ratio(
+            sum(pixels[roles[role]] for role in above),
+            sum(pixels[roles[role]] for role in below) if below else sum(pixels.values()),
+        )
+        for key, (_, above, below) in RATIOS.items()
+        if {*above, *below} <= roles.keys()
+    }
+
+
+def write_csv(
+    path: Path | str,
+    slide: str,
+    table: Sequence[Mapping[str, Any]],
+    ratios: Mapping[str, float | None],
+) -> None:
+    """Writes areas and ratios as one table for spreadsheets, atomically.
+
+    Every line begins with the slide, so that the files of many slides can be put together. What is
+    undefined is an empty field.
+
+    Args:
+      path: the file.
+      slide: its name.
+      table: as `rows` returns.
+      ratios: as `ratios` returns.
+    """
+    with (
+        atomic_path(path) as temporary,
+        # With a byte order mark, by which Excel knows that names are UTF-8.
+        temporary.open("w", encoding="utf-8-sig", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["slide", *(heading for heading, _ in COLUMNS.values()), "ratio"])
+        for row in table:
+            cells = [_cell(row[key], text) for key, (_, text) in COLUMNS.items()]
+            writer.writerow([slide, *cells, ""])
+        for key, ratio in ratios.items():
+            empty = [""] * (len(COLUMNS) - 1)
+            writer.writerow([slide, RATIOS[key][0], *empty, _cell(ratio, "{:.6f}".format)])
+
+
+def _cell(value: Any, text: Callable[[Any], str]) -> str:
+    return "" if value is None else text(value)
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,111 @@
+"""What a slide is and what segmenting it would take, for the job "doctor"."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from wsss_jax.doctor import Finding
+from wsss_jax.errors import InputError
+from wsss_jax.slides import networks, parts, stitching, tissue_map
+from wsss_jax.slides.catalog import SlideFile
+from wsss_jax.slides.reading import Slide, View, check_mpp, open_slide
+
+_PATCH = 224  # pixels, where no run says
+_CACHES = 2 * 128 << 20  # bytes, of decoded tiles and of resampled blocks
+_OVERVIEW = 100 << 20  # bytes, of the overview and what finds tissue on it
+
+
+def examine(config: ml_collections.ConfigDict) -> Iterator[Finding]:
+    """What the slide `config.slide` is, and what segmenting it would take.
+
+    Args:
+      config: of the job "doctor".
+
+    Yields:
+      findings, the first problem last.
+    """
+    path = Path(config.slide)
+    try:
+        with open_slide(path, config.slide_mpp or None) as slide:
+            yield from _description(slide)
+            check_mpp(slide)
+            yield from _plan(config, slide)
+    except InputError as error:
+        yield Finding("slide", " ".join(str(error).split()), True)
+
+
+def _description(slide: Slide) -> Iterator[Finding]:
+    yield Finding("format", slide.vendor)
+    sizes = (f"{level.width} x {level.height}" for level in slide.levels)
+    yield Finding("levels", f"{len(slide.levels)}: {', '.join(sizes)} pixels")
+    if slide.bounds != (0, 0, slide.width, slide.height):
+        x, y, width, height = slide.bounds
+        yield Finding("scanned", f"{width} x {height} pixels from ({x}, {y})")
+    if slide.objective_power is not None:
+        yield Finding("objective", f"{slide.objective_power:g}x")
+    if slide.mpp is not None:
+        source = "metadata" if slide.mpp == slide.metadata_mpp else "config.slide_mpp"
+        yield Finding("mpp", f"{slide.mpp:g} micrometers per pixel of level 0, by {source}")
+        for warning in slide.warnings:
+            yield Finding("note", warning)
+
+
+def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
+    classes = None
+    if config.phase2:
+        classes = networks.settle(config).num_classes
+    else:
+        config.tile = config.tile or _PATCH
+        config.stride = config.stride or networks.usual_stride(config.tile)
+    if not config.mpp:
+        text = "unknown: set --config.mpp=1.0 (10x), 0.5 (20x) or 0.25 (40x), or --config.phase2"
+        yield Finding("networks' mpp", text, True)
+        return
+    view = View(slide, config.mpp)
+    if view.warning:
+        yield Finding("note", view.warning)
+    size = f"{view.width} x {view.height} pixels at {view.mpp:g} micrometers per pixel"
+    yield Finding("map", size)
+    file = SlideFile(slide.path, slide.name, None)
+    mask_file = tissue_map.mask_file_of(config.tissue.source, file)
+    begun = time.monotonic()
+    overview, factor = view.overview(tissue_map.OVERVIEW)
+    tissue = tissue_map.find_tissue(config, view, overview, factor, mask_file)
+    share = tissue.area() / (view.width * view.height)
+    yield Finding("tissue", f"{share:.1%} of the slide, in {time.monotonic() - begun:.1f} s")
+    tiles = stitching.plan(
+        view.width,
+        view.height,
+        tissue,
+        tile=config.tile,
+        stride=config.stride,
+        batch_size=config.batch_size,
+    )
+    yield Finding("tiles", f"{tiles:,} of {config.tile} pixels, every {config.stride} pixels")
+    memory = _memory(config, view, classes or 4) / 2**30
+    yield Finding("memory", f"about {memory:.1f} GiB, and what JAX and the networks take")
+    if classes is None:
+        yield Finding("time", "unknown: give --config.phase1 and --config.phase2 to measure")
+        return
+    predict = networks.load(config).predict
+    batch = np.full((config.batch_size, config.tile, config.tile, 3), 255, np.uint8)
+    np.asarray(predict(batch))  # compiles
+    begun = time.monotonic()
+    np.asarray(predict(batch))
+    seconds = (time.monotonic() - begun) / config.batch_size * tiles
+    duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    yield Finding("time", f"about {duration} at {tiles / seconds:.0f} tiles/s on this machine")
+
+
+def _memory(config: ml_collections.ConfigDict, view: View, classes: int) -> int:
+    """Bytes at the most, but for the networks: they grow with a strip's width, then no more."""
+    columns = min(view.width, parts.STRIP)
+    sums = config.tile * columns * (classes + 1) * 4
+    part = parts.ROWS * columns * 4
+    tile = config.tile**2
+    batches = config.batch_size * tile * (3 * (stitching.READERS + 2) + 4 * 2 * classes)
+    row_of_parts = 2 * parts.ROWS * view.width
+    return _CACHES + _OVERVIEW + sums + part + batches + row_of_parts

@@ -1,0 +1,198 @@
+"""The finished parts of a slide's map, a file each, so that a killed run goes on after the last.
+
+A slide is cut into strips of columns, each strip from top to bottom into parts. A part's file holds
+its labels, compressed, and after them one map a class of probabilities where those are kept. It
+names by checksum the settings it was made with, and has one over all of itself: a file that a crash
+cut short, or that was made with other settings, counts as missing.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path
+
+STRIP = 8192  # columns of a strip
+ROWS = 1024  # rows of a part
+SETTINGS_FILE = "settings.json"
+_HEADER = struct.Struct("<II")  # CRC-32 of all that follows it, CRC-32 of the settings
+_LEVEL = 1  # of zlib: written five times as fast as with the default, for half as much again
+
+
+class Part(NamedTuple):
+    """A rectangle of working pixels: columns x0 to x1 and rows y0 to y1, without x1 and y1."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.y1 - self.y0, self.x1 - self.x0
+
+
+def layout(width: int, height: int, strip: int = STRIP, rows: int = ROWS) -> list[Part]:
+    """All parts of a slide in the order of the work: strip by strip, from top to bottom."""
+    return [
+        Part(x, y, min(x + strip, width), min(y + rows, height))
+        for x in range(0, width, strip)
+        for y in range(0, height, rows)
+    ]
+
+
+class Parts:
+    """A folder of parts, to write and to read. One process at a time may work in it.
+
+    Reading holds no more than one row of parts in memory, `rows` times the width in bytes. It is
+    fastest from top to bottom, one kind of map after the other.
+
+    Attributes:
+      width, height: of the slide in working pixels.
+      channels: maps of probabilities in each part; 0 where only labels are kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        width: int,
+        height: int,
+        settings: Mapping[str, Any],
+        *,
+        channels: int = 0,
+        strip: int = STRIP,
+        rows: int = ROWS,
+    ):
+        """Opens a folder, or begins it. Checks every part in it, and removes those that are stale.
+
+        Args:
+          folder: where the parts are; made if need be.
+          width, height: of the slide in working pixels.
+          settings: all that the map depends on, as JSON values: the slide and its resolution, tile,
+            stride, window, batch size, checksums of the networks, ...
+          channels: maps of probabilities to keep.
+          strip, rows: columns and rows of a part.
+        """
+        self.width, self.height, self.channels = width, height, channels
+        self._folder = Path(folder)
+        self._layout = layout(width, height, strip, rows)
+        self._row_by_row = sorted(self._layout, key=lambda part: part.y0)
+        self._sizes = struct.Struct(f"<{1 + channels}Q")  # bytes of each map
+        # Of no method: an object that refers to itself keeps its memory for a while after its end.
+        self._decoded = lru_cache(maxsize=-(-width // strip))(partial(_decode, self._sizes))
+        geometry = {"size": [width, height], "part": [strip, rows], "channels": channels}
+        text = json.dumps({**settings, "layout": geometry}, indent=2, sort_keys=True) + "\n"
+        self._settings_crc = zlib.crc32(text.encode())
+        self._begin(text)
+        self._finished = {part for part in self._layout if self._is_whole(self._path(part))}
+
+    def _begin(self, text: str) -> None:
+        """Writes the settings; if others are there, the parts made with them go first."""
+        path = self._folder / SETTINGS_FILE
+        before = path.read_bytes() if path.is_file() else None
+        if before == text.encode():
+            return
+        if before is not None:
+            print(f"{self._folder} holds parts made with {_differences(before, text)}: begun anew")
+            for stale in self._folder.glob("part_*.bin"):
+                stale.unlink()
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+
+    def _path(self, part: Part) -> Path:
+        return self._folder / f"part_x{part.x0:07d}_y{part.y0:07d}.bin"
+
+    def _is_whole(self, path: Path) -> bool:
+        content = path.read_bytes() if path.is_file() else b""
+        if len(content) < _HEADER.size:
+            return False
+        crc, settings_crc = _HEADER.unpack_from(content)
+        return (
+            settings_crc == self._settings_crc
+            and zlib.crc32(memoryview(content)[_HEADER.size - 4 :]) == crc
+        )
+
+    def missing(self) -> list[Part]:
+        """The parts that are not there, in the order of the work."""
+        return [part for part in self._layout if part not in self._finished]
+
+    def write(self, part: Part, labels: np.ndarray, probabilities: np.ndarray) -> None:
+        """Writes a part, whole or not at all.
+
+        Args:
+          part: one of `missing()`.
+          labels: (rows, columns) uint8.
+          probabilities: (channels, rows, columns) uint8, 0 to 255 for 0 to 1.
+        """
+        maps = [zlib.compress(np.ascontiguousarray(m), _LEVEL) for m in (labels, *probabilities)]
+        content = b"".join([self._sizes.pack(*map(len, maps)), *maps])
+        settings_crc = struct.pack("<I", self._settings_crc)
+        crc = zlib.crc32(content, zlib.crc32(settings_crc))
+        with atomic_path(self._path(part)) as temporary, temporary.open("wb") as file:
+            file.write(_HEADER.pack(crc, self._settings_crc))
+            file.write(content)
+        self._finished.add(part)
+
+    def read(self, y0: int, y1: int, step: int = 1) -> np.ndarray:
+        """Labels of rows y0, y0 + step, ... below y1 and of columns 0, step, ... of the width.
+
+        All parts that hold one of these pixels must be there; 0 <= y0 < y1 <= height.
+
+        Returns:
+          (rows, columns) uint8.
+
+        Raises:
+          InputError: a part was damaged since the folder was opened.
+        """
+        return self._read(0, y0, y1, step)
+
+    def read_probability(self, channel: int, y0: int, y1: int, step: int = 1) -> np.ndarray:
+        """The probability of a class as `read` gives labels: uint8, 0 to 255 for 0 to 1."""
+        return self._read(1 + channel, y0, y1, step)
+
+    def _read(self, index: int, y0: int, y1: int, step: int) -> np.ndarray:
+        found = np.empty((len(range(y0, y1, step)), len(range(0, self.width, step))), np.uint8)
+        # Parts side by side one after the other: what one call decoded last, the next asks first.
+        for part in self._row_by_row:
+            # Row i of the result is row y0 + i * step of the slide, column j is column j * step.
+            i0, i1 = (max(0, -(-(y - y0) // step)) for y in (part.y0, min(part.y1, y1)))
+            j0, j1 = (-(-x // step) for x in (part.x0, part.x1))
+            if i0 < i1 and j0 < j1:
+                top, left = y0 + i0 * step - part.y0, j0 * step - part.x0
+                decoded = self._decoded(self._path(part), part.shape, index)
+                found[i0:i1, j0:j1] = decoded[top : y1 - part.y0 : step, left::step]
+        return found
+
+
+def _decode(sizes: struct.Struct, path: Path, shape: tuple[int, int], index: int) -> np.ndarray:
+    """One map of a part's file: the labels (index 0) or the probabilities of a class."""
+    try:
+        with path.open("rb") as file:
+            file.seek(_HEADER.size)
+            lengths = sizes.unpack(file.read(sizes.size))
+            file.seek(sum(lengths[:index]), os.SEEK_CUR)
+            content = zlib.decompress(file.read(lengths[index]))
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except (struct.error, zlib.error, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): give the same command again, and it is made anew"
+        ) from error
+
+
+def _differences(before: bytes, now: str) -> str:
+    """What of the settings differs, in words."""
+    try:
+        old, new = json.loads(before), json.loads(now)
+    except ValueError:
+        return "settings that cannot be read"
+    names = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return f"another {', '.join(names)}"

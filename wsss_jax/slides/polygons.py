@@ -1,0 +1,268 @@
+"""A label map as polygons for QuPath: GeoJSON, made band by band and written as a stream.
+
+A region is a 4-connected area of one class: pixels that only touch at a corner are two regions, and
+a hole belongs to the region around it. A region that goes on in the next band is kept and joined
+with its continuation, so that regions do not depend on the bands.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+from rasterio import features
+
+from wsss_jax.files import atomic_path
+
+BAND = 1024  # rows that are turned into polygons at a time
+DECIMALS = 2  # of coordinates, in full-resolution pixels
+AREA = "Area um^2 (label map)"  # QuPath has an "Area µm^2" of its own, of the outline
+
+ReadRows = Callable[[int, int, int], np.ndarray]
+Color = tuple[int, int, int]
+
+
+class Region(NamedTuple):
+    """A 4-connected area of one class.
+
+    Attributes:
+      value: the class.
+      rings: the outline, then the holes: each (N, 2) int64 x, y of corners, the first one repeated
+        at the end, beginning at its upper left pixel.
+      pixels: how many pixels it has.
+    """
+
+    value: int
+    rings: list[np.ndarray]
+    pixels: int
+
+
+class _Open(NamedTuple):
+    """What the bands so far have of a region that may go on in the next one."""
+
+    value: int
+    outlines: list[np.ndarray]
+    holes: list[np.ndarray]
+
+
+def write_geojson(
+    path: Path | str,
+    read_rows: ReadRows,
+    width: int,
+    height: int,
+    *,
+    mpp: float,
+    scale: float,
+    offset: tuple[float, float],
+    names: Sequence[str],
+    palette: Sequence[Color],
+    slide_id: str,
+    min_area: float = 0.0,
+    simplify: float = 0.0,
+) -> None:
+    """Writes the regions as QuPath annotations, a line each, atomically.
+
+    With `min_area` and `simplify` 0 the polygons are exact: filled in again they give the label
+    map. Simplified ones are valid each by itself, but neighbours may overlap or gape by the
+    tolerance. The measured area is always that of the region's own pixels.
+
+    Args:
+      path: ends in `.geojson`.
+      read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8 of 0..C, the
+        rows y0, y0 + step, ... below y1; C, excluded, gets no polygons.
+      width: of the map in working pixels.
+      height: likewise.
+      mpp: micrometres per working pixel.
+      scale: full-resolution pixels per working pixel.
+      offset: (x, y) in full-resolution pixels of the viewer's origin: OpenSlide's bounds, or 0, 0.
+      names: C class names.
+      palette: RGB (0..255) of each class; a further one is ignored.
+      slide_id: text that tells slides apart; the identifiers of the annotations follow from it.
+      min_area: in square micrometres: smaller regions are left out, smaller holes filled.
+      simplify: farthest that an outline may move, in working pixels.
+    """
+    least_pixels = min_area / mpp**2
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{slide_id}")
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type":"FeatureCollection","features":[')
+        separator = "\n"
+        for region in regions(read_rows, width, height, excluded=len(names)):
+            if region.pixels < least_pixels:
+                continue
+            outline, *holes = region.rings
+            # What lies in a hole is smaller than the hole, hence left out: nothing is covered.
+            rings = [outline, *(hole for hole in holes if -_area(hole) >= least_pixels)]
+            x, y = outline[0].tolist()  # the upper left of a pixel, which no other region has
+            head = {
+                "type": "Feature",
+                "id": str(uuid.uuid5(namespace, f"{x},{y}")),
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {
+                        "name": names[region.value],
+                        "color": list(palette[region.value]),
+                    },
+                    "isLocked": True,
+                    "measurements": {AREA: round(region.pixels * mpp**2, 4)},
+                },
+            }
+            file.write(separator + _json(head)[:-1])
+            file.write(',"geometry":{"type":"Polygon","coordinates":')
+            separator = "["
+            # Ring by ring: the largest region has millions of corners.
+            for ring in _placed(rings, scale, offset, simplify):
+                file.write(separator + _json(ring.tolist()))
+                separator = ","
+            file.write("]}}")
+            separator = ",\n"
+        file.write("\n]}\n")
+
+
+def regions(read_rows: ReadRows, width: int, height: int, excluded: int) -> Iterator[Region]:
+    """Yields the regions of all classes but `excluded`, each as soon as it is complete.
+
+    Memory holds a band, and what there is of the regions that reach its lower border. The order
+    follows from the band height, the regions do not.
+
+    Args:
+      read_rows: as for `write_geojson`.
+      width: of the map in pixels.
+      height: likewise.
+      excluded: the value without regions.
+    """
+    begun: dict[int, _Open] = {}  # by number
+    count = 0
+    row_above = np.full(width, excluded, np.uint8)
+    numbers_above = np.full(width, -1)  # what region each pixel of it is of; -1: excluded
+    for y0 in range(0, height, BAND):
+        y1 = min(y0 + BAND, height)
+        labels = read_rows(y0, y1, 1)
+        numbers_top, numbers_bottom = np.full((2, width), -1)
+        for value, outline, holes in _pieces(labels, y0, excluded):
+            top = y0 > 0 and outline[0, 1] == y0
+            bottom = y1 < height and outline[:, 1].max() == y1
+            if not top and not bottom:
+                yield _region(value, outline, holes)
+                continue
+            begun[count] = _Open(value, [outline], holes)
+            if top:
+                _mark(numbers_top, outline, y0, count)
+            if bottom:
+                _mark(numbers_bottom, outline, y1, count)
+            count += 1
+        joined = (row_above == labels[0]) & (row_above != excluded)
+        pairs = np.stack([numbers_above[joined], numbers_top[joined]], axis=1)
+        find = _join(begun, np.unique(pairs, axis=0).tolist())
+        numbers, where = np.unique(numbers_bottom, return_inverse=True)
+        going_on = [find(number) for number in numbers.tolist()]
+        for number in sorted(begun.keys() - set(going_on)):
+            yield _closed(begun.pop(number))
+        row_above, numbers_above = labels[-1].copy(), np.array(going_on)[where]
+
+
+def _pieces(
+    labels: np.ndarray, y0: int, excluded: int
+) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
+    """The regions of one band by themselves: class, outline, holes.
+
+    GDAL's polygons are valid where a ring meets itself or another one in a point, and their rings
+    begin at the upper left and have no corner in a straight line: `_tidied` makes the same.
+    """
+    origin = np.array((0, y0))
+    for geometry, value in features.shapes(labels, mask=labels != excluded, connectivity=4):
+        rings = [np.array(ring, np.int64) + origin for ring in geometry["coordinates"]]
+        yield int(value), rings[0], rings[1:]
+
+
+def _mark(numbers: np.ndarray, outline: np.ndarray, y: int, number: int) -> None:
+    """Enters a region's number at each of its pixels beside the border y of a band.
+
+    Holes have no edge there: what is open towards the border is no hole.
+    """
+    on_border = (outline[:-1, 1] == y) & (outline[1:, 1] == y)
+    ends = np.stack([outline[:-1, 0], outline[1:, 0]], axis=1)[on_border]
+    for start, stop in np.sort(ends, axis=1).tolist():
+        numbers[start:stop] = number
+
+
+def _join(begun: dict[int, _Open], pairs: list[list[int]]) -> Callable[[int], int]:
+    """Joins pairs of begun regions; returns what finds the number a region goes on under."""
+    successors: dict[int, int] = {}
+
+    def find(number: int) -> int:
+        while number in successors:
+            number = successors[number]
+        return number
+
+    for pair in pairs:
+        first, *others = {find(number) for number in pair}
+        for second in others:
+            # The larger one stays, so that its parts are not copied again and again.
+            stays, goes = sorted(
+                (first, second),
+                key=lambda number: (len(begun[number].outlines) + len(begun[number].holes), number),
+                reverse=True,
+            )
+            successors[goes] = stays
+            begun[stays].outlines.extend(begun[goes].outlines)
+            begun[stays].holes.extend(begun[goes].holes)
+            del begun[goes]
+    return find
+
+
+def _closed(parts: _Open) -> Region:
+    """The region of parts that share edges on borders of bands."""
+    outline, holes = parts.outlines[0], parts.holes
+    if len(parts.outlines) > 1:
+        # Without holes, which are inside a part, so that the work is only that of the outlines.
+        union = shapely.union_all([shapely.Polygon(outline) for outline in parts.outlines])
+        outline = _tidied(union.exterior, hole=False)
+        holes = holes + [_tidied(ring, hole=True) for ring in union.interiors]
+    return _region(parts.value, outline, sorted(holes, key=lambda hole: hole[0, ::-1].tolist()))
+
+
+def _tidied(ring: shapely.LinearRing, *, hole: bool) -> np.ndarray:
+    """Corners only, from the upper left one on, outlines down first and holes to the right."""
+    ring = shapely.get_coordinates(ring)[:-1].astype(np.int64)
+    ring = ring[(np.roll(ring, 1, axis=0) != np.roll(ring, -1, axis=0)).all(axis=1)]
+    ring = np.roll(ring, -np.lexsort(ring.T)[0], axis=0)
+    ring = np.concatenate([ring, ring[:1]])
+    return ring if (_area(ring) < 0) == hole else ring[::-1]
+
+
+def _region(value: int, outline: np.ndarray, holes: list[np.ndarray]) -> Region:
+    rings = [outline, *holes]
+    return Region(value, rings, sum(map(_area, rings)))
+
+
+def _area(ring: np.ndarray) -> int:
+    """Pixels inside a ring, negative if it is a hole."""
+    return -int(ring[:-1, 0] @ np.diff(ring[:, 1]))
+
+
+def _placed(
+    rings: list[np.ndarray], scale: float, offset: tuple[float, float], simplify: float
+) -> list[np.ndarray]:
+    """The rings in full-resolution pixels; simplified if that keeps the polygon valid."""
+    exact = [_moved(ring, scale, offset) for ring in rings]
+    if not simplify:
+        return exact
+    simple = shapely.Polygon(rings[0], rings[1:]).simplify(simplify)
+    simple = [
+        _moved(shapely.get_coordinates(ring), scale, offset)
+        for ring in (simple.exterior, *simple.interiors)
+    ]
+    return simple if shapely.Polygon(simple[0], simple[1:]).is_valid else exact
+
+
+def _moved(ring: np.ndarray, scale: float, offset: tuple[float, float]) -> np.ndarray:
+    moved = np.round(ring * scale - np.asarray(offset), DECIMALS)
+    whole = moved.astype(np.int64)
+    return whole if np.array_equal(whole, moved) else moved  # 7 is shorter than 7.0
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
