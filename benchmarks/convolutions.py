@@ -8,7 +8,6 @@ CPU:
     XLA       what XLA makes of the convolution or of its gradient
     product   the matrix products of `wsss_jax.models.convolution`, whatever the shape
     copied    the same with a transposed copy of the input (gradient for the kernel)
-    columns   the same as one product over all positions of the kernel (gradient for the kernel)
     PyTorch   NCHW, eager
 
 "used" names the one that training takes for the shape. The thresholds in `convolution` should be
@@ -32,9 +31,8 @@ from wsss_jax.models import convolution
 from wsss_jax.models.layers import Conv
 
 FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
-WAYS = ("XLA", "product", "copied", "columns", "PyTorch")
+WAYS = ("XLA", "product", "copied", "PyTorch")
 _ALWAYS, _NEVER = 0, 1 << 30
-_COLUMNS_UP_TO = 64  # input channels; with more the columns take k * k times too much memory
 
 
 class Shape(NamedTuple):
@@ -107,8 +105,8 @@ def used(shape: Shape, direction: str) -> str:
     if direction == INPUT:
         enough = shape.channels >= convolution._CHANNELS_FOR_INPUT_PRODUCT
         return "product" if enough else "XLA"
-    if shape.size > 1 and shape.channels < convolution._CHANNELS_FOR_KERNEL_PRODUCT:
-        return "columns"
+    if shape.channels < convolution._CHANNELS_FOR_KERNEL_PRODUCT:
+        return "XLA"
     return "copied" if shape.features >= convolution._FEATURES_FOR_COPY else "product"
 
 
@@ -138,16 +136,13 @@ def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, 
         )
     else:
         found["XLA"] = compiled(convolution._kernel_gradient, x, kernel, gradient)
-        variants = {"product": (_ALWAYS, _NEVER), "copied": (_ALWAYS, _ALWAYS)}
-        if shape.size > 1 and shape.channels <= _COLUMNS_UP_TO:
-            variants["columns"] = (_NEVER, _NEVER)
-        for name, (channels, features) in variants.items():
+        for name, features in (("product", _NEVER), ("copied", _ALWAYS)):
             found[name] = compiled(
                 convolution._kernel_product,
                 x,
                 kernel,
                 gradient,
-                _CHANNELS_FOR_KERNEL_PRODUCT=channels,
+                _CHANNELS_FOR_KERNEL_PRODUCT=_ALWAYS,
                 _FEATURES_FOR_COPY=features,
             )
     if torch:
