@@ -14,6 +14,7 @@ from PIL import Image
 
 from data.dataset import Dataset, parse_label
 from wsss_jax.errors import InputError
+from wsss_jax.files import UNFINISHED
 
 Split = Literal["train", "val", "test"]
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -285,7 +286,7 @@ def _pngs(folder: Path) -> list[Path]:
 
 def _save_png(path: Path, picture: Image.Image) -> None:
     """Fills a hidden temporary file beside `path`, then gives it its name."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp"
+    temporary = path.parent / f"{UNFINISHED}{path.name}.{os.getpid()}.{threading.get_ident()}"
     try:
         picture.save(temporary, format="PNG")
         os.replace(temporary, path)

@@ -24,13 +24,17 @@ def check_writable(folder: Path | str) -> None:
         raise InputError(f"{existing} is {what}: name another folder")
 
 
-_UNFINISHED = ".unfinished."
+# What the names of files begin with until they are whole.
+UNFINISHED = ".unfinished."
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes what a killed process left of its `atomic_path` in a folder."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(path)
+    """Removes from a folder what a killed process was about to write."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f"{_UNFINISHED}{path.name}."
+        dir=path.parent, prefix=f"{UNFINISHED}{path.name}."
     ) as folder:
         temporary = Path(folder) / path.name
         yield temporary
