@@ -50,11 +50,11 @@ def test_inputs(monkeypatch):
 
 
 def test_convolutions_one_by_one(monkeypatch):
-    shapes = {"one": Shape(9, 9, 8, 16, 3, 2, 1), "again": Shape(9, 9, 8, 16, 3, 2, 1)}
+    shapes = {"one": Shape(9, 9, 64, 16, 3, 2, 1), "again": Shape(9, 9, 64, 16, 3, 2, 1)}
     monkeypatch.setattr(convolutions, "shapes", lambda *_: shapes)
     rows = convolutions.run(_arguments(phase=[1], batch=1))
     assert [row["what"] for row in rows] == ["forward", "input gradient", "kernel gradient"]
-    assert [row["used"] for row in rows] == ["XLA", "XLA", "columns"]
+    assert [row["used"] for row in rows] == ["XLA", "XLA", "product"]
     assert all(row["times"] == 2 and row[row["used"]] > 0 for row in rows)
     (_, total, _) = convolutions.totals(rows)
     assert total["used"] == pytest.approx(2 * rows[1]["XLA"])
