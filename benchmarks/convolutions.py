@@ -101,10 +101,10 @@ def products(shape: Shape, *, padded: bool) -> int:
 def used(shape: Shape, direction: str) -> str:
     """The way that training on the CPU takes."""
     if direction == FORWARD:
-        return "XLA"
+        return "product" if shape.size == 1 else "XLA"
     if direction == INPUT:
         enough = shape.channels >= convolution._CHANNELS_FOR_INPUT_PRODUCT
-        return "product" if enough else "XLA"
+        return "product" if enough or shape.size == 1 else "XLA"
     if shape.channels < convolution._CHANNELS_FOR_KERNEL_PRODUCT:
         return "XLA"
     return "copied" if shape.features >= convolution._FEATURES_FOR_COPY else "product"
@@ -129,6 +129,8 @@ def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, 
 
     if direction == FORWARD:
         found["XLA"] = compiled(convolution._convolve, x, kernel)
+        if shape.size == 1:
+            found["product"] = compiled(convolution._chosen, x, kernel)
     elif direction == INPUT:
         found["XLA"] = compiled(convolution._input_gradient, x, kernel, gradient)
         found["product"] = compiled(

@@ -46,9 +46,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f"{UNFINISHED}{path.name}."
-    ) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{UNFINISHED}{path.name}.") as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)

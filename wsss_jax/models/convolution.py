@@ -1,9 +1,10 @@
-"""A convolution whose gradients are matrix products on the CPU.
+"""A convolution that is matrix products on the CPU where these are faster.
 
 There XLA computes the gradients of a convolution as further convolutions, the one for the kernel
 with batch and channels exchanged. That is slow where channels are many: for ResNet38's 1x1
 convolution of 2048 to 4096 channels it takes ten times as long as the same matrix product.
-`benchmarks/convolutions.py` shows both by shape. Accelerators keep XLA's own.
+1x1 convolutions are products forward too. `benchmarks/convolutions.py` shows all by shape.
+Accelerators keep XLA's own.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 # From so many input channels on, the gradient for the input is faster as one matrix product whose
-# columns are then added up; below, these columns, k * k times the input, cost more than they save.
+# columns are then added up; below, these columns, k * k times the input, cost more than they save
+# (but for k = 1).
 _CHANNELS_FOR_INPUT_PRODUCT = 512
 # Fewer input channels do not fill a matrix product of their own for every position in the kernel,
 # and networks that narrow are better off with the quarter of the time that XLA's own compiles in.
@@ -32,7 +34,18 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax
     where the accelerator would rather take TF32 or bfloat16 for it, unless JAX is told otherwise
     (`jax.default_matmul_precision`).
     """
-    return _convolve(x, kernel, stride, dilation)
+    return _chosen(x, kernel, stride, dilation)
+
+
+def _chosen(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    own = partial(_convolve, stride=stride, dilation=dilation)
+    if kernel.shape[0] > 1:
+        return own(x, kernel)
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.einsum("bhwd,df->bhwf", x[:, ::stride, ::stride], kernel[0, 0])
+
+    return lax.platform_dependent(x, kernel, cpu=product, default=own)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
@@ -56,7 +69,7 @@ def _padding(kernel: jax.Array, dilation: int) -> int:
 def _forward(
     x: jax.Array, kernel: jax.Array, stride: int, dilation: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, stride, dilation), (x, kernel)
+    return _chosen(x, kernel, stride, dilation), (x, kernel)
 
 
 def _backward(
@@ -98,7 +111,7 @@ def _input_product(
 ) -> jax.Array:
     """The gradient for x: what every output pixel gives to its k * k input pixels, added up."""
     size, channels, features = kernel.shape[0], *kernel.shape[2:]
-    if channels < _CHANNELS_FOR_INPUT_PRODUCT:
+    if size > 1 and channels < _CHANNELS_FOR_INPUT_PRODUCT:
         return _input_gradient(x, kernel, gradient, stride=stride, dilation=dilation)
     columns = jnp.einsum("bhwf,kf->bhwk", gradient, kernel.reshape(-1, features))
     padding = _padding(kernel, dilation)
