@@ -43,6 +43,7 @@ def slide(tmp_path_factory) -> Path:
 def _config(slides: Path | str, runs_dir: Path):
     config = base.segment(str(slides), str(runs_dir / "phase1"), str(runs_dir / "phase2"))
     config.mpp, config.batch_size, config.stride = 1.0, 16, 16
+    config.geojson.min_area, config.geojson.simplify = 0.0, 0.0
     config.tissue.closing, config.tissue.min_tissue, config.tissue.min_hole = 8.0, 500.0, 500.0
     config_lib.validate(config)
     return config

@@ -306,7 +306,7 @@ def _write_maps(
     if megabytes > _MUCH:
         warnings.append(
             f"{POLYGONS} has {megabytes} MB, which viewers open slowly or not at all: set "
-            "--config.geojson.min_area=500 and --config.geojson.simplify=1"
+            "--config.geojson.min_area=2000 and --config.geojson.simplify=2"
         )
     counts = areas.count(parts.read, view.height, dataset.num_classes)
     pixels = view.width * view.height
