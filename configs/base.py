@@ -216,10 +216,9 @@ def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> Co
             "engine": "local",  # "ray" shares the slides out over a Ray cluster
             "probabilities": False,  # also writes the mean probability of each class
             "geojson": {
-                # square micrometers: smaller regions are left out, smaller holes filled; with both 0
-                # the polygons are exact to the pixel
+                # square micrometers: smaller regions are left out, smaller holes filled
                 "min_area": 400.0,
-                "simplify": 1.0,  # farthest that an outline may move, working pixels
+                "simplify": 1.0,  # farthest that an outline may move, pixels; both 0: exact
             },
             "picture": 1200,  # longer side of the pictures in the report, pixels
         }

@@ -133,7 +133,7 @@ class Parts:
           labels: (rows, columns) uint8.
           probabilities: (channels, rows, columns) uint8, 0 to 255 for 0 to 1.
         """
-        maps = [zlib.compress(np.ascontiguousarray(m), _LEVEL) for m in (labels, *probabilities)]
+        maps = [_encode(array) for array in (labels, *probabilities)]
         content = b"".join([self._sizes.pack(*map(len, maps)), *maps])
         settings_crc = struct.pack("<I", self._settings_crc)
         crc = zlib.crc32(content, zlib.crc32(settings_crc))
@@ -173,6 +173,12 @@ class Parts:
         return found
 
 
+def _encode(array: np.ndarray) -> bytes:
+    """Compressed; what has one value throughout, as glass has, as a single pixel."""
+    uniform = array.min() == array.max()
+    return zlib.compress(array.reshape(-1)[:1] if uniform else np.ascontiguousarray(array), _LEVEL)
+
+
 def _decode(sizes: struct.Struct, path: Path, shape: tuple[int, int], index: int) -> np.ndarray:
     """One map of a part's file: the labels (index 0) or the probabilities of a class."""
     try:
@@ -181,7 +187,8 @@ def _decode(sizes: struct.Struct, path: Path, shape: tuple[int, int], index: int
             lengths = sizes.unpack(file.read(sizes.size))
             file.seek(sum(lengths[:index]), os.SEEK_CUR)
             content = zlib.decompress(file.read(lengths[index]))
-        return np.frombuffer(content, np.uint8).reshape(shape)
+        pixels = np.frombuffer(content, np.uint8)
+        return np.broadcast_to(pixels, shape) if pixels.size == 1 else pixels.reshape(shape)
     except (struct.error, zlib.error, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({error}): give the same command again, and it is made anew"

@@ -171,8 +171,13 @@ def _pieces(
     GDAL's polygons are valid where a ring meets itself or another one in a point, and their rings
     begin at the upper left and have no corner in a straight line: `_tidied` makes the same.
     """
-    origin = np.array((0, y0))
-    for geometry, value in features.shapes(labels, mask=labels != excluded, connectivity=4):
+    mapped = labels != excluded
+    columns = np.flatnonzero(mapped.any(axis=0))
+    if not columns.size:
+        return
+    inside = np.s_[:, columns[0] : columns[-1] + 1]  # glass beside the tissue costs nothing
+    origin = np.array((columns[0], y0))
+    for geometry, value in features.shapes(labels[inside], mask=mapped[inside], connectivity=4):
         rings = [np.array(ring, np.int64) + origin for ring in geometry["coordinates"]]
         yield int(value), rings[0], rings[1:]
 
