@@ -19,7 +19,7 @@ from jax import lax
 # (but for k = 1).
 _CHANNELS_FOR_INPUT_PRODUCT = 512
 # Fewer input channels do not fill a matrix product of their own for every position in the kernel,
-# and networks that narrow are better off with the quarter of the time that XLA's own compiles in.
+# and networks that narrow are better off with XLA's own, which compiles in less than half the time.
 _CHANNELS_FOR_KERNEL_PRODUCT = 64
 # So many output channels repay a transposed copy of the input for the product over all pixels.
 _FEATURES_FOR_COPY = 1024
