@@ -20,14 +20,16 @@ MAPS = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory):
-    """Writes a map in bands of `band` rows and returns the features."""
+    """Writes a map in bands of `band` rows, or fewer, and returns the features."""
     path = tmp_path_factory.mktemp("polygons") / "map.geojson"
 
-    def write(labels, *, band=1024, **fields):
+    def write(labels, *, band=1024, edges=2**19, corners=2**18, **fields):
         labels = np.asarray(labels, np.uint8)
         given = {"mpp": 0.5, "scale": 1.0, "offset": (0, 0), "slide_id": "a"} | fields
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(polygons, "BAND", band)
+            patch.setattr(polygons, "EDGES", edges)
+            patch.setattr(polygons, "CORNERS", corners)
             polygons.write_geojson(
                 path,
                 lambda y0, y1, step: labels[y0:y1:step, ::step],
@@ -64,11 +66,19 @@ def by_id(found):
     return result
 
 
-@given(MAPS, st.integers(1, 6), st.sampled_from([1.0, 2.0, 3.9764]), st.sampled_from([0, 7]))
+@given(
+    MAPS,
+    st.integers(1, 6),
+    st.sampled_from([1, 9, 2**19]),
+    st.sampled_from([1.0, 2.0, 3.9764]),
+    st.sampled_from([0, 7]),
+)
 @settings(max_examples=60, deadline=None)
-def test_polygons_are_the_map_and_do_not_depend_on_the_bands(write, labels, band, scale, offset):
+def test_polygons_are_the_map_and_do_not_depend_on_the_bands(
+    write, labels, band, edges, scale, offset
+):
     fields = {"scale": scale, "offset": (offset, 2 * offset)}
-    found = write(labels, band=band, **fields)
+    found = write(labels, band=band, edges=edges, **fields)
     np.testing.assert_array_equal(filled(found, labels.shape, **fields), labels)
     assert by_id(found) == by_id(write(labels, **fields))
     for feature in found:
@@ -93,6 +103,32 @@ def test_simplified_polygons_are_valid_and_keep_the_measured_area(
     assert found.keys() == {key for key in exact if measured[key] >= area}
     for key, feature in found.items():
         assert feature["properties"] == exact[key]["properties"]
+
+
+@given(MAPS, st.integers(1, 6), st.integers(0, 40), st.integers(0, 12))
+@settings(max_examples=100, deadline=None)
+def test_regions_that_are_cut_still_make_up_the_map(write, labels, band, corners, least):
+    options = {"band": band, "corners": corners}
+    exact = write(labels, **options)
+    np.testing.assert_array_equal(filled(exact, labels.shape), labels)
+    # What is as large as asked for is there to the last pixel, on whichever side of a cut it lies.
+    kept = np.full(labels.shape, 3, np.uint8)
+    for geometry, value in features.shapes(labels, mask=labels != 3, connectivity=4):
+        if shapely.geometry.shape(geometry).area >= least:
+            kept[features.rasterize([geometry], labels.shape) == 1] = value
+    found = write(labels, **options, min_area=least * 0.25)
+    drawn = filled(found, labels.shape)
+    np.testing.assert_array_equal(drawn[kept != 3], kept[kept != 3])
+    area = sum(feature["properties"]["measurements"][polygons.AREA] for feature in found)
+    assert area == pytest.approx((kept != 3).sum() * 0.25)
+
+
+def test_a_region_is_cut_where_it_has_too_many_corners(write):
+    comb = np.where(np.arange(41) % 2, 0, 3)[None].repeat(30, axis=0)
+    comb[0] = 0  # a back with 20 teeth: 85 points, and 5 of each tooth in a further band
+    found = {corners: len(write(comb, band=10, corners=corners)) for corners in (185, 184, 84)}
+    # Cut below the second band; or below the first, and below the second 4 of the 20 teeth.
+    assert found == {185: 1, 184: 1 + 20, 84: 1 + 20 + 4}
 
 
 def test_what_rounding_would_spoil_is_not_simplified(write, monkeypatch):

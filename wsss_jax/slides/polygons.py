@@ -2,12 +2,14 @@
 
 A region is a 4-connected area of one class: pixels that only touch at a corner are two regions, and
 a hole belongs to the region around it. A region that goes on in the next band is kept and joined
-with its continuation, so that regions do not depend on the bands.
+with its continuation, so that regions do not depend on the bands. What is kept is bounded: a region
+whose outlines have grown beyond what viewers draw with ease is cut off along a row of pixels.
 """
 
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,22 +19,26 @@ from rasterio import features
 
 from wsss_jax.files import atomic_path
 
-BAND = 1024  # rows that are turned into polygons at a time
+BAND = 1024  # rows that are turned into polygons at a time, or fewer:
+EDGES = 2**19  # most sides of pixels between two classes in a band of more than one row
+CORNERS = 2**18  # most that are kept of all regions that go on in the next band
 DECIMALS = 2  # of coordinates, in full-resolution pixels
 AREA = "Area um^2 (label map)"  # QuPath has an "Area µm^2" of its own, of the outline
 
 ReadRows = Callable[[int, int, int], np.ndarray]
 Color = tuple[int, int, int]
 
+_NONE, _CUT = -1, -2  # instead of a begun region's number: excluded, or cut off there
+
 
 class Region(NamedTuple):
-    """A 4-connected area of one class.
+    """A 4-connected area of one class, or a part of one that was cut.
 
     Attributes:
       value: the class.
       rings: the outline, then the holes: each (N, 2) int64 x, y of corners, the first one repeated
         at the end, beginning at its upper left pixel.
-      pixels: how many pixels it has.
+      pixels: how many pixels it has; those of holes that were filled are not among them.
     """
 
     value: int
@@ -40,12 +46,27 @@ class Region(NamedTuple):
     pixels: int
 
 
-class _Open(NamedTuple):
-    """What the bands so far have of a region that may go on in the next one."""
+@dataclass
+class _Open:
+    """What the bands so far have of a region that may go on in the next one.
+
+    Attributes:
+      value: the class.
+      outlines: of its pieces, one or more a band.
+      holes: of its pieces; `_closed` adds those between pieces.
+      pixels: how many it has so far.
+      cut: whether more of the region lies above, in a part of its own.
+    """
 
     value: int
     outlines: list[np.ndarray]
     holes: list[np.ndarray]
+    pixels: int
+    cut: bool = False
+
+    def corners(self) -> int:
+        """How many there are on all rings."""
+        return sum(map(len, self.outlines)) + sum(map(len, self.holes))
 
 
 def write_geojson(
@@ -67,7 +88,8 @@ def write_geojson(
 
     With `min_area` and `simplify` 0 the polygons are exact: filled in again they give the label
     map. Simplified ones are valid each by itself, but neighbours may overlap or gape by the
-    tolerance. The measured area is always that of the region's own pixels.
+    tolerance. The measured area is always that of the region's own pixels. A region of more than
+    `CORNERS` corners becomes several annotations, see `regions`.
 
     Args:
       path: ends in `.geojson`.
@@ -84,18 +106,12 @@ def write_geojson(
       min_area: in square micrometres: smaller regions are left out, smaller holes filled.
       simplify: farthest that an outline may move, in working pixels.
     """
-    least_pixels = min_area / mpp**2
     namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{slide_id}")
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
-        for region in regions(read_rows, width, height, excluded=len(names)):
-            if region.pixels < least_pixels:
-                continue
-            outline, *holes = region.rings
-            # What lies in a hole is smaller than the hole, hence left out: nothing is covered.
-            rings = [outline, *(hole for hole in holes if -_area(hole) >= least_pixels)]
-            x, y = outline[0].tolist()  # the upper left of a pixel, which no other region has
+        for region in regions(read_rows, width, height, len(names), min_area / mpp**2):
+            x, y = region.rings[0][0].tolist()  # upper left of a pixel that no other region has
             head = {
                 "type": "Feature",
                 "id": str(uuid.uuid5(namespace, f"{x},{y}")),
@@ -113,7 +129,7 @@ def write_geojson(
             file.write(',"geometry":{"type":"Polygon","coordinates":')
             separator = "["
             # Ring by ring: the largest region has millions of corners.
-            for ring in _placed(rings, scale, offset, simplify):
+            for ring in _placed(region.rings, scale, offset, simplify):
                 file.write(separator + _json(ring.tolist()))
                 separator = ","
             file.write("]}}")
@@ -121,46 +137,90 @@ def write_geojson(
         file.write("\n]}\n")
 
 
-def regions(read_rows: ReadRows, width: int, height: int, excluded: int) -> Iterator[Region]:
+def regions(
+    read_rows: ReadRows, width: int, height: int, excluded: int, least: float = 0.0
+) -> Iterator[Region]:
     """Yields the regions of all classes but `excluded`, each as soon as it is complete.
 
-    Memory holds a band, and what there is of the regions that reach its lower border. The order
-    follows from the band height, the regions do not.
+    Memory holds a band, and what there is of the regions that reach its lower border. When these
+    have more than `CORNERS` corners together, the largest ones are cut off there, and their
+    continuations are regions of their own, which are kept however small. The order follows from the
+    bands; the regions do not, unless one is cut.
 
     Args:
       read_rows: as for `write_geojson`.
       width: of the map in pixels.
       height: likewise.
       excluded: the value without regions.
+      least: pixels; smaller regions are left out, smaller holes filled.
     """
     begun: dict[int, _Open] = {}  # by number
     count = 0
     row_above = np.full(width, excluded, np.uint8)
-    numbers_above = np.full(width, -1)  # what region each pixel of it is of; -1: excluded
-    for y0 in range(0, height, BAND):
-        y1 = min(y0 + BAND, height)
-        labels = read_rows(y0, y1, 1)
-        numbers_top, numbers_bottom = np.full((2, width), -1)
+    numbers_above = np.full(width, _NONE)  # what begun region each pixel of it is of
+    for y0, labels in _bands(read_rows, height):
+        y1 = y0 + len(labels)
+        numbers_top, numbers_bottom = np.full((2, width), _NONE)
         for value, outline, holes in _pieces(labels, y0, excluded):
+            pixels = _area(outline) + sum(map(_area, holes))
+            # What lies in a hole is smaller than the hole, hence left out: nothing is covered.
+            holes = [hole for hole in holes if -_area(hole) >= least]
             top = y0 > 0 and outline[0, 1] == y0
             bottom = y1 < height and outline[:, 1].max() == y1
             if not top and not bottom:
-                yield _region(value, outline, holes)
+                if pixels >= least:
+                    yield Region(value, [outline, *holes], pixels)
                 continue
-            begun[count] = _Open(value, [outline], holes)
+            begun[count] = _Open(value, [outline], holes, pixels)
             if top:
                 _mark(numbers_top, outline, y0, count)
             if bottom:
                 _mark(numbers_bottom, outline, y1, count)
             count += 1
         joined = (row_above == labels[0]) & (row_above != excluded)
+        for number in np.unique(numbers_top[joined & (numbers_above == _CUT)]).tolist():
+            begun[number].cut = True
+        joined &= numbers_above != _CUT
         pairs = np.stack([numbers_above[joined], numbers_top[joined]], axis=1)
         find = _join(begun, np.unique(pairs, axis=0).tolist())
         numbers, where = np.unique(numbers_bottom, return_inverse=True)
         going_on = [find(number) for number in numbers.tolist()]
+        cut = _too_many(begun, set(going_on) - {_NONE}, least)
+        going_on = [_CUT if number in cut else number for number in going_on]
         for number in sorted(begun.keys() - set(going_on)):
-            yield _closed(begun.pop(number))
+            region = _closed(begun[number], least)
+            if region.pixels >= least or begun[number].cut or number in cut:
+                yield region
+            del begun[number]
         row_above, numbers_above = labels[-1].copy(), np.array(going_on)[where]
+
+
+def _bands(read_rows: ReadRows, height: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The map from top to bottom in rows that are not too much at once: the first one, labels."""
+    for y0 in range(0, height, BAND):
+        block = read_rows(y0, min(y0 + BAND, height), 1)
+        edges = np.count_nonzero(block[:, 1:] != block[:, :-1], axis=1)
+        edges[1:] += np.count_nonzero(block[1:] != block[:-1], axis=1)
+        band = np.cumsum(edges) // EDGES
+        starts = np.flatnonzero(np.diff(band, prepend=-1))
+        for start, labels in zip(starts.tolist(), np.split(block, starts[1:]), strict=True):
+            yield y0 + start, labels
+
+
+def _too_many(begun: dict[int, _Open], going_on: set[int], least: float) -> set[int]:
+    """Which of the regions that go on are cut, so that the others have few enough corners.
+
+    One that is still smaller than `least` is not: it might lie in a hole that will be filled.
+    """
+    corners = {number: begun[number].corners() for number in going_on}
+    kept, cut = sum(corners.values()), set()
+    for number in sorted(going_on, key=lambda number: (-corners[number], number)):
+        if kept <= CORNERS:
+            break
+        if begun[number].pixels >= least:
+            cut.add(number)
+            kept -= corners[number]
+    return cut
 
 
 def _pieces(
@@ -214,19 +274,23 @@ def _join(begun: dict[int, _Open], pairs: list[list[int]]) -> Callable[[int], in
             successors[goes] = stays
             begun[stays].outlines.extend(begun[goes].outlines)
             begun[stays].holes.extend(begun[goes].holes)
+            begun[stays].pixels += begun[goes].pixels
+            begun[stays].cut |= begun[goes].cut
             del begun[goes]
     return find
 
 
-def _closed(parts: _Open) -> Region:
-    """The region of parts that share edges on borders of bands."""
+def _closed(parts: _Open, least: float) -> Region:
+    """The region of pieces that share edges on borders of bands; holes below `least` are filled."""
     outline, holes = parts.outlines[0], parts.holes
     if len(parts.outlines) > 1:
-        # Without holes, which are inside a part, so that the work is only that of the outlines.
+        # Without holes, which are inside a piece, so that the work is only that of the outlines.
         union = shapely.union_all([shapely.Polygon(outline) for outline in parts.outlines])
         outline = _tidied(union.exterior, hole=False)
-        holes = holes + [_tidied(ring, hole=True) for ring in union.interiors]
-    return _region(parts.value, outline, sorted(holes, key=lambda hole: hole[0, ::-1].tolist()))
+        between = [_tidied(ring, hole=True) for ring in union.interiors]
+        holes = holes + [hole for hole in between if -_area(hole) >= least]
+    holes = sorted(holes, key=lambda hole: hole[0, ::-1].tolist())
+    return Region(parts.value, [outline, *holes], parts.pixels)
 
 
 def _tidied(ring: shapely.LinearRing, *, hole: bool) -> np.ndarray:
@@ -236,11 +300,6 @@ def _tidied(ring: shapely.LinearRing, *, hole: bool) -> np.ndarray:
     ring = np.roll(ring, -np.lexsort(ring.T)[0], axis=0)
     ring = np.concatenate([ring, ring[:1]])
     return ring if (_area(ring) < 0) == hole else ring[::-1]
-
-
-def _region(value: int, outline: np.ndarray, holes: list[np.ndarray]) -> Region:
-    rings = [outline, *holes]
-    return Region(value, rings, sum(map(_area, rings)))
 
 
 def _area(ring: np.ndarray) -> int:
