@@ -1,5 +1,7 @@
-"""Writing a file so that it is either whole or absent."""
+"""Writing a file so that it is either whole or absent, and by one process at a time."""
 
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -35,6 +37,32 @@ def clear_unfinished(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+_NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # of some shared file systems
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of the file `path`, made if need be; it ends with the process at the latest.
+
+    Where the file system knows no locks, nothing is held.
+
+    Raises:
+      InputError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process works in {path.parent}: wait until it ends, or stop it"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from data.synthetic import DATASET
 from tests.slides import short_segmentation
 from tests.slides.made_slides import TILE, drawn_tissue, write_pyramid
 from wsss_jax import config as config_lib
-from wsss_jax import jobs
+from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.slides import catalog, networks
 
@@ -63,7 +64,7 @@ def test_everything_is_there(finished):
     files = {path.name for path in (finished / "a slide").iterdir()}
     assert files == {
         *("label_map.ome.tif", "probabilities.ome.tif", "tissue.geojson", "areas.csv"),
-        *("thumbnail.png", "overlay.png", "small.jpg", "report.html", "slide.json"),
+        *("thumbnail.png", "overlay.png", "small.jpg", "report.html", "slide.json", "parts"),
     }
     cohort = {path.name for path in finished.iterdir()}
     assert cohort == {"a slide", "index.html", "areas.csv", "config.json", "dataset.json"}
@@ -114,6 +115,35 @@ def test_finished_slides_are_skipped_and_changed_settings_redo_them(
     assert "was finished with other probabilities, window: done again" in capsys.readouterr().out
     assert not (workdir / "a slide" / "probabilities.ome.tif").exists()
     assert (workdir / "a slide" / "report.html").stat().st_mtime_ns > max(before.values())
+
+
+def test_other_polygons_and_pictures_need_no_new_tiles(slide, finished, runs_dir, tmp_path, capsys):
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.probabilities = True
+    shutil.copytree(finished, workdir)
+    config.geojson.min_area, config.picture = 100.0, 300
+    jobs.segment(config, workdir)
+    assert "was finished with other geojson, picture: done again" in capsys.readouterr().out
+    assert json.loads((workdir / "a slide" / "slide.json").read_text())["tiles_of_last_start"] == 0
+    first, second = (
+        {path.name: path.read_bytes() for path in (folder / "a slide").iterdir() if path.is_file()}
+        for folder in (finished, workdir)
+    )
+    same = {name for name in first if first[name] == second[name]}
+    assert same == {"label_map.ome.tif", "probabilities.ome.tif", "areas.csv"}
+    assert len(second["tissue.geojson"]) < len(first["tissue.geojson"])
+
+
+def test_a_slide_is_made_by_one_process(slide, finished, runs_dir, tmp_path):
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    with (
+        files.locked(workdir / "a slide" / "parts" / "lock"),
+        pytest.raises(InputError, match=r"another process works in .*a slide/parts: wait until"),
+    ):
+        jobs.segment(config, workdir)
+    assert "another process works" in (workdir / "failed.txt").read_text()
+    jobs.segment(config, workdir)
+    assert not (workdir / "failed.txt").exists()
 
 
 def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
@@ -271,5 +301,5 @@ def test_killed_slides_end_with_the_same_bytes(tmp_path):
             assert (folder / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
         summary = json.loads((folder / "slide.json").read_text())
         resumed += summary["tiles_of_last_start"] < summary["tiles"]
-        assert not (folder / "parts").exists()
+        assert not list(folder.rglob(".unfinished.*"))
     assert resumed

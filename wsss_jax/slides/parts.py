@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, clear_unfinished
 
 STRIP = 8192  # columns of a strip
 ROWS = 1024  # rows of a part
@@ -99,6 +99,7 @@ class Parts:
         """Writes the settings; if others are there, the parts made with them go first."""
         path = self._folder / SETTINGS_FILE
         before = path.read_bytes() if path.is_file() else None
+        clear_unfinished(self._folder)
         if before == text.encode():
             return
         if before is not None:

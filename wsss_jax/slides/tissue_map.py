@@ -1,12 +1,11 @@
 """The tissue map of one slide: from the file to a folder with everything that is known of it.
 
 A folder is finished when `slide.json` is in it, which is written last and holds the settings that
-all was made with.
+all was made with. The map's parts stay beside it: other polygons or pictures need no new tiles.
 """
 
 import importlib.metadata
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import masks, training
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, clear_unfinished, locked
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.slides import areas, catalog, polygons, pyramid, stitching, summaries
 from wsss_jax.slides.catalog import SlideFile
@@ -36,6 +35,7 @@ PROBABILITIES = "probabilities.ome.tif"
 POLYGONS = "tissue.geojson"
 AREAS = "areas.csv"
 PARTS = "parts"
+_LOCK = "lock"  # in the folder of parts
 FILES = {
     LABEL_MAP: "label map, a value for each class, pyramidal OME-TIFF (QuPath, tifffile)",
     PROBABILITIES: "mean probability of each class, 0 to 255, pyramidal OME-TIFF",
@@ -79,7 +79,8 @@ def segment_slide(
       one line that says what was done.
 
     Raises:
-      InputError: the slide cannot be read, has no known resolution, or no tissue.
+      InputError: the slide cannot be read, has no known resolution, or no tissue; or another
+        process works on it.
     """
     begun = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
@@ -90,63 +91,44 @@ def segment_slide(
         if before is not None:
             changed = _changed(before["settings"], settings)
             if not changed and all((folder / name).is_file() for name in before["files"]):
-                shutil.rmtree(folder / PARTS, ignore_errors=True)
                 return f"{file.name}: finished before"
             what = f"other {', '.join(changed)}" if changed else "files that are gone"
             tqdm.write(f"{file.name}: was finished with {what}: done again")
-            (folder / SUMMARY).unlink()
         overview, factor = view.overview(OVERVIEW)
         tissue = find_tissue(config, view, overview, factor, mask_file)
-        parts = Parts(
-            folder / PARTS,
-            view.width,
-            view.height,
-            settings["map"],
-            channels=dataset.num_classes if config.probabilities else 0,
-        )
-        grid = {"tile": config.tile, "stride": config.stride, "batch_size": config.batch_size}
-        count = partial(stitching.plan, view.width, view.height, tissue, **grid)
-        total, left = count(), count(missing=parts.missing())
-        white = None
-        if dataset.white:
-            rule = {"threshold": config.white_threshold, "min_area": config.white_min_area}
-            white = stitching.White(partial(masks.white_background, **rule), rule["min_area"])
-        with tqdm(
-            total=total,
-            initial=total - left,
-            desc=file.name,
-            unit="tile",
-            disable=not show_progress,
-            **training.progress_style(),
-        ) as progress:
-
-            def done(tiles: int) -> None:
-                progress.update(tiles)
-                after_batch()
-
-            stitching.stitch(
-                view.read,
-                tissue,
-                networks.predict,
-                parts,
-                window=config.window,
-                num_classes=dataset.num_classes,
-                white=white,
-                progress=done,
-                **grid,
+        with locked(folder / PARTS / _LOCK):
+            (folder / SUMMARY).unlink(missing_ok=True)
+            clear_unfinished(folder)
+            parts = Parts(
+                folder / PARTS,
+                view.width,
+                view.height,
+                settings["map"],
+                channels=dataset.num_classes if config.probabilities else 0,
             )
-        stitched = time.monotonic() - begun
-        summary = _write_maps(config, dataset, slide, view, tissue, parts, file, folder)
-        summary |= {
-            "settings": settings,
-            "runs": {"phase1": config.phase1, "phase2": config.phase2},
-            "tiles": total,
-            "tiles_of_last_start": left,
-            "seconds": {"tiles": stitched, "all": time.monotonic() - begun},
-            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-        }
-        pictures = _pictures(config, dataset, view, overview, factor, parts)
-    _finish(folder, summary, dataset, pictures)
+            total, left = _stitch(
+                config,
+                dataset,
+                networks,
+                view,
+                tissue,
+                parts,
+                name=file.name,
+                show_progress=show_progress,
+                after_batch=after_batch,
+            )
+            stitched = time.monotonic() - begun
+            summary = _write_maps(config, dataset, slide, view, tissue, parts, file, folder)
+            summary |= {
+                "settings": settings,
+                "runs": {"phase1": config.phase1, "phase2": config.phase2},
+                "tiles": total,
+                "tiles_of_last_start": left,
+                "seconds": {"tiles": stitched, "all": time.monotonic() - begun},
+                "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+            }
+            pictures = _pictures(config, dataset, view, overview, factor, parts)
+            _finish(folder, summary, dataset, pictures)
     rate = f", {left / stitched:.0f} tiles/s" if left else ""
     return f"{file.name}: {total:,} tiles in {summary['seconds']['all']:.0f} s{rate}"
 
@@ -268,6 +250,53 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in keys if flat_before.get(key) != flat_now.get(key))
 
 
+def _stitch(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    networks: Networks,
+    view: View,
+    tissue: Tissue,
+    parts: Parts,
+    *,
+    name: str,
+    show_progress: bool,
+    after_batch: Callable[[], None],
+) -> tuple[int, int]:
+    """Computes the parts that are missing; returns all tiles of the slide, and those computed."""
+    grid = {"tile": config.tile, "stride": config.stride, "batch_size": config.batch_size}
+    count = partial(stitching.plan, view.width, view.height, tissue, **grid)
+    total, left = count(), count(missing=parts.missing())
+    white = None
+    if dataset.white:
+        rule = {"threshold": config.white_threshold, "min_area": config.white_min_area}
+        white = stitching.White(partial(masks.white_background, **rule), rule["min_area"])
+    with tqdm(
+        total=total,
+        initial=total - left,
+        desc=name,
+        unit="tile",
+        disable=not show_progress,
+        **training.progress_style(),
+    ) as progress:
+
+        def done(tiles: int) -> None:
+            progress.update(tiles)
+            after_batch()
+
+        stitching.stitch(
+            view.read,
+            tissue,
+            networks.predict,
+            parts,
+            window=config.window,
+            num_classes=dataset.num_classes,
+            white=white,
+            progress=done,
+            **grid,
+        )
+    return total, left
+
+
 def _write_maps(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
@@ -378,4 +407,3 @@ def _finish(
     slide_pages.write_report(folder / slide_pages.REPORT, report)
     with atomic_path(folder / SUMMARY) as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / PARTS)
