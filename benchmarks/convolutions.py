@@ -8,6 +8,7 @@ CPU:
     XLA       what XLA makes of the convolution or of its gradient
     product   the matrix products of `wsss_jax.models.convolution`, whatever the shape
     copied    the same with a transposed copy of the input (gradient for the kernel)
+    inside    a product for each position in the kernel, over the pixels that it meets
     PyTorch   NCHW, eager
 
 "used" names the one that training takes for the shape. The thresholds in `convolution` should be
@@ -31,7 +32,7 @@ from wsss_jax.models import convolution
 from wsss_jax.models.layers import Conv
 
 FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
-WAYS = ("XLA", "product", "copied", "PyTorch")
+WAYS = ("XLA", "product", "copied", "inside", "PyTorch")
 _ALWAYS, _NEVER = 0, 1 << 30
 
 
@@ -100,6 +101,10 @@ def products(shape: Shape, *, padded: bool) -> int:
 
 def used(shape: Shape, direction: str) -> str:
     """The way that training on the CPU takes."""
+    image = (1, shape.height, shape.width, shape.channels)
+    kernel = (shape.size, shape.size, shape.channels, shape.features)
+    if convolution._is_wide(image, kernel, shape.stride, shape.dilation):
+        return "inside"
     if direction == FORWARD:
         return "product" if shape.size == 1 else "XLA"
     if direction == INPUT:
@@ -120,22 +125,27 @@ def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, 
     gradient = rng.standard_normal(out, np.float32)
     options = {"stride": shape.stride, "dilation": shape.dilation}
     found = {}
+    inside = {"_SHARE_INSIDE": 1.0, "_CHANNELS_FOR_KERNEL_PRODUCT": _ALWAYS}
 
     def compiled(function: Callable, *arguments: np.ndarray, **thresholds: int) -> Callable:
         arguments = tuple(map(jax.device_put, arguments))
-        with mock.patch.dict(vars(convolution), thresholds):
+        with mock.patch.dict(vars(convolution), {"_SHARE_INSIDE": 0.0, **thresholds}):
             program = jax.jit(partial(function, **options)).lower(*arguments).compile()
         return lambda: jax.block_until_ready(program(*arguments))
 
     if direction == FORWARD:
         found["XLA"] = compiled(convolution._convolve, x, kernel)
         if shape.size == 1:
-            found["product"] = compiled(convolution._chosen, x, kernel)
+            found["product"] = compiled(convolution._product, x, kernel)
+        else:
+            found["inside"] = compiled(convolution._product, x, kernel)
     elif direction == INPUT:
         found["XLA"] = compiled(convolution._input_gradient, x, kernel, gradient)
         found["product"] = compiled(
             convolution._input_product, x, kernel, gradient, _CHANNELS_FOR_INPUT_PRODUCT=_ALWAYS
         )
+        if shape.size > 1:
+            found["inside"] = compiled(convolution._input_product, x, kernel, gradient, **inside)
     else:
         found["XLA"] = compiled(convolution._kernel_gradient, x, kernel, gradient)
         for name, features in (("product", _NEVER), ("copied", _ALWAYS)):
@@ -147,6 +157,8 @@ def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, 
                 _CHANNELS_FOR_KERNEL_PRODUCT=_ALWAYS,
                 _FEATURES_FOR_COPY=features,
             )
+        if shape.size > 1:
+            found["inside"] = compiled(convolution._kernel_product, x, kernel, gradient, **inside)
     if torch:
         found["PyTorch"] = _torch_way(x, kernel, gradient, direction, options)
     return found

@@ -62,10 +62,13 @@ def kind(origin: str, in_convolution: bool) -> str:
     if in_convolution:
         if origin.endswith("conv_general_dilated"):
             return "convolutions of gradients" if backward else "convolutions, forward"
+        if origin.endswith("dot_general"):
+            if not backward:
+                return "products, forward"
+            for_input = "bhwf,kf->bhwk" in origin or "bhwf,df->bhwd" in origin
+            return "products for the " + ("input" if for_input else "kernel")
         if not backward:
             return "around convolutions, forward"
-        if origin.endswith("dot_general"):
-            return "products for the " + ("input" if "bhwf,kf->bhwk" in origin else "kernel")
         return "copies and sums around the products"
     if any(network in origin for network in _NETWORKS):
         return "normalization, ReLU, dropout, " + ("backward" if backward else "forward")

@@ -50,7 +50,7 @@ def test_inputs(monkeypatch):
 
 
 def test_convolutions_one_by_one(monkeypatch):
-    shapes = {"one": Shape(9, 9, 64, 16, 3, 2, 1), "again": Shape(9, 9, 64, 16, 3, 2, 1)}
+    shapes = {"one": Shape(24, 24, 64, 16, 3, 2, 1), "again": Shape(24, 24, 64, 16, 3, 2, 1)}
     monkeypatch.setattr(convolutions, "shapes", lambda *_: shapes)
     rows = convolutions.run(_arguments(phase=[1], batch=1))
     assert [row["what"] for row in rows] == ["forward", "input gradient", "kernel gradient"]
@@ -63,12 +63,21 @@ def test_convolutions_one_by_one(monkeypatch):
 @pytest.mark.parametrize("channels", [511, 512])
 def test_the_way_that_is_used_is_that_of_training(channels):
     """A matrix product where `used` says so, and only there."""
-    shape = Shape(4, 4, channels, 4, 3, 1, 1)
-    x, gradient = (jnp.zeros((1, 4, 4, depth)) for depth in (channels, 4))
+    shape = Shape(24, 24, channels, 4, 3, 1, 1)
+    x, gradient = (jnp.zeros((1, 24, 24, depth)) for depth in (channels, 4))
     gradient_for_x = partial(convolution._input_product, stride=1, dilation=1)
     lowered = jax.jit(gradient_for_x).lower(x, jnp.zeros((3, 3, channels, 4)), gradient)
     product = "dot_general" in lowered.as_text()
     assert convolutions.used(shape, "input gradient") == ("product" if product else "XLA")
+
+
+@pytest.mark.parametrize("dilation,way", [(2, "XLA"), (3, "inside")])
+def test_what_lies_on_padding_is_left_out_where_training_does(dilation, way):
+    shape = Shape(24, 24, 64, 4, 3, 1, dilation)
+    x, kernel = jnp.zeros((1, 24, 24, 64)), jnp.zeros((3, 3, 64, 4))
+    lowered = jax.jit(lambda x: convolution.convolve(x, kernel, 1, dilation)).lower(x)
+    assert convolutions.used(shape, "forward") == way
+    assert lowered.as_text().count("dot_general") == (9 if way == "inside" else 0)
 
 
 def test_products_that_meet_padding():

@@ -10,7 +10,10 @@ from wsss_jax.models import convolution
 
 
 @pytest.mark.parametrize("channels,features", [(3, 5), (64, 6), (513, 4), (520, 1030)])
-@pytest.mark.parametrize("size,stride,dilation", [(3, 1, 1), (3, 2, 1), (3, 1, 4), (1, 2, 1)])
+@pytest.mark.parametrize(
+    "size,stride,dilation",
+    [(3, 1, 1), (3, 2, 1), (3, 1, 4), (3, 2, 4), (3, 1, 8), (5, 1, 6), (3, 1, 12), (1, 2, 1)],
+)
 def test_gradients_are_those_of_xla(channels, features, size, stride, dilation):
     rng = np.random.default_rng(channels + stride)
     x = rng.normal(size=(2, 7, 10, channels))
@@ -38,6 +41,23 @@ def test_gradients_are_those_of_xla(channels, features, size, stride, dilation):
         gradient = jnp.asarray(rng.normal(size=expected.shape))
         for ours, theirs in zip(our_pullback(gradient), pullback(gradient)):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_padding_costs_nothing():
+    """At dilation 18 on 14 x 14 pixels only the center of the kernel meets the image."""
+    x, kernel = jnp.ones((1, 14, 14, 64)), jnp.ones((3, 3, 64, 64))
+
+    def program(dilation, platform):
+        convolve = jax.jit(lambda *arguments: convolution.convolve(*arguments, 1, dilation))
+        return convolve.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+
+    assert program(18, "cpu").count("dot_general") == 1
+    assert program(12, "cpu").count("dot_general") == 9
+    for platform in ("cuda", "tpu"):
+        (line,) = (line for line in program(18, platform).splitlines() if ".convolution(" in line)
+        assert "tensor<1x1x64x64xf32>" in line
+        (line,) = (line for line in program(12, platform).splitlines() if ".convolution(" in line)
+        assert "tensor<3x3x64x64xf32>" in line
 
 
 def test_frozen_weights_cost_no_backward_pass():

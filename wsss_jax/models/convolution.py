@@ -3,16 +3,19 @@
 There XLA computes the gradients of a convolution as further convolutions, the one for the kernel
 with batch and channels exchanged. That is slow where channels are many: for ResNet38's 1x1
 convolution of 2048 to 4096 channels it takes ten times as long as the same matrix product.
-1x1 convolutions are products forward too. `benchmarks/convolutions.py` shows all by shape.
-Accelerators keep XLA's own.
+1x1 convolutions are products forward too, and those whose kernel lies on padding for the most
+part, as the widest of DeepLab's pyramid do on small images. `benchmarks/convolutions.py` shows all
+by shape. Accelerators keep XLA's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+Slices = tuple[slice, slice, slice]
 
 # From so many input channels on, the gradient for the input is faster as one matrix product whose
 # columns are then added up; below, these columns, k * k times the input, cost more than they save
@@ -23,9 +26,12 @@ _CHANNELS_FOR_INPUT_PRODUCT = 512
 _CHANNELS_FOR_KERNEL_PRODUCT = 64
 # So many output channels repay a transposed copy of the input for the product over all pixels.
 _FEATURES_FOR_COPY = 1024
+# Where no more than this share of the products of a convolution is with pixels of the image, and
+# the rest with padding, each position in the kernel gets a product of its own over the pixels that
+# it meets.
+_SHARE_INSIDE = 0.85
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     """Convolves x (B, H, W, D) with kernel (k, k, D, F), k odd.
 
@@ -34,17 +40,24 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax
     where the accelerator would rather take TF32 or bfloat16 for it, unless JAX is told otherwise
     (`jax.default_matmul_precision`).
     """
+    center = kernel.shape[0] // 2
+    # Farther from the center, a dilated kernel meets nothing but padding, on any device.
+    reach = min(center, (max(x.shape[1:3]) - 1) // dilation)
+    kept = slice(center - reach, center + reach + 1)
+    return _cropped(x, kernel[kept, kept], stride, dilation)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _cropped(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """`convolve` with a kernel of which something reaches the image everywhere."""
     return _chosen(x, kernel, stride, dilation)
 
 
 def _chosen(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     own = partial(_convolve, stride=stride, dilation=dilation)
-    if kernel.shape[0] > 1:
+    if kernel.shape[0] > 1 and not _is_wide(x.shape, kernel.shape, stride, dilation):
         return own(x, kernel)
-
-    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.einsum("bhwd,df->bhwf", x[:, ::stride, ::stride], kernel[0, 0])
-
+    product = partial(_product, stride=stride, dilation=dilation)
     return lax.platform_dependent(x, kernel, cpu=product, default=own)
 
 
@@ -60,6 +73,18 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> ja
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST if exact else None,
     )
+
+
+def _product(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int) -> jax.Array:
+    """The convolution as a product for each position in the kernel."""
+    height, width = (-(-length // stride) for length in x.shape[1:3])
+    sums = jnp.zeros(
+        (x.shape[0], height, width, kernel.shape[-1]), jnp.promote_types(x.dtype, jnp.float32)
+    )
+    for position, (inputs, outputs) in _meetings(x, kernel, stride, dilation):
+        part = jnp.einsum("bhwd,df->bhwf", x[inputs], kernel[position])
+        sums = sums.at[outputs].add(part.astype(sums.dtype))
+    return sums.astype(x.dtype)
 
 
 def _padding(kernel: jax.Array, dilation: int) -> int:
@@ -88,7 +113,7 @@ def _backward(
     return choose(_input_product, _input_gradient), choose(_kernel_product, _kernel_gradient)
 
 
-convolve.defvjp(_forward, _backward)
+_cropped.defvjp(_forward, _backward)
 
 
 def _input_gradient(
@@ -111,6 +136,12 @@ def _input_product(
 ) -> jax.Array:
     """The gradient for x: what every output pixel gives to its k * k input pixels, added up."""
     size, channels, features = kernel.shape[0], *kernel.shape[2:]
+    if _is_wide(x.shape, kernel.shape, stride, dilation):
+        sums = jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+        for position, (inputs, outputs) in _meetings(x, kernel, stride, dilation):
+            part = jnp.einsum("bhwf,df->bhwd", gradient[outputs], kernel[position])
+            sums = sums.at[inputs].add(part.astype(sums.dtype))
+        return sums.astype(x.dtype)
     if size > 1 and channels < _CHANNELS_FOR_INPUT_PRODUCT:
         return _input_gradient(x, kernel, gradient, stride=stride, dilation=dilation)
     columns = jnp.einsum("bhwf,kf->bhwk", gradient, kernel.reshape(-1, features))
@@ -130,8 +161,13 @@ def _kernel_product(
     size, channels, features = kernel.shape[0], *kernel.shape[2:]
     if channels < _CHANNELS_FOR_KERNEL_PRODUCT:
         return _kernel_gradient(x, kernel, gradient, stride=stride, dilation=dilation)
-    padded = jnp.pad(x, _around(_padding(kernel, dilation)))
     products = []
+    if _is_wide(x.shape, kernel.shape, stride, dilation):
+        for _, (inputs, outputs) in _meetings(x, kernel, stride, dilation):
+            met = x[inputs].reshape(-1, channels), gradient[outputs].reshape(-1, features)
+            products.append(_over_pixels(*met))
+        return jnp.stack(products).reshape(kernel.shape)
+    padded = jnp.pad(x, _around(_padding(kernel, dilation)))
     for position in range(size * size):
         window = padded[_window(position, size, gradient.shape, stride, dilation)]
         products.append(_over_pixels(window.reshape(-1, channels), gradient.reshape(-1, features)))
@@ -160,3 +196,43 @@ def _window(
         slice(row, row + height, stride),
         slice(column, column + width, stride),
     )
+
+
+def _is_wide(x: Sequence[int], kernel: Sequence[int], stride: int, dilation: int) -> bool:
+    """Whether much of a kernel lies on padding, and there are channels enough for products.
+
+    `x` and `kernel` are shapes, (B, H, W, D) and (k, k, D, F).
+    """
+    size, channels = kernel[0], kernel[2]
+    if size == 1 or channels < _CHANNELS_FOR_KERNEL_PRODUCT:
+        return False
+    share = 1.0
+    for length in x[1:3]:
+        along = _along(length, size, stride, dilation)
+        met = sum(outputs.stop - outputs.start for _, outputs in along)
+        share *= met / (size * -(-length // stride))
+    return share <= _SHARE_INSIDE
+
+
+def _meetings(
+    x: jax.Array, kernel: jax.Array, stride: int, dilation: int
+) -> Iterator[tuple[tuple[int, int], tuple[Slices, Slices]]]:
+    """The positions in the kernel, and of each the pixels of input and output that it joins."""
+    rows, columns = (_along(length, kernel.shape[0], stride, dilation) for length in x.shape[1:3])
+    for i, (rows_in, rows_out) in enumerate(rows):
+        for j, (columns_in, columns_out) in enumerate(columns):
+            everything = slice(None)
+            yield (i, j), ((everything, rows_in, columns_in), (everything, rows_out, columns_out))
+
+
+def _along(length: int, size: int, stride: int, dilation: int) -> list[tuple[slice, slice]]:
+    """`_meetings` along an axis: slices of input and output, empty where there is only padding."""
+    result = []
+    for position in range(size):
+        offset = (position - size // 2) * dilation
+        first = max(0, -(offset // stride))
+        stop = max(first, min(-(-length // stride), (length - 1 - offset) // stride + 1))
+        start = first * stride + offset
+        inputs = slice(start, max(start, (stop - 1) * stride + offset + 1), stride)
+        result.append((inputs, slice(first, stop)))
+    return result
