@@ -106,7 +106,10 @@ class BatchNorm(nn.Module):
         weight = weight.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
         count = jnp.maximum(self._over_replicas(weight.sum() * np.prod(x.shape[1:-1])), 1)
         mean = self._over_replicas((x * weight).sum(axes)) / count
-        var = self._over_replicas((jnp.square(x - mean) * weight).sum(axes)) / count
+        # The deviations add up to zero, so the variance has no gradient for the mean; computed all
+        # the same, it would take another pass over x and another reduction over the replicas.
+        deviation = x - lax.stop_gradient(mean)
+        var = self._over_replicas((jnp.square(deviation) * weight).sum(axes)) / count
         return mean, var, count
 
     def _over_replicas(self, total: jax.Array) -> jax.Array:
