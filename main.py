@@ -3,6 +3,7 @@
 Any field of the configuration can be set: `--config.batch_size=40`.
 """
 
+import errno
 import os
 import re
 import sys
@@ -90,6 +91,8 @@ def main(_: list[str]) -> None:
         print(stopped, file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _refuse(f"{workdir}: {error.strerror}: free some or name another --workdir")
         if error.filename is None:  # not about a file, so not for the user to mend
             raise
         _refuse(f"{error.filename}: {error.strerror}: mend it or name another folder")

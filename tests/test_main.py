@@ -48,6 +48,9 @@ def _refusal(*arguments: str, **environment: str) -> str:
         (["--config=configs/luad_phase1.py", "--config.data.root=nowhere"], "nowhere"),
         (["--config=configs/luad_masks.py", "--config.phase1=nowhere"], "nowhere"),
         (["--config=configs/segment_slides.py", "--config.slides=a.svs"], "phase2 is ''"),
+        (["--config=configs/doctor.py", "--config.mpp=inf"], "at most 20"),
+        (["--config=configs/doctor.py", "--config.tissue.closing=1e5"], "at most 1000"),
+        (["--config=configs/doctor.py", "--config.tissue.min_hole=inf"], "min_hole is inf"),
     ],
 )
 def test_refusals(arguments, words, tmp_path):

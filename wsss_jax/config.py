@@ -6,6 +6,7 @@ possible, so that a misspelled or impossible field is refused before anything is
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def _number(low: float, high: float = float("inf"), *, open_low: bool = False) -
     def allows(v: Any) -> bool:
         if not (_is_int(v) or isinstance(v, float)):
             return False
-        return (low < v if open_low else low <= v) and v <= high
+        return abs(v) < math.inf and (low < v if open_low else low <= v) and v <= high
 
     bounds = f"{'over' if open_low else 'at least'} {low:g}"
     return Rule(
@@ -182,8 +183,8 @@ _EVALUATE = {
 }
 _SLIDES = {
     "phase1": TEXT,
-    "mpp": _number(0),
-    "slide_mpp": _number(0),
+    "mpp": _number(0, 20),
+    "slide_mpp": _number(0, 20),
     "tile": _integer(0),
     "stride": _integer(0),
     "window": _one_of("flat", "hann"),
@@ -191,7 +192,7 @@ _SLIDES = {
     "gate.threshold": PROBABILITY,
     "tissue.source": NAME,
     "tissue.threshold": SATURATION,
-    "tissue.closing": _number(0),
+    "tissue.closing": _number(0, 1000),
     "tissue.min_tissue": _number(0),
     "tissue.min_hole": _number(0),
     "white_threshold": _integer(0),

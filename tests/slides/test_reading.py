@@ -156,6 +156,17 @@ def test_units_of_ome(tmp_path, waves, size, unit):
     assert open_slide(path).mpp == pytest.approx(0.5)
 
 
+def test_the_largest_image_of_ome_is_the_slide(tmp_path, waves):
+    path = tmp_path / "macro_first.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for image, mpp in ((waves[:40, :60], 9.0), (waves, 0.5)):
+            size = {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+            writer.write(image, photometric="rgb", metadata={"axes": "YXS", **size})
+    with open_slide(path) as slide:
+        assert (slide.height, slide.width, slide.mpp) == (*waves.shape[:2], 0.5)
+        np.testing.assert_array_equal(slide.read(0, 0, 0, slide.width, slide.height), waves)
+
+
 def test_mpp_of_the_metadata_of_the_user_and_of_nobody(tmp_path, folder, waves):
     slide = open_slide(folder / "a.svs", 0.25)
     assert (slide.mpp, slide.metadata_mpp, check_mpp(slide)) == (0.25, 0.5, 0.25)

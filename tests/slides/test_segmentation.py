@@ -1,6 +1,7 @@
 """The job that segments slides, end to end, with tiny networks."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from tests.slides.made_slides import TILE, drawn_tissue, write_pyramid
 from wsss_jax import config as config_lib
 from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
-from wsss_jax.slides import catalog, networks
+from wsss_jax.slides import catalog, networks, tissue_map
 
 REPOSITORY = Path(__file__).parents[2]
 SIZE = 640, 512  # of the made slides at level 0, pixels
@@ -194,10 +195,12 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
     jobs.segment(config, workdir)
     assert not (workdir / "failed.txt").exists()
     table = tmp_path / "mpp.csv"
-    table.write_text(f"slide,mpp\nwithout,{MPP}\n")
+    table.write_text(f"slide,mpp\nwithout,{MPP}\nwhitout,{MPP}\n")
     config.slide_mpp, config.mpp_table = 0.0, str(table)
     jobs.segment(config, workdir)
-    assert "without: finished before" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "without: finished before" in printed
+    assert "mpp.csv: for none of these slides: whitout\n" in printed
 
 
 def test_sigterm_is_heeded_between_batches(slide, runs_dir, tmp_path, monkeypatch):
@@ -280,6 +283,62 @@ def test_slides_are_found_and_named(tmp_path, monkeypatch):
     for text, words in (("c", "there is no c"), (",", "names no slide"), ("..", "no file that")):
         with pytest.raises(InputError, match=words):
             catalog.find(text)
+
+
+def test_odd_names_get_folders_of_their_own(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    latin1 = os.fsdecode(b"Sch\xe4fer.svs")
+    for name in ("d/0.dcm", "..svs", "...svs", latin1):
+        (tmp_path / name).touch()
+    (tmp_path / "lost.svs").symlink_to("nowhere")
+    monkeypatch.chdir(tmp_path / "d")
+    paths = catalog.find("., ../..svs, ../...svs")
+    assert [file.name for file in catalog.files(paths, 0.0, {})] == ["d", "..svs", "...svs"]
+    found = catalog.files(catalog.find(".."), 0.0, {})
+    assert [file.name for file in found] == ["Sch_fer", "d", "lost"]
+
+
+def test_slides_whose_names_are_no_text(slide, runs_dir, tmp_path):
+    (tmp_path / "slides").mkdir()
+    os.symlink(slide, os.fsencode(tmp_path / "slides") + b"/Sch\xe4fer.svs")
+    (tmp_path / "slides" / os.fsdecode(b"cut\xe4.svs")).touch()
+    config, workdir = _config(tmp_path / "slides", runs_dir), tmp_path / "maps"
+    with pytest.raises(InputError, match="an empty file"):
+        jobs.segment(config, workdir)
+    assert (workdir / "Sch_fer" / "report.html").is_file()
+    assert "cut_: " in (workdir / "failed.txt").read_text(encoding="utf-8")
+
+
+def test_what_is_left_in_a_folder_does_not_matter(slide, runs_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        networks, "load", lambda config: networks.Networks(short_segmentation.predict, {})
+    )
+    folder = tmp_path / "maps" / "a slide"
+    (folder / ".unfinished.label_map.ome.tif.x").mkdir(parents=True)
+    (folder / "slide.json").write_text("{}")
+    jobs.segment(_config(slide, runs_dir), tmp_path / "maps")
+    assert (folder / "areas.csv").is_file() and not list(folder.glob(".unfinished*"))
+
+
+def test_another_slide_of_the_same_name_replaces_nothing(slide, finished, runs_dir, tmp_path):
+    shutil.copytree(finished, tmp_path / "maps")
+    other = tmp_path / slide.name
+    write_pyramid(other, *SIZE, drawn_tissue(*SIZE), 2 * MPP)
+    summary = tmp_path / "maps" / "a slide" / "slide.json"
+    before = summary.read_bytes()
+    with pytest.raises(InputError, match=rf"another slide, {slide}; name another --workdir"):
+        jobs.segment(_config(other, runs_dir), tmp_path / "maps")
+    assert summary.read_bytes() == before
+
+
+def test_a_full_disk_is_said_of_the_workdir(slide, runs_dir, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tissue_map.pyramid, "write_label_map", full)
+    workdir = tmp_path / "maps"
+    with pytest.raises(InputError, match=rf"{workdir}/a slide: No space left .* --workdir"):
+        jobs.segment(_config(slide, runs_dir), workdir)
 
 
 def test_killed_slides_end_with_the_same_bytes(tmp_path):

@@ -1,6 +1,8 @@
 """Which slides a job is about: files found by name, a folder of results for each, their mpp."""
 
 import glob
+import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ ENDINGS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu"),
     *(".dcm", ".czi", ".png", ".jpg", ".jpeg"),
 )
-RESERVED = ("index.html", "areas.csv", "failed.txt", "config.json", "dataset.json")
+RESERVED = ("index.html", "areas.csv", "failed.txt", "config.json", "dataset.json", ".", "..")
 _END = 1 << 20  # bytes of each end of a file that its checksum covers
 
 
@@ -47,6 +49,8 @@ def find(slides: str) -> list[Path]:
     texts = [slides] if Path(slides).exists() else filter(None, map(str.strip, slides.split(",")))
     for text in texts:
         whole = Path(text)
+        if whole.name in ("", ".."):
+            whole = whole.resolve()  # a folder's name is that of its results
         if whole.is_dir() and not _is_dicom(whole):
             inside = [path for path in sorted(whole.iterdir()) if _looks_like_slide(path)]
             if not inside:
@@ -67,13 +71,16 @@ def find(slides: str) -> list[Path]:
 
 
 def _is_dicom(path: Path) -> bool:
-    return path.is_dir() and any(member.suffix.lower() == ".dcm" for member in path.iterdir())
+    # Not of a folder that cannot be read, which says so itself when it is named.
+    readable = path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+    return readable and any(member.suffix.lower() == ".dcm" for member in path.iterdir())
 
 
 def _looks_like_slide(path: Path) -> bool:
     if path.name.startswith("."):
         return False
-    return _is_dicom(path) or (path.is_file() and path.suffix.lower() in ENDINGS)
+    # A link that leads nowhere is no file, but it is to be reported, not passed over.
+    return _is_dicom(path) or (not path.is_dir() and path.suffix.lower() in ENDINGS)
 
 
 def files(paths: Sequence[Path], slide_mpp: float, table: dict[str, float]) -> list[SlideFile]:
@@ -91,16 +98,20 @@ def files(paths: Sequence[Path], slide_mpp: float, table: dict[str, float]) -> l
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest of stem, file name, ... that no other slide could have, whatever the case."""
+    """The shortest of stem, file name, ... that no other slide could have, whatever the case.
+
+    Bytes of a file name that are no text (a Latin-1 "ä" on Linux) become "_".
+    """
     forms = [
         (
             path.name if path.is_dir() else path.stem,
             path.name,
             f"{path.absolute().parent.name}_{path.name}",
-            f"{path.name}_{zlib.crc32(str(path.absolute()).encode()):08x}",
+            f"{path.name}_{zlib.crc32(os.fsencode(path.absolute())):08x}",
         )
         for path in paths
     ]
+    forms = [[re.sub("[\ud800-\udfff]", "_", name) for name in of_slide] for of_slide in forms]
     counts = Counter(RESERVED)
     for of_slide in forms:
         counts.update({name.casefold() for name in of_slide})

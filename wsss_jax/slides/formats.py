@@ -189,7 +189,8 @@ def _open_openslide(path: Path, vendor: str) -> Opened:
 def _open_tiff(path: Path) -> Opened:
     file = tifffile.TiffFile(path)
     try:
-        series = file.series[0]
+        # OME-TIFF may hold a label or a macro image before the slide.
+        series = max(file.series, key=_pixels) if file.is_ome else file.series[0]
         cache, lock = Cache(_SEGMENT_BYTES), threading.Lock()
         readers = [_tiff_level(path, file, lock, level, cache) for level in series.levels]
         pages = [level.keyframe for level in series.levels]
@@ -198,7 +199,7 @@ def _open_tiff(path: Path) -> Opened:
             read=lambda level, *region: readers[level](level, *region),
             close=file.close,
             vendor="ome-tiff" if file.is_ome else "tiff",
-            mpp=_ome_mpp(file.ome_metadata) if file.is_ome else _tag_mpp(series.keyframe),
+            mpp=_ome_mpp(file.ome_metadata, series) if file.is_ome else _tag_mpp(series.keyframe),
             complete=all(
                 all(page.databytecounts) for level in series.levels for page in level.pages
             ),
@@ -303,9 +304,16 @@ def _tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
     return horizontal, vertical
 
 
-def _ome_mpp(metadata: str) -> tuple[float, float] | None:
+def _pixels(series: tifffile.TiffPageSeries) -> int:
+    return series.keyframe.imagewidth * series.keyframe.imagelength
+
+
+def _ome_mpp(metadata: str, series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
     root = ElementTree.fromstring(metadata)
-    pixels = next(node for node in root.iter() if node.tag.endswith("Pixels"))
+    images = [node for node in root.iter() if node.tag.endswith("Pixels")]
+    size = str(series.keyframe.imagewidth), str(series.keyframe.imagelength)
+    own = (node for node in images if (node.get("SizeX"), node.get("SizeY")) == size)
+    pixels = next(own, images[0])
     sizes = []
     for axis in "XY":
         unit = _MICROMETERS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))

@@ -1,5 +1,6 @@
 """The job that segments whole slides: each into a folder, with an index of all."""
 
+import errno
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     table = mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
     slides = catalog.files(catalog.find(config.slides), config.slide_mpp, table)
+    unknown = table.keys() - {
+        name for slide in slides for name in (slide.path.name, slide.path.stem)
+    }
+    if unknown:
+        print(f"{config.mpp_table}: for none of these slides: {', '.join(sorted(unknown))}")
     source = config.tissue.source
     if source not in ("detect", "off") and not Path(source).is_dir():
         raise InputError(
@@ -119,13 +125,18 @@ def _attempt(
     except InputError as error:
         message = str(error)
     except OSError as error:
-        message = f"{error.filename or slide.path}: {error.strerror or error}; mend it"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{folder}: {error.strerror}; free some, or name another --workdir"
+        else:
+            message = f"{error.filename or slide.path}: {error.strerror or error}; mend it"
     except MemoryError:
         message = f"{slide.path}: memory was short; lower --config.batch_size"
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         message = f"{slide.path}: the device's memory was short; lower --config.batch_size"
+    # Names of files may hold bytes that are no text.
+    message = message.encode("utf-8", "backslashreplace").decode()
     return Outcome(slide, "", " ".join(message.split()))
 
 

@@ -79,8 +79,8 @@ def segment_slide(
       one line that says what was done.
 
     Raises:
-      InputError: the slide cannot be read, has no known resolution, or no tissue; or another
-        process works on it.
+      InputError: the slide cannot be read, has no known resolution, or no tissue; another
+        process works on it; or the folder is that of another slide.
     """
     begun = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
@@ -89,6 +89,12 @@ def segment_slide(
         settings = _settings(config, dataset, networks, slide, mask_file)
         before = read_summary(folder)
         if before is not None:
+            contents = (each["map"].get("slide") for each in (before["settings"], settings))
+            if before.get("file") != str(file.path) and len({*map(str, contents)}) > 1:
+                raise InputError(
+                    f"{file.path}: {folder} has the map of another slide, {before.get('file')}; "
+                    "name another --workdir, or rename this slide"
+                )
             changed = _changed(before["settings"], settings)
             if not changed and all((folder / name).is_file() for name in before["files"]):
                 return f"{file.name}: finished before"
@@ -134,11 +140,13 @@ def segment_slide(
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """What `slide.json` says of a finished folder; None if it is not finished."""
+    """What `slide.json` says of a finished folder; None if it is not finished, or not ours."""
     try:
-        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    ours = isinstance(summary, dict) and {"settings", "files"} <= summary.keys()
+    return summary if ours else None
 
 
 def find_tissue(
