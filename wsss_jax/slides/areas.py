@@ -9,7 +9,7 @@ import numpy as np
 
 from wsss_jax.files import atomic_path
 
-BAND = 1024  # rows asked for at a time
+BAND = 256  # rows asked for at a time
 COLUMNS = {
     # key of a row: (heading, how a value is written)
     "class": ("class", str),

@@ -20,6 +20,7 @@ from rasterio import features
 from wsss_jax.files import atomic_path
 
 BAND = 1024  # rows that are turned into polygons at a time, or fewer:
+PIXELS = 2**24  # most of a band
 EDGES = 2**19  # most sides of pixels between two classes in a band of more than one row
 CORNERS = 2**18  # most that are kept of all regions that go on in the next band
 DECIMALS = 2  # of coordinates, in full-resolution pixels
@@ -158,7 +159,7 @@ def regions(
     count = 0
     row_above = np.full(width, excluded, np.uint8)
     numbers_above = np.full(width, _NONE)  # what begun region each pixel of it is of
-    for y0, labels in _bands(read_rows, height):
+    for y0, labels in _bands(read_rows, width, height):
         y1 = y0 + len(labels)
         numbers_top, numbers_bottom = np.full((2, width), _NONE)
         for value, outline, holes in _pieces(labels, y0, excluded):
@@ -195,10 +196,11 @@ def regions(
         row_above, numbers_above = labels[-1].copy(), np.array(going_on)[where]
 
 
-def _bands(read_rows: ReadRows, height: int) -> Iterator[tuple[int, np.ndarray]]:
+def _bands(read_rows: ReadRows, width: int, height: int) -> Iterator[tuple[int, np.ndarray]]:
     """The map from top to bottom in rows that are not too much at once: the first one, labels."""
-    for y0 in range(0, height, BAND):
-        block = read_rows(y0, min(y0 + BAND, height), 1)
+    rows = min(BAND, max(1, PIXELS // width))
+    for y0 in range(0, height, rows):
+        block = read_rows(y0, min(y0 + rows, height), 1)
         edges = np.count_nonzero(block[:, 1:] != block[:, :-1], axis=1)
         edges[1:] += np.count_nonzero(block[1:] != block[:-1], axis=1)
         band = np.cumsum(edges) // EDGES
