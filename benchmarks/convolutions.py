@@ -125,7 +125,11 @@ def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, 
     gradient = rng.standard_normal(out, np.float32)
     options = {"stride": shape.stride, "dilation": shape.dilation}
     found = {}
-    inside = {"_SHARE_INSIDE": 1.0, "_CHANNELS_FOR_KERNEL_PRODUCT": _ALWAYS}
+    inside = {
+        "_SHARE_INSIDE": 1.0,
+        "_CHANNELS_FOR_INPUT_PRODUCT": _ALWAYS,
+        "_CHANNELS_FOR_KERNEL_PRODUCT": _ALWAYS,
+    }
 
     def compiled(function: Callable, *arguments: np.ndarray, **thresholds: int) -> Callable:
         arguments = tuple(map(jax.device_put, arguments))

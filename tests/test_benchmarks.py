@@ -73,8 +73,8 @@ def test_the_way_that_is_used_is_that_of_training(channels):
 
 @pytest.mark.parametrize("dilation,way", [(2, "XLA"), (3, "inside")])
 def test_what_lies_on_padding_is_left_out_where_training_does(dilation, way):
-    shape = Shape(24, 24, 64, 4, 3, 1, dilation)
-    x, kernel = jnp.zeros((1, 24, 24, 64)), jnp.zeros((3, 3, 64, 4))
+    shape = Shape(24, 24, 512, 4, 3, 1, dilation)
+    x, kernel = jnp.zeros((1, 24, 24, 512)), jnp.zeros((3, 3, 512, 4))
     lowered = jax.jit(lambda x: convolution.convolve(x, kernel, 1, dilation)).lower(x)
     assert convolutions.used(shape, "forward") == way
     assert lowered.as_text().count("dot_general") == (9 if way == "inside" else 0)

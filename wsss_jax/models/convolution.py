@@ -199,12 +199,12 @@ def _window(
 
 
 def _is_wide(x: Sequence[int], kernel: Sequence[int], stride: int, dilation: int) -> bool:
-    """Whether much of a kernel lies on padding, and there are channels enough for products.
+    """Whether much of a kernel lies on padding, and channels repay so many products to compile.
 
     `x` and `kernel` are shapes, (B, H, W, D) and (k, k, D, F).
     """
     size, channels = kernel[0], kernel[2]
-    if size == 1 or channels < _CHANNELS_FOR_KERNEL_PRODUCT:
+    if size == 1 or channels < _CHANNELS_FOR_INPUT_PRODUCT:
         return False
     share = 1.0
     for length in x[1:3]:
