@@ -9,10 +9,10 @@ from jax import lax
 from wsss_jax.models import convolution
 
 
-@pytest.mark.parametrize("channels,features", [(3, 5), (64, 6), (513, 4), (520, 1030)])
+@pytest.mark.parametrize("channels,features", [(3, 5), (64, 6), (513, 1030)])
 @pytest.mark.parametrize(
     "size,stride,dilation",
-    [(3, 1, 1), (3, 2, 1), (3, 1, 4), (3, 2, 4), (3, 1, 8), (5, 1, 6), (3, 1, 12), (1, 2, 1)],
+    [(3, 1, 1), (3, 2, 1), (3, 2, 4), (5, 1, 6), (3, 1, 12), (1, 2, 1)],
 )
 def test_gradients_are_those_of_xla(channels, features, size, stride, dilation):
     rng = np.random.default_rng(channels + stride)
