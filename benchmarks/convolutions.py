@@ -131,7 +131,7 @@ def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, 
         "_CHANNELS_FOR_KERNEL_PRODUCT": _ALWAYS,
     }
 
-    def compiled(function: Callable, *arguments: np.ndarray, **thresholds: int) -> Callable:
+    def compiled(function: Callable, *arguments: np.ndarray, **thresholds: float) -> Callable:
         arguments = tuple(map(jax.device_put, arguments))
         with mock.patch.dict(vars(convolution), {"_SHARE_INSIDE": 0.0, **thresholds}):
             program = jax.jit(partial(function, **options)).lower(*arguments).compile()

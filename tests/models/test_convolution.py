@@ -1,4 +1,6 @@
-"""The gradients by matrix products against XLA's own."""
+"""The matrix products against XLA's own convolution and gradients."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,17 @@ from jax import lax
 
 from wsss_jax.models import convolution
 
+CHANNELS = (3, 5), (64, 6), (513, 4), (520, 1030)
+KERNELS = (3, 1, 1), (3, 2, 1), (3, 1, 4), (1, 2, 1)
+# At 18 all but the middle row of the kernel meets only padding.
+WIDE = [((513, 4), (3, 2, 4)), ((513, 4), (5, 1, 6)), ((513, 4), (3, 1, 18)), ((64, 6), (5, 1, 6))]
 
-@pytest.mark.parametrize("channels,features", [(3, 5), (64, 6), (513, 1030)])
-@pytest.mark.parametrize(
-    "size,stride,dilation",
-    [(3, 1, 1), (3, 2, 1), (3, 2, 4), (5, 1, 6), (3, 1, 12), (1, 2, 1)],
-)
-def test_gradients_are_those_of_xla(channels, features, size, stride, dilation):
+
+@pytest.mark.parametrize("depths,shape", [*itertools.product(CHANNELS, KERNELS), *WIDE])
+def test_gradients_are_those_of_xla(depths, shape):
+    (channels, features), (size, stride, dilation) = depths, shape
     rng = np.random.default_rng(channels + stride)
-    x = rng.normal(size=(2, 7, 10, channels))
+    x = rng.normal(size=(2, 14, 20, channels))
     kernel = rng.normal(size=(size, size, channels, features))
     padding = dilation * (size - 1) // 2
 

@@ -28,7 +28,7 @@ _CHANNELS_FOR_KERNEL_PRODUCT = 64
 _FEATURES_FOR_COPY = 1024
 # Where no more than this share of the products of a convolution is with pixels of the image, and
 # the rest with padding, each position in the kernel gets a product of its own over the pixels that
-# it meets.
+# it meets; not below `_CHANNELS_FOR_INPUT_PRODUCT`, where compiling them costs more than it saves.
 _SHARE_INSIDE = 0.85
 
 
@@ -49,7 +49,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _cropped(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """`convolve` with a kernel of which something reaches the image everywhere."""
+    """`convolve` with a kernel that is no wider than what reaches the image."""
     return _chosen(x, kernel, stride, dilation)
 
 
@@ -77,6 +77,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> ja
 
 def _product(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int) -> jax.Array:
     """The convolution as a product for each position in the kernel."""
+    if kernel.shape[0] == 1:
+        return jnp.einsum("bhwd,df->bhwf", x[:, ::stride, ::stride], kernel[0, 0])
     height, width = (-(-length // stride) for length in x.shape[1:3])
     sums = jnp.zeros(
         (x.shape[0], height, width, kernel.shape[-1]), jnp.promote_types(x.dtype, jnp.float32)

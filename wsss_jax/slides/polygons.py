@@ -2,8 +2,8 @@
 
 A region is a 4-connected area of one class: pixels that only touch at a corner are two regions, and
 a hole belongs to the region around it. A region that goes on in the next band is kept and joined
-with its continuation, so that regions do not depend on the bands. What is kept is bounded: a region
-whose outlines have grown beyond what viewers draw with ease is cut off along a row of pixels.
+with its continuation, so that regions do not depend on the bands. What is kept is bounded: where
+it is too much, the largest regions are cut off along a row of pixels.
 """
 
 import json

@@ -89,8 +89,8 @@ def segment_slide(
         settings = _settings(config, dataset, networks, slide, mask_file)
         before = read_summary(folder)
         if before is not None:
-            contents = (each["map"].get("slide") for each in (before["settings"], settings))
-            if before.get("file") != str(file.path) and len({*map(str, contents)}) > 1:
+            same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
+            if not same_content and before.get("file") != str(file.path):
                 raise InputError(
                     f"{file.path}: {folder} has the map of another slide, {before.get('file')}; "
                     "name another --workdir, or rename this slide"
