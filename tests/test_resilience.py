@@ -45,6 +45,7 @@ def test_disturbed_runs_end_bit_for_bit_as_an_undisturbed_one(tissue_dir, tmp_pa
 
 def test_masks_killed_while_they_are_written(runs_dir, tmp_path):
     workdir, whole = tmp_path / "masks", runs_dir / "masks"
+    written = pseudo_masks.layer_dir(workdir, "bn7")
     arguments = [
         "--config=configs/luad_masks.py",
         f"--config.phase1={runs_dir / 'phase1'}",
@@ -57,7 +58,7 @@ def test_masks_killed_while_they_are_written(runs_dir, tmp_path):
         child = subprocess.Popen(
             [sys.executable, "main.py", *arguments], cwd=REPOSITORY, stdout=log, stderr=log
         )
-        while child.poll() is None and not list(workdir.rglob("*.png")):
+        while child.poll() is None and not list(written.glob("*.png")):
             time.sleep(0.001)
         child.kill()
     assert child.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()

@@ -16,7 +16,8 @@ import tifffile
 from wsss_jax.files import atomic_path
 
 TILE = 512  # pixels, side of a tile of the files; the top of a pyramid is no larger
-BAND = 1024  # rows asked for at a time, a multiple of TILE
+BAND = TILE  # rows asked for at a time, a multiple of TILE
+BUFFER = 2**24  # bytes of tiles compressed in one pass; tifffile takes 2**29, most of a slide
 CLASSIC_BYTES = 2**31  # uncompressed; above, BigTIFF. Classic TIFF ends at 4 GiB.
 
 ReadRows = Callable[[int, int, int], np.ndarray]
@@ -145,6 +146,7 @@ def _write(
                 dtype=np.uint8,
                 tile=(TILE, TILE),
                 compression="zlib",
+                buffersize=BUFFER,
                 resolution=(pixels_per_centimetre, pixels_per_centimetre),
                 resolutionunit="centimeter",
                 software="wsss_jax",

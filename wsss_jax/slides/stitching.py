@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from wsss_jax.errors import InputError
+from wsss_jax.slides import memory
 from wsss_jax.slides.parts import Part, Parts, layout
 from wsss_jax.slides.tissue import Tissue
 
@@ -173,6 +174,7 @@ def stitch(
         np.copyto(labels, num_classes, where=~kept)
         probabilities *= kept
         parts.write(part, labels, probabilities)
+        memory.give_back()
 
     averaged = averages(
         view_read,
