@@ -165,6 +165,18 @@ def test_the_largest_image_of_ome_is_the_slide(tmp_path, waves):
     with open_slide(path) as slide:
         assert (slide.height, slide.width, slide.mpp) == (*waves.shape[:2], 0.5)
         np.testing.assert_array_equal(slide.read(0, 0, 0, slide.width, slide.height), waves)
+        assert slide.warnings == ()
+
+
+def test_sections_that_are_left_out_of_ome_are_told_of(tmp_path, waves):
+    path = tmp_path / "sections.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for image in (waves[:200], waves, waves[:, :30]):
+            writer.write(image, photometric="rgb", metadata={"axes": "YXS"})
+    note = "it holds 2 large images; only the largest is used"
+    assert open_slide(path, 0.5).warnings == (note,)
+    with pytest.raises(InputError, match=f"{note}; no micrometers .*: set"):
+        check_mpp(open_slide(path))
 
 
 def test_mpp_of_the_metadata_of_the_user_and_of_nobody(tmp_path, folder, waves):

@@ -226,6 +226,9 @@ def test_a_given_tissue_mask(slide, runs_dir, tmp_path, monkeypatch):
     (tmp_path / "masks").mkdir()
     with pytest.raises(InputError, match=r"there is no tissue mask .*a slide\.png; add it"):
         jobs.segment(config, workdir)
+    Image.new("L", (100, 10), 255).save(tmp_path / "masks" / "a slide.png")
+    with pytest.raises(InputError, match=r"100 x 10 pixels, another shape than .*; save a mask of"):
+        jobs.segment(config, workdir)
     mask = np.zeros((2, 2), np.uint8)
     mask[:, 1] = 255
     Image.fromarray(mask).save(tmp_path / "masks" / "a slide.png")

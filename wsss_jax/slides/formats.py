@@ -52,7 +52,7 @@ class Opened:
     `sizes` are (width, height) of each level, the largest first. `read(level, x, y, width, height)`
     is only called for regions inside the level, by several threads. `mpp` is what the file says,
     plausible or not. A pyramid is not `complete` if tiles were left out of it, which OpenSlide
-    fills from other levels.
+    fills from other levels. `notes` are sentences on what is odd, for the slide's warnings.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -64,6 +64,7 @@ class Opened:
     bounds: tuple[int, int, int, int] | None = None
     errors: tuple[type[Exception], ...] = UNREADABLE
     complete: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def open_file(path: Path) -> Opened:
@@ -191,6 +192,9 @@ def _open_tiff(path: Path) -> Opened:
     try:
         # OME-TIFF may hold a label or a macro image before the slide.
         series = max(file.series, key=_pixels) if file.is_ome else file.series[0]
+        # A macro image is far smaller than a section.
+        sections = sum(16 * _pixels(other) > _pixels(series) for other in file.series)
+        note = f"it holds {sections} large images; only the largest is used"
         cache, lock = Cache(_SEGMENT_BYTES), threading.Lock()
         readers = [_tiff_level(path, file, lock, level, cache) for level in series.levels]
         pages = [level.keyframe for level in series.levels]
@@ -203,6 +207,7 @@ def _open_tiff(path: Path) -> Opened:
             complete=all(
                 all(page.databytecounts) for level in series.levels for page in level.pages
             ),
+            notes=(note,) if file.is_ome and sections > 1 else (),
         )
     except BaseException:
         file.close()

@@ -132,10 +132,12 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
         )
     opened = open_file(path)
     (width, height), metadata = opened.sizes[0], opened.mpp
-    notes = []
+    notes = list(opened.notes)
     if metadata is not None and not all(map(_plausible, metadata)):
         notes.append(f"its metadata says {metadata[0]:g} micrometers per pixel, which is absurd")
         metadata = None
+    elif metadata is None and mpp is None:
+        notes.append("no micrometers per pixel in its metadata")
     elif metadata is not None and abs(metadata[0] / metadata[1] - 1) > 0.01:
         size = "{:g} x {:g}".format(*metadata)
         notes.append(f"its pixels are not square ({size} micrometers); the mean is used")
@@ -169,10 +171,9 @@ def check_mpp(slide: Slide) -> float:
     """
     if slide.mpp is not None:
         return slide.mpp
-    what = "; ".join(slide.warnings) or "no micrometers per pixel in its metadata"
     raise InputError(
-        f"{slide.path}: {what}: set --config.slide_mpp=0.25 (level 0) or give a CSV slide,mpp "
-        "with --config.mpp_table"
+        f"{slide.path}: {'; '.join(slide.warnings)}: set --config.slide_mpp=0.25 (level 0) or give "
+        "a CSV slide,mpp with --config.mpp_table"
     )
 
 

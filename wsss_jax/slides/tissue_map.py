@@ -6,6 +6,7 @@ all was made with. The map's parts stay beside it: other polygons or pictures ne
 
 import importlib.metadata
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -165,13 +166,14 @@ def find_tissue(
       mask_file: the tissue mask, if `config.tissue.source` is a folder.
 
     Raises:
-      InputError: nowhere, or the mask cannot be read.
+      InputError: nowhere; or the mask cannot be read, or has another shape than the slide.
     """
     options = config.tissue
     if options.source == "off":
         return Tissue.everything(view.width, view.height)
     if mask_file is not None:
         mask = from_file(mask_file)
+        _check_shape(mask, view, mask_file)
         remedy = f"mend {mask_file}"
     else:
         coarse, mpp = _coarser(overview, view.mpp * factor)
@@ -190,6 +192,17 @@ def find_tissue(
     if not mask.any():
         raise InputError(f"{view.slide.path}: no tissue found; look at the slide, {remedy}")
     return Tissue(mask, view.width, view.height)
+
+
+def _check_shape(mask: np.ndarray, view: View, mask_file: Path) -> None:
+    """Raises InputError for the mask of another region; rounding to its pixels is no matter."""
+    height, width = mask.shape
+    stretched = abs(math.log(width / height * view.height / view.width))
+    if stretched > 0.02 + 1 / width + 1 / height:
+        raise InputError(
+            f"{mask_file}: {width} x {height} pixels, another shape than the slide's "
+            f"{view.width} x {view.height}; save a mask of the whole slide"
+        )
 
 
 def _coarser(overview: np.ndarray, mpp: float) -> tuple[np.ndarray, float]:
