@@ -65,6 +65,16 @@ def test_a_slide_with_runs(slide, runs_dir, capsys):
     assert "tiles/s on this machine" in _lines(config, capsys)[-1]
 
 
+def test_batches_that_no_memory_holds(slide, runs_dir, capsys):
+    config = base.doctor()
+    config.slide, config.mpp, config.tissue.source = str(slide), 1.0, "off"
+    config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
+    config.batch_size = 10**12
+    with pytest.raises(InputError, match="1 problem"):
+        jobs.doctor(config, None)
+    assert "memory was short; lower --config.batch_size" in capsys.readouterr().out
+
+
 def test_a_slide_that_cannot_be_read(tmp_path, capsys):
     (tmp_path / "empty.svs").touch()
     config = base.doctor()

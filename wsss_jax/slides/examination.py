@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 
 from wsss_jax.doctor import Finding
 from wsss_jax.errors import InputError
-from wsss_jax.slides import networks, parts, stitching, tissue_map
+from wsss_jax.slides import memory, networks, parts, stitching, tissue_map
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.reading import Slide, View, check_mpp, open_slide
 
@@ -35,6 +36,10 @@ def examine(config: ml_collections.ConfigDict) -> Iterator[Finding]:
             yield from _plan(config, slide)
     except InputError as error:
         yield Finding("slide", " ".join(str(error).split()), True)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not (short := memory.shortage(error)):
+            raise
+        yield Finding("memory", short, True)
 
 
 def _description(slide: Slide) -> Iterator[Finding]:

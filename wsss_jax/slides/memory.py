@@ -1,6 +1,8 @@
-"""Memory that was freed, given back to the system."""
+"""Memory: what was freed is given back to the system, and too little of it becomes a line."""
 
 import ctypes
+
+import jax
 
 # glibc's: other C libraries give back by themselves what is worth it.
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -14,3 +16,12 @@ def give_back() -> None:
     """
     if _trim is not None:
         _trim(0)
+
+
+def shortage(error: MemoryError | jax.errors.JaxRuntimeError) -> str:
+    """What is short and what to do about it; empty where the error is about something else."""
+    if isinstance(error, MemoryError):
+        return "memory was short; lower --config.batch_size"
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return "the device's memory was short; lower --config.batch_size"
+    return ""

@@ -16,7 +16,7 @@ from wsss_jax import parallel, runs, training
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.report import slide_pages
-from wsss_jax.slides import catalog, networks, summaries, tissue_map
+from wsss_jax.slides import catalog, memory, networks, summaries, tissue_map
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.formats import one_line
 from wsss_jax.slides.networks import Networks
@@ -129,12 +129,10 @@ def _attempt(
             message = f"{folder}: {error.strerror}; free some, or name another --workdir"
         else:
             message = f"{error.filename or slide.path}: {error.strerror or error}; mend it"
-    except MemoryError:
-        message = f"{slide.path}: memory was short; lower --config.batch_size"
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not (short := memory.shortage(error)):
             raise
-        message = f"{slide.path}: the device's memory was short; lower --config.batch_size"
+        message = f"{slide.path}: {short}"
     # Names of files may hold bytes that are no text.
     message = message.encode("utf-8", "backslashreplace").decode()
     return Outcome(slide, "", " ".join(message.split()))
