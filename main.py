@@ -75,6 +75,9 @@ def main(_: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / _config_path(sys.argv).stem)
     try:
         config_lib.validate(_CONFIG.value)
+        # Read when JAX loads. XLA's log would call it an error that a program it kept for this very
+        # processor was tuned for it (jax issue 38445); what fails is raised, too.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from wsss_jax import parallel  # after the check: loading JAX takes seconds
 
         parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)

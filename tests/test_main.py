@@ -114,6 +114,18 @@ def test_a_folder_that_cannot_be_made():
     assert words.startswith("error: /dev/null/run: Not a directory")
 
 
+def test_programs_kept_from_an_earlier_run_load_in_silence(tmp_path, monkeypatch):
+    """On processors with AVX-512 XLA's log fills the screen when it loads one."""
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)  # JAX has set it in this process
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    kept |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    kept |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    assert _run("--config=configs/doctor.py", **kept).returncode == 0
+    assert any(tmp_path.iterdir())
+    again = _run("--config=configs/doctor.py", **kept)
+    assert again.returncode == 0 and again.stderr == ""
+
+
 def test_frozen_without_weights(tissue):
     assert "config.init is empty" in _phase1(tissue, "--config.model.batch_norm=frozen")
 
