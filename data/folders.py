@@ -4,6 +4,7 @@ import contextlib
 import os
 import struct
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from data.dataset import Dataset, parse_label
 from wsss_jax.errors import InputError
 from wsss_jax.files import UNFINISHED
+from wsss_jax.patch_records import PatchRecord
 
 Split = Literal["train", "val", "test"]
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -174,12 +176,15 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     _save_png(Path(path), Image.fromarray(image, mode="RGB"))
 
 
-def check_patches(patches: Sequence[Patch], size: int | None, dataset: Dataset) -> None:
+def check_patches(patches: Sequence[Patch], size: int | None, dataset: Dataset) -> list[int]:
     """Looks at every file before a run: images by header and PNG checksums, masks decoded.
 
     Args:
         size: the side in pixels every image and mask must have, or None for any shape; a mask
             must always have its image's shape.
+
+    Returns:
+        CRC-32 of the bytes of each patch's files, its image's and then its mask's.
 
     Raises:
         InputError: names the first three bad files and says how many there are in all.
@@ -193,6 +198,23 @@ def check_patches(patches: Sequence[Patch], size: int | None, dataset: Dataset) 
         raise InputError(
             f"{len(problems)} of {len(patches)} patches cannot be used: " + " | ".join(problems[:3])
         )
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        return list(pool.map(_checksum, patches))
+
+
+def patch_records(patches: Sequence[Patch], checksums: Sequence[int]) -> list[PatchRecord]:
+    """What a run writes down of its patches; `checksums` are those of `check_patches`."""
+    return [
+        PatchRecord(patch.stem, " ".join(map(str, patch.label or ())), f"{checksum:08x}")
+        for patch, checksum in zip(patches, checksums, strict=True)
+    ]
+
+
+def _checksum(patch: Patch) -> int:
+    checksum = 0
+    for path in filter(None, (patch.image, patch.mask)):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return checksum
 
 
 def _problem(patch: Patch, size: int | None, dataset: Dataset) -> str | None:

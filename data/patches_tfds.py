@@ -22,10 +22,12 @@ from data.folders import (
     has_masks,
     has_split,
     labelled_patches,
+    patch_records,
     read_image,
     read_mask,
 )
 from wsss_jax.errors import InputError
+from wsss_jax.patch_records import PatchRecord
 
 CONTENT = "content.json"  # what the store was made from, and the names in the order of the records
 
@@ -78,11 +80,12 @@ class Store:
     """Random access to one split of a store; picklable, for worker processes.
 
     An element has `image` (S, S, 3) uint8, `label` (C,) uint8, `mask` (S, S) uint8 or, in the
-    training split, (0, S), and `name`, the patch's stem; `names[index]` is the same.
+    training split, (0, S), and `name`, the patch's stem; `names[index]` is the same; `records` say
+    which patches these are.
     """
 
-    def __init__(self, folder: Path, split: str, names: list[str]) -> None:
-        self.names = names
+    def __init__(self, folder: Path, split: str, records: list[PatchRecord]) -> None:
+        self.names, self.records = [record.name for record in records], records
         self._folder, self._split = folder, split
         self._records = _records(folder, split)
 
@@ -123,15 +126,16 @@ def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) ->
     if out_dir.exists():
         _refuse_other(out_dir, content)
         return
-    for patches in splits.values():
-        check_patches(patches, size, dataset)
+    records = {
+        split: patch_records(patches, check_patches(patches, size, dataset))
+        for split, patches in splits.items()
+    }
     temporary = out_dir.parent / f".{out_dir.name}.{os.getpid()}.tmp"
     try:
         builder = Patches(splits, dataset, size, data_dir=temporary, file_format="array_record")
         builder.download_and_prepare()
         shutil.rmtree(temporary / "downloads", ignore_errors=True)  # nothing is downloaded
-        names = {split: [patch.stem for patch in patches] for split, patches in splits.items()}
-        text = json.dumps({"content": content, "names": names})
+        text = json.dumps({"content": content, "records": records})
         (temporary / CONTENT).write_text(text, encoding="utf-8")
         temporary.rename(out_dir)
     finally:
@@ -145,13 +149,13 @@ def open_split(out_dir: str | Path, split: str) -> Store:
         InputError: no store there, or it has no such split.
     """
     out_dir = Path(out_dir)
-    names = _stored(out_dir)["names"]
-    if split not in names:
+    records = _stored(out_dir)["records"]
+    if split not in records:
         raise InputError(
-            f"{out_dir}: the store has no {split} split but {', '.join(names)}; add the folder to "
-            "the data set and remove the store, it is then built anew"
+            f"{out_dir}: the store has no {split} split but {', '.join(records)}; add the folder "
+            "to the data set and remove the store, it is then built anew"
         )
-    return Store(out_dir, split, names[split])
+    return Store(out_dir, split, [PatchRecord(*fields) for fields in records[split]])
 
 
 def _records(folder: Path, split: str):

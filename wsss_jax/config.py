@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from wsss_jax import __version__
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 
 CONFIG_FILE = "config.json"
+VERSION = "version"  # in the file only: of the software that wrote it
+FIRST_VERSION = "0.1.0"  # which did not say
 
 
 class Rule(NamedTuple):
@@ -268,6 +271,8 @@ NESTED_JOBS = {
     "demo": ("phase1", "masks", "phase2", "evaluate"),
     "convert": ("phase1", "phase2"),
 }
+# Fields that came after version 0.1, by job, with the value that does what was done without them.
+ADDED: dict[str, dict[str, Any]] = {}
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -341,12 +346,13 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def from_json(text: str) -> ml_collections.ConfigDict:
     """Inverse of `to_json`; lists become tuples, so that it equals the original."""
 
-    def restore(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: restore(v) for k, v in value.items()}
-        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+    return ml_collections.ConfigDict(_with_tuples(json.loads(text)))
 
-    return ml_collections.ConfigDict(restore(json.loads(text)))
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:
@@ -360,36 +366,70 @@ def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict
 
 
 def save(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes `config.json` into a run's folder."""
+    """Writes `config.json` into a run's folder, with the version of this software."""
     workdir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({VERSION: __version__, **config.to_dict()}, indent=2) + "\n"
     with atomic_path(workdir / CONFIG_FILE) as path:
-        path.write_text(to_json(config))
+        path.write_text(text, encoding="utf-8")
 
 
 def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
-    """The configuration of an earlier run.
+    """The configuration of an earlier run; fields that came later do what that version did.
 
     Args:
       workdir: the run's folder, as the user named it in `field`.
       field: the name of that field, for the message.
 
     Raises:
-      InputError: no run there, or not one of this version.
+      InputError: no run there, or one that this version does not know.
     """
+    path, values = _read(workdir, field)
+    values.pop(VERSION, None)
+    config = ml_collections.ConfigDict(values)
+    _add_later_fields(config)
+    try:
+        _validate(config, f"{path}: ")
+    except InputError as error:
+        raise InputError(
+            f"{error} (was it written by a later version?); run that job again"
+        ) from error
+    return config
+
+
+def version(workdir: Path, field: str) -> str:
+    """The version of this software that wrote a run; arguments and errors as of `load`."""
+    return str(_read(workdir, field)[1].get(VERSION, FIRST_VERSION))
+
+
+def _read(workdir: Path, field: str) -> tuple[Path, dict[str, Any]]:
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise InputError(
             f"config.{field}: {workdir} holds no run ({CONFIG_FILE} is missing); "
             f"run that job first or set --config.{field} to its workdir"
         )
+    return path, _object(path, path.read_bytes())
+
+
+def _object(path: Path, content: bytes) -> dict[str, Any]:
+    """The JSON object of a file, lists as tuples."""
     try:
-        config = from_json(path.read_text())
-    except json.JSONDecodeError as error:
+        values = _with_tuples(json.loads(content))
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
         raise InputError(f"{path}: not JSON ({error}); run that job again") from error
-    try:
-        _validate(config, f"{path}: ")
-    except InputError as error:
-        raise InputError(
-            f"{error} (was it written by another version?); run that job again"
-        ) from error
-    return config
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: not an object of JSON, {{...}}; run that job again")
+    return values
+
+
+def _add_later_fields(config: ml_collections.ConfigDict) -> None:
+    for path, value in ADDED.get(config.get("job"), {}).items():
+        *sections, name = path.split(".")
+        part = config
+        for section in sections:
+            part = part.get(section, {})
+        if isinstance(part, ml_collections.ConfigDict) and name not in part:
+            part[name] = value
+    for nested in NESTED_JOBS.get(config.get("job"), ()):
+        if isinstance(inner := config.get("jobs", {}).get(nested), ml_collections.ConfigDict):
+            _add_later_fields(inner)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,24 @@ def check_writable(folder: Path | str) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "not writable" if existing.is_dir() else "a file, not a folder"
         raise InputError(f"{existing} is {what}: name another folder")
+
+
+def check_regular(path: Path | str) -> None:
+    """Refuses what is no regular file: opening a named pipe waits for ever.
+
+    Raises:
+      InputError: no such file, or a folder, pipe, socket or device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; correct the path or restore it") from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{str(path)!r}: no file can be called so; correct the path") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        what = kinds.get(stat.S_IFMT(mode), "a device")
+        raise InputError(f"{path}: {what}, not a file; remove it or name another")
 
 
 # What the names of files begin with until they are whole.

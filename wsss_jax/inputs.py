@@ -17,6 +17,7 @@ from data.dataset import Dataset, label_from_mask
 from data.folders import Patch
 from wsss_jax import parallel
 from wsss_jax.errors import InputError
+from wsss_jax.patch_records import PatchRecord
 
 if TYPE_CHECKING:
     from data import patches_tfds
@@ -30,10 +31,12 @@ class Source(Protocol):
     """Random access to patches.
 
     An element is `image` (S, S, 3) uint8, `label` (C,) uint8, `index` () int32 and, where there
-    are masks, `masks` (L, S, S) uint8. `names[index]` is the patch's stem.
+    are masks, `masks` (L, S, S) uint8. `names[index]` is the patch's stem; `records` say which
+    patches these are, for the run that uses them.
     """
 
     names: Sequence[str]
+    records: Sequence[PatchRecord]
 
     def __len__(self) -> int: ...
 
@@ -51,6 +54,7 @@ class FolderSource:
         mask_dirs: Sequence[Path] = (),
         *,
         resize: bool = False,
+        records: Sequence[PatchRecord] = (),
     ):
         """Reads `patches` of `size` pixels.
 
@@ -61,8 +65,10 @@ class FolderSource:
           mask_dirs: folders with `<stem>.png` of S pixels, one for each mask; none: the patches'
             own masks.
           resize: brings images (area or bilinear) and their own masks (nearest) to S.
+          records: of the patches.
         """
         self.names = [patch.stem for patch in patches]
+        self.records = records
         self._patches, self._dataset, self._size = patches, dataset, size
         self._mask_dirs, self._resize = mask_dirs, resize
 
@@ -99,7 +105,7 @@ class StoreSource:
         size: int,
         mask_dirs: Sequence[Path] = (),
     ):
-        self.names = store.names
+        self.names, self.records = store.names, store.records
         self._store, self._dataset, self._size = store, dataset, size
         self._mask_dirs = mask_dirs
 
@@ -163,17 +169,24 @@ def open_source(
             patches = folders.labelled_patches(root, split, dataset)
         else:
             patches = folders.annotated_patches(root, split, dataset)
-        folders.check_patches(patches, None if config.resize else size, dataset)
-        source = FolderSource(patches, dataset, size, mask_dirs, resize=config.resize)
+        checksums = folders.check_patches(patches, None if config.resize else size, dataset)
+        records = folders.patch_records(patches, checksums)
+        source = FolderSource(
+            patches, dataset, size, mask_dirs, resize=config.resize, records=records
+        )
     for folder in mask_dirs:
-        _check_masks(folder, source.names, dataset, size)
+        checksums = _check_masks(folder, source.names, dataset, size)
+        source.records = [
+            record._replace(checksum=f"{record.checksum}{checksum:08x}")
+            for record, checksum in zip(source.records, checksums, strict=True)
+        ]
     return source
 
 
-def _check_masks(folder: Path, names: Sequence[str], dataset: Dataset, size: int) -> None:
+def _check_masks(folder: Path, names: Sequence[str], dataset: Dataset, size: int) -> list[int]:
     patches = [Patch(name, folder / f"{name}.png", None, None) for name in names]
     patches = [patch._replace(image=patch.mask) for patch in folders.masks_for(patches, folder)]
-    folders.check_patches(patches, size, dataset)
+    return folders.check_patches(patches, size, dataset)
 
 
 def batches(
