@@ -58,3 +58,12 @@ def test_nothing_is_written_when_meta_is_no_json(tmp_path):
     with pytest.raises(TypeError):
         tables.write_scores(*paths, [("phase 1", SCORES)], CLASSES, {"path": tmp_path})
     assert not list(tmp_path.iterdir())
+
+
+def test_names_begin_no_formula(tmp_path):
+    paths = tmp_path / "scores.json", tmp_path / "scores.csv"
+    tables.write_scores(*paths, [("=phase 1", SCORES)], ("=TE", "-NEC"), {})
+    with paths[1].open(newline="") as file:
+        heading, line = csv.reader(file)
+    assert heading[:3] == ["name", "'=TE", "'-NEC"] and line[:2] == ["'=phase 1", "0.755671"]
+    assert json.loads(paths[0].read_text())["classes"] == ["=TE", "-NEC"]

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import folders
-from wsss_jax import phase1, phase2, training
+from wsss_jax import phase1, phase2, spreadsheets, training
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import torch_names, weights
@@ -307,7 +307,11 @@ def _write_table(rows: list[Row], path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*Row._fields, "verdict"])
-        writer.writerows([*row._replace(shape=_shape(row)), row.verdict] for row in rows)
+        for row in rows:
+            cells = [*row._replace(shape=_shape(row)), row.verdict]
+            writer.writerow(
+                [spreadsheets.text(cell) if isinstance(cell, str) else cell for cell in cells]
+            )
 
 
 def _shape(row: Row) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsss_jax import spreadsheets
 from wsss_jax.files import atomic_path
 
 # Key in `metrics.segmentation_scores` and heading, in the order of the paper's Tables I to III.
@@ -60,10 +61,12 @@ def write_scores(
         json_path.write_text(text + "\n", encoding="utf-8")
         with csv_path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["name", *_headings(classes), "class ACC"])
+            names = [spreadsheets.text(name) for name in classes]
+            writer.writerow(["name", *_headings(names), "class ACC"])
             for record in records:
                 summary = [record[key] for key in (*SUMMARY_COLUMNS, "class_acc")]
-                writer.writerow([record["name"], *record["iou"].values(), *summary])
+                name = spreadsheets.text(record["name"])
+                writer.writerow([name, *record["iou"].values(), *summary])
 
 
 def _headings(classes: Sequence[str]) -> list[str]:
