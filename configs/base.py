@@ -140,6 +140,7 @@ def masks(phase1: str, variant: str = "paper") -> ConfigDict:
             "white_threshold": 200,  # grey value (0-255) above which a pixel is background ...
             "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
             "batch_size": 20,
+            "palette": "dataset",  # colors of the contact sheet; "colorblind": see evaluate
             "sheet_patches": 8,  # rows of the contact sheet
             "seed": 0,  # of the sample on it
         }
@@ -200,6 +201,10 @@ def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
                 "threshold": 0.1,  # a class is closed at or under this probability in phase 1
             },
             "batch_size": 20,
+            # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
+            "precision": "",
+            # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
+            "palette": "dataset",
             "sheet_patches": 8,  # rows of the sheets of best and worst patches
         }
     )
@@ -217,10 +222,12 @@ def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> Co
             "probabilities": False,  # also writes the mean probability of each class
             "geojson": {
                 # square micrometers: smaller regions are left out, smaller holes filled
-                "min_area": 400.0,
+                "min_area": 10.0,
                 "simplify": 1.0,  # farthest that an outline may move, pixels; both 0: exact
             },
             "picture": 1200,  # longer side of the pictures in the report, pixels
+            # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
+            "palette": "dataset",
         }
     )
 
@@ -254,6 +261,8 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "white_threshold": 200,  # grey value (0-255) above which a pixel is background ...
         "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
         "batch_size": 20,  # tiles, over all devices
+        # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
+        "precision": "",
     }
 
 

@@ -1,4 +1,5 @@
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,28 @@ def test_the_variants_are_those_of_the_table():
         "optimizer.head_multiplier",
         "optimizer.learning_rate",
     ]
+
+
+@pytest.mark.parametrize("job", ["masks", "evaluate", "segment", "doctor"])
+def test_runs_from_before_colors_and_precision_could_be_chosen_load(tmp_path, job):
+    config = {
+        "masks": base.masks("run"),
+        "evaluate": base.evaluate("one", "two"),
+        "segment": base.segment("a.svs", "one", "two"),
+        "doctor": base.doctor(),
+    }[job]
+    earlier = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in ("palette", "precision")
+    }
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    assert config_lib.differences(config_lib.load(tmp_path, "workdir"), config) == []
+
+
+@pytest.mark.parametrize(("field", "value"), [("palette", "pretty"), ("precision", "float16")])
+def test_colors_and_precision_are_checked(field, value):
+    config = base.segment("a.svs", "one", "two")
+    config[field] = value
+    with pytest.raises(InputError, match=rf"config\.{field} is '{value}': it must be one of"):
+        config_lib.validate(config)

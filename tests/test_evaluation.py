@@ -11,6 +11,7 @@ from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import jobs, metrics
 from wsss_jax.errors import InputError
+from wsss_jax.report.colors import OKABE_ITO
 
 
 def test_evaluation_writes_table_and_pictures(runs_dir):
@@ -58,6 +59,26 @@ def test_one_phase_alone(runs_dir, tmp_path, phase1, phase2, rows):
     whole = json.loads((runs_dir / "evaluate" / "scores.json").read_text())
     same = next(row for row in whole["rows"] if row["name"] == rows[0])
     np.testing.assert_equal(scores["rows"][1], same)
+
+
+def test_pictures_have_the_colors_asked_for_and_label_maps_their_own(
+    runs_dir, tissue_dir, tmp_path
+):
+    config = base.evaluate("", str(runs_dir / "phase2"))
+    config.data.workers, config.batch_size, config.sheet_patches = 0, 4, 2
+    config.palette, config.precision = "colorblind", "float32"
+    jobs.evaluate(config, tmp_path)
+    drawn = {
+        folder: set(
+            map(tuple, np.asarray(Image.open(folder / "best.png").convert("RGB")).reshape(-1, 3))
+        )
+        for folder in (tmp_path, runs_dir / "evaluate")
+    }
+    own = set(load_dataset("", tissue_dir).palette[:-1])
+    assert set(OKABE_ITO[:4]) <= drawn[tmp_path] and not own & drawn[tmp_path]
+    assert own <= drawn[runs_dir / "evaluate"]
+    mask = next((tmp_path / "predictions").iterdir())
+    assert tuple(Image.open(mask).getpalette()[:3]) in own
 
 
 def test_another_data_set_is_refused(runs_dir, tmp_path):

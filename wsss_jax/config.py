@@ -88,6 +88,8 @@ SATURATION = Rule(
     lambda v: v == "otsu" or (isinstance(v, str) and v.isdecimal() and int(v) <= 255),
     "'otsu' or a whole number of 0 to 255 in quotes",
 )
+PALETTE = _one_of("dataset", "colorblind")
+PRECISION = _one_of("", "float32", "bfloat16")  # "" = that of the training run
 CODES = Rule(
     lambda v: (
         isinstance(v, Mapping | ml_collections.ConfigDict)
@@ -159,6 +161,7 @@ _MASKS = {
     "white_threshold": _integer(0),
     "white_min_area": _integer(0),
     "batch_size": _integer(1),
+    "palette": PALETTE,
     "sheet_patches": _integer(0),
     "seed": SEED,
 }
@@ -182,6 +185,8 @@ _EVALUATE = {
     "gate.mode": _one_of("probabilities", "logits", "off"),
     "gate.threshold": PROBABILITY,
     "batch_size": _integer(1),
+    "precision": PRECISION,
+    "palette": PALETTE,
     "sheet_patches": _integer(0),
 }
 _SLIDES = {
@@ -201,6 +206,7 @@ _SLIDES = {
     "white_threshold": _integer(0),
     "white_min_area": _integer(1),
     "batch_size": _integer(1),
+    "precision": PRECISION,
 }
 _SEGMENT = {
     **_SLIDES,
@@ -212,6 +218,7 @@ _SEGMENT = {
     "geojson.min_area": _number(0),
     "geojson.simplify": _number(0),
     "picture": _integer(64, 2048),
+    "palette": PALETTE,
 }
 _DOCTOR = {**_SLIDES, "slide": TEXT, "phase2": TEXT}
 _PREPARE = {
@@ -272,7 +279,12 @@ NESTED_JOBS = {
     "convert": ("phase1", "phase2"),
 }
 # Fields that came after version 0.1, by job, with the value that does what was done without them.
-ADDED: dict[str, dict[str, Any]] = {}
+ADDED: dict[str, dict[str, Any]] = {
+    "masks": {"palette": "dataset"},
+    "evaluate": {"palette": "dataset", "precision": ""},
+    "segment": {"palette": "dataset", "precision": ""},
+    "doctor": {"precision": ""},
+}
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from data import folders
 from data.dataset import Dataset
 from wsss_jax import inputs, metrics, parallel, phase1, phase2, runs, training
 from wsss_jax.errors import InputError
-from wsss_jax.report import figures, tables
+from wsss_jax.report import colors, figures, tables
 
 # (variables of both phases, batch) -> {row of the table: (label maps, confusion matrices)}
 Predict = Callable[[Sequence[Any], inputs.Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -31,8 +31,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     row of the table `predictions/<stem>.png`, `confusion.png`, `worst.png` and `best.png`;
     `examples.png` shows all rows.
     """
-    classifier = phase1.load(config.phase1, "phase1") if config.phase1 else None
-    segmenter = phase2.load(config.phase2, "phase2") if config.phase2 else None
+    classifier = phase1.load(config.phase1, "phase1", config.precision) if config.phase1 else None
+    segmenter = phase2.load(config.phase2, "phase2", config.precision) if config.phase2 else None
     dataset = _dataset(config, classifier, segmenter)
     runs.inherit_data(config.data, (segmenter or classifier).config.data)
     parallel.check_batch_size(config.batch_size)
@@ -166,6 +166,7 @@ def _write_sheets(
         ],
     }
     indices = sorted(set().union(*chosen.values()))
+    palette = colors.for_pictures(dataset, config.palette).palette
     rows = dict(_predicted_rows(config, source, dataset.num_classes, indices, predict, variables))
     for name in ("worst", "best"):
         sheet = [
@@ -174,14 +175,14 @@ def _write_sheets(
         ]
         figures.evaluation_sheet(
             sheet,
-            dataset.palette,
+            palette,
             dataset.classes,
             workdir / f"{name}.png",
             title=f"{config.split}: {name} patches first",
         )
     figures.demo_banner(
         [rows[i] for i in chosen["examples"]],
-        dataset.palette,
+        palette,
         dataset.classes,
         workdir / "examples.png",
     )

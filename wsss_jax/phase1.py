@@ -172,6 +172,6 @@ def phase(
     )
 
 
-def load(workdir: str, field: str) -> training.Trained:
+def load(workdir: str, field: str, precision: str = "") -> training.Trained:
     """The classifier of the run that the configuration names in `field`; see `training.load`."""
-    return training.load(workdir, field, "phase1", build_model)
+    return training.load(workdir, field, "phase1", build_model, precision)

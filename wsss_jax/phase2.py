@@ -236,6 +236,6 @@ def phase(
     )
 
 
-def load(workdir: str, field: str) -> training.Trained:
+def load(workdir: str, field: str, precision: str = "") -> training.Trained:
     """The network of the run that the configuration names in `field`; see `training.load`."""
-    return training.load(workdir, field, "phase2", build_model)
+    return training.load(workdir, field, "phase2", build_model, precision)

@@ -15,7 +15,7 @@ from data import folders
 from data.dataset import Dataset
 from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, runs, training
 from wsss_jax.files import atomic_path, clear_unfinished
-from wsss_jax.report import figures, tables
+from wsss_jax.report import colors, figures, tables
 
 # (variables, batch) -> {layer: label maps (B, H, W) uint8}
 Open = Callable[[training.Variables, inputs.Batch], dict[str, np.ndarray]]
@@ -74,7 +74,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     sheet = _sheet(config, workdir, source, dataset) if parallel.is_first() else []
     if sheet:
         path = workdir / "contact_sheet.png"
-        figures.contact_sheet(sheet, dataset.palette, dataset.classes, path)
+        palette = colors.for_pictures(dataset, config.palette).palette
+        figures.contact_sheet(sheet, palette, dataset.classes, path)
     if validation is not None:
         _score(config, classifier, open_batch, validation, workdir)
 

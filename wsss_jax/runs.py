@@ -16,6 +16,7 @@ FREE_FIELDS = (
     "checkpoint_every",
     "accumulate",
     "rematerialize",
+    "palette",
     "data.root",
     "data.source",
     "data.workers",

@@ -269,7 +269,7 @@ class Trained(NamedTuple):
     variables: dict[str, Any]
 
 
-def load(workdir: str, field: str, job: str, build_model: Callable) -> Trained:
+def load(workdir: str, field: str, job: str, build_model: Callable, precision: str = "") -> Trained:
     """The result of a run: its best checkpoint or its last, as its configuration says.
 
     Args:
@@ -277,11 +277,13 @@ def load(workdir: str, field: str, job: str, build_model: Callable) -> Trained:
       field: for the message.
       job: what the run must have been.
       build_model: of that phase.
+      precision: what it computes in; "" = what it was trained in.
 
     Raises:
       InputError: no such run there, or no checkpoint.
     """
     config, dataset = runs.load(workdir, field, job)
+    config.precision = precision or config.precision
     model = build_model(config, dataset.num_classes)
     variables = load_variables(Path(workdir), _score(config), network_shapes(model))
     history = Path(workdir) / HISTORY_FILE

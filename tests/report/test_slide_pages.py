@@ -138,6 +138,21 @@ def test_the_scale_bar_has_its_share_of_the_width(tmp_path):
     assert "width: 20.8333%" in page.values("i", "style")
 
 
+def test_classes_are_numbered_in_legend_and_map(tmp_path):
+    of_slide = report()
+    large = np.tile(np.repeat(np.arange(3, dtype=np.uint8), 100), (300, 1))
+    pictures = of_slide.pictures._replace(
+        thumbnail=np.full((*large.shape, 3), 200, np.uint8), labels=large
+    )
+    slide_pages.write_report(tmp_path / "report.html", of_slide._replace(pictures=pictures))
+    page = Page(tmp_path / "report.html")
+    assert {"0 tumor", "1 stroma"} <= set(page.texts)
+    numbered = [attributes for name, attributes in page.tags if name == "b"]
+    assert all(attributes["aria-hidden"] == "true" for attributes in numbered)
+    left = [float(re.search(r"left: ([\d.]+)%", each["style"])[1]) for each in numbered]
+    assert min(left) < 100 / 3 < max(left) < 200 / 3 and {"0", "1"} <= set(page.texts)
+
+
 def test_the_index_counts_and_puts_failures_first(tmp_path):
     entries = [
         IndexEntry("good", "a folder/#1", AREAS, RATIOS, ("one",)),

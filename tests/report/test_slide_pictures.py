@@ -56,25 +56,44 @@ def test_overlay_tints_outlines_and_names_the_classes():
     page = slide_pictures.overlay(pictures(600))
     shown = page[canvas.MARGIN : canvas.MARGIN + 40, canvas.MARGIN : canvas.MARGIN + 600]
     row = [tuple(map(int, color)) for color in shown[20]]
-    assert row[197:203] == [row[0], *[PALETTE[0]] * 2, *[PALETTE[1]] * 2, row[300]]
-    assert row[397:401] == [row[300], *[PALETTE[1]] * 2, (TISSUE,) * 3]
+    assert row[198:202] == [row[0], PALETTE[0], PALETTE[1], row[205]]
+    assert row[398:401] == [row[205], PALETTE[1], (TISSUE,) * 3]
     assert row[0] == (158, 89, 89)  # 0.55 * 120 + 0.45 * color
     below = page[canvas.MARGIN + 41 :]
     assert all((below == color).all(axis=-1).sum() >= 100 for color in PALETTE[:2])
     assert (page[:, -canvas.MARGIN + 1 :] == 255).all()
 
 
+def test_regions_are_numbered_like_the_legend(monkeypatch):
+    def drawn(names):
+        monkeypatch.setattr(slide_pictures.numbers, "legend", lambda classes: names)
+        return slide_pictures.overlay(of_slide)
+
+    of_slide = pictures(600)
+    places = slide_pictures.number_places(of_slide)
+    assert {place.value for place in places} == {0, 1}
+    page = slide_pictures.overlay(of_slide)
+    for place in places:
+        x, y = canvas.MARGIN + place.x, canvas.MARGIN + place.y
+        box = page[y - 8 : y + 9, x - 8 : x + 9]
+        assert (box.max(axis=-1) == box.min(axis=-1)).all()  # dark on light, whatever the class
+        assert (box == canvas.INK).all(axis=-1).any() and (box == 255).all(axis=-1).any()
+    legend = canvas.MARGIN + 40 + canvas.GAP
+    unnumbered = drawn(list(CLASSES))
+    assert (page[legend:] != unnumbered[legend:]).any()
+
+
 def test_layers_have_exact_colors_and_let_the_excluded_through():
     of_slide = pictures(90)
     for data, width in (
         (slide_pictures.map_png(of_slide), 30),
-        (slide_pictures.outlines_png(of_slide), 2),
+        (slide_pictures.outlines_png(of_slide), 1),
     ):
         layer = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))[20]
         assert (layer[30 - width : 30] == (*PALETTE[0], 255)).all()
         assert (layer[60 - width : 60] == (*PALETTE[1], 255)).all()
         assert (layer[60:, 3] == 0).all()
-        assert (layer[:, 3] == 255).sum() == (60 if width == 30 else 6)
+        assert (layer[:, 3] == 255).sum() == (60 if width == 30 else 3)
 
 
 def test_pictures_are_written_alike_each_time(tmp_path):

@@ -4,6 +4,7 @@ Everything is placed on whole pixels and label maps are resized to their nearest
 class has exactly its palette's color wherever it is drawn.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wsss_jax.files import atomic_path
+from wsss_jax.report.numbers import Place
 
 Color = tuple[int, int, int]
 
@@ -29,13 +31,20 @@ HEADING_HEIGHT = 26
 TITLE_HEIGHT = 38
 LEGEND_HEIGHT = 28
 SWATCH = 14
+CELL = 224  # side of a cell, pixels
+NUMBER = 13  # size of a class's number on a map, pixels
+NUMBER_SIDE = NUMBER + 6  # of its box
 
 
 class Picture(NamedTuple):
-    """One cell: (H, W, 3) uint8, and whether it is a photograph or flat colors."""
+    """One cell: (H, W, 3) uint8, and whether it is a photograph or flat colors.
+
+    `places` are the numbers to write on it.
+    """
 
     pixels: np.ndarray
     photograph: bool
+    places: Sequence[Place] = ()
 
 
 class Row(NamedTuple):
@@ -62,7 +71,7 @@ def write_page(
     legend: Sequence[tuple[Color, str]],
     *,
     title: str = "",
-    tile: int = 224,
+    tile: int = CELL,
     rows_abreast: int = 1,
 ) -> None:
     """Draw the rows and write them as a PNG of 256 colors, atomically.
@@ -140,8 +149,11 @@ def _draw_picture(page: _Page, picture: Picture, left: int, top: int, tile: int)
     fitted = Image.fromarray(picture.pixels).resize(size, method)
     x, y = left + (tile - size[0]) // 2, top + (tile - size[1]) // 2
     page.image.paste(fitted, (x, y))
-    page.draw.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline=FRAME)
     page.photographs[y : y + size[1], x : x + size[0]] = picture.photograph
+    for place in picture.places:
+        at = (x + (place.x + 0.5) * size[0] / width, y + (place.y + 0.5) * size[1] / height)
+        _draw_number(page, place.value, *map(round, at))
+    page.draw.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline=FRAME)
     if not picture.photograph:
         codes = np.unique(_codes(picture.pixels)).tolist()
         page.flat_colors.update((code >> 16, code >> 8 & 255, code & 255) for code in codes)
@@ -155,6 +167,16 @@ def _draw_swatch(
     page.draw.rectangle((left, top, left + SWATCH - 1, top + SWATCH - 1), color, FRAME)
     page.draw.text((left + SWATCH + 6, middle + 5), name, INK, font, anchor="ls")
     return left + _swatch_width(name, font)
+
+
+def _draw_number(page: _Page, value: int, x: int, y: int) -> None:
+    """A class's number around (x, y), dark on a light box, which reads on every color."""
+    font = _font(NUMBER, bold=True)
+    half_width = max(NUMBER_SIDE, math.ceil(font.getlength(str(value))) + 6) // 2
+    half = NUMBER_SIDE // 2
+    box = (x - half_width, y - half, x + half_width, y + half)
+    page.draw.rectangle(box, PAPER, FRAME)
+    page.draw.text((x, y), str(value), INK, font, anchor="mm")
 
 
 def _swatch_width(name: str, font: ImageFont.FreeTypeFont) -> int:

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wsss_jax.files import atomic_path
-from wsss_jax.report.canvas import Color, Picture, Row, write_page
+from wsss_jax.report import numbers
+from wsss_jax.report.canvas import CELL, NUMBER_SIDE, Color, Picture, Row, write_page
 from wsss_jax.report.tables import SUMMARY_COLUMNS
 
 Palette = Sequence[Color]
@@ -300,7 +301,7 @@ def _write_sheet(
 ) -> None:
     if len({tuple(of_row) for of_row in pictures}) != 1:
         raise ValueError("a sheet needs at least one row, and the same columns in every row")
-    names = [*classes, EXCLUDED_NAME]
+    names = [*numbers.legend(classes), EXCLUDED_NAME]
     entries = [(tuple(color), name) for color, name in zip(palette, names, strict=True)]
     maps = [mask for row in rows for mask in (*row.masks.values(), row.truth) if mask is not None]
     legend = entries if any((mask == len(classes)).any() for mask in maps) else entries[:-1]
@@ -318,12 +319,20 @@ def _write_sheet(
 
 def _painted(masks: Mapping[str, np.ndarray], palette: Palette) -> dict[str, Picture]:
     return {
-        name: Picture(colorize(mask, palette), photograph=False) for name, mask in masks.items()
+        name: Picture(colorize(mask, palette), photograph=False, places=_places(mask, palette))
+        for name, mask in masks.items()
     }
 
 
 def _tinted(image: np.ndarray, mask: np.ndarray, palette: Palette) -> Picture:
-    return Picture(overlay(image, mask, palette), photograph=True)
+    pixels = overlay(image, mask, palette)
+    return Picture(pixels, photograph=True, places=_places(mask, palette))
+
+
+def _places(mask: np.ndarray, palette: Palette) -> list[numbers.Place]:
+    """Where the numbers of the classes go; their boxes do not grow and shrink with the mask."""
+    side = NUMBER_SIDE * max(mask.shape) / CELL
+    return numbers.places(mask, len(palette) - 1, side, per_class=2)
 
 
 def _wrapped(name: str) -> str:

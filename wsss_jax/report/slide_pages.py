@@ -14,9 +14,10 @@ from urllib.parse import quote
 from xml.etree.ElementTree import Element, tostring
 
 from wsss_jax.files import atomic_path
-from wsss_jax.report import slide_pictures
+from wsss_jax.report import numbers, slide_pictures
 from wsss_jax.report.canvas import Color
 from wsss_jax.report.slide_pictures import SlidePictures
+from wsss_jax.wording import counted
 
 REPORT = "report.html"
 
@@ -129,7 +130,7 @@ def write_index(path: Path | str, entries: Sequence[IndexEntry]) -> None:
         if remaining
         else "",
     ]
-    number = _counted(len(entries), "slide")
+    number = counted(len(entries), "slide")
     _write_page(path, f"Tissue maps of {number}", "Tissue maps", number, sections)
 
 
@@ -174,7 +175,9 @@ def _viewer(pictures: SlidePictures, areas: Sequence[Area]) -> Element:
             "ul",
             *(
                 _element("li", _swatch(color), name)
-                for name, color in zip(pictures.classes, pictures.palette[:-1], strict=True)
+                for name, color in zip(
+                    numbers.legend(pictures.classes), pictures.palette[:-1], strict=True
+                )
             ),
             class_="legend",
         ),
@@ -185,6 +188,16 @@ def _viewer(pictures: SlidePictures, areas: Sequence[Area]) -> Element:
                 "div",
                 _image(tissue_map, f"Map of its classes: {shares}", width, height, class_="fill"),
                 _image(outlines, "", width, height, class_="lines"),
+                *(
+                    _element(
+                        "b",
+                        str(place.value),
+                        style=f"left: {100 * (place.x + 0.5) / width:.3f}%; "
+                        f"top: {100 * (place.y + 0.5) / height:.3f}%",
+                        aria_hidden="true",
+                    )
+                    for place in slide_pictures.number_places(pictures)
+                ),
                 class_="map",
             ),
             class_="panes",
@@ -326,7 +339,7 @@ def _slide_cell(entry: IndexEntry) -> Element:
     )
     name = _element("span", entry.name)
     if entry.warnings:
-        name.append(_element("small", _counted(len(entry.warnings), "warning"), class_="note"))
+        name.append(_element("small", counted(len(entry.warnings), "warning"), class_="note"))
     link = _element("a", picture, name, href=_address(f"{entry.folder}/{REPORT}"))
     return _element("th", link, scope="row")
 
@@ -391,10 +404,6 @@ def _share(value: float | None) -> str:
     if 0 < value < 0.0005:
         return "< 0.1 %"
     return "> 99.9 %" if 0.9995 <= value < 1 else f"{100 * value:.1f} %"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _identity(view: str) -> str:
@@ -529,6 +538,11 @@ thead .number { white-space: normal; }
 .tissue, .map { min-width: 0; }
 .map { display: grid; align-self: start; background: #fff; }
 .map img { grid-area: 1 / 1; }
+.map { position: relative; }
+.map b {
+  position: absolute; transform: translate(-50%, -50%); padding: 0 4px; background: #fff;
+  color: #222; border: 1px solid #bbb; font-size: .87rem; line-height: 1.3;
+}
 .panes img { display: block; width: 100%; height: auto; box-shadow: 0 0 0 1px var(--line); }
 @media screen {
   .panes { --height: 85vh; }

@@ -1,6 +1,7 @@
 """Pictures of a slide and its tissue map, about 1200 pixels large.
 
 Outlines, legend and map have exactly the palette's colors; the scale bar is right to the pixel.
+Numbers in the legend and on the map say which class is which to those who cannot tell the colors.
 """
 
 import io
@@ -13,15 +14,17 @@ import numpy as np
 from PIL import Image
 
 from wsss_jax.files import atomic_path
-from wsss_jax.report import figures
+from wsss_jax.report import figures, numbers
 from wsss_jax.report.canvas import (
     FRAME,
     GAP,
     INK,
     LEGEND_HEIGHT,
     MARGIN,
+    NUMBER_SIDE,
     SWATCH,
     Color,
+    _draw_number,
     _draw_swatch,
     _elide,
     _font,
@@ -37,7 +40,7 @@ SMALL_SIDE = 240
 NARROWEST_PAGE = 360
 BAR_SHARE = 0.25  # of the picture's width, at most
 BAR_HEIGHT = 6
-OUTLINE = 2  # pixels on either side of a border
+OUTLINE = 1  # pixels on either side of a border
 
 
 class SlidePictures(NamedTuple):
@@ -74,7 +77,9 @@ def write_pictures(folder: Path | str, pictures: SlidePictures) -> None:
 
 
 def overlay(pictures: SlidePictures) -> np.ndarray:
-    """The slide tinted by class, each region outlined; below it a legend and a scale bar.
+    """The slide tinted by class, each region outlined and the largest ones numbered.
+
+    Below it are a legend and a scale bar.
 
     Returns:
         (h', w', 3) uint8 RGB, the picture unscaled with its upper left corner at (MARGIN, MARGIN).
@@ -89,12 +94,14 @@ def overlay(pictures: SlidePictures) -> np.ndarray:
     longest = for_legend - SWATCH - GAP
     entries = [
         (tuple(color), _elide(name, font, longest))
-        for color, name in zip(pictures.palette[:-1], pictures.classes, strict=True)
+        for color, name in zip(pictures.palette[:-1], numbers.legend(pictures.classes), strict=True)
     ]
     lines = _wrap_legend(entries, for_legend)
     top = MARGIN + height + 2 * GAP
     page = _Page(inner + 2 * MARGIN, top + len(lines) * LEGEND_HEIGHT - GAP + MARGIN)
     page.image.paste(Image.fromarray(tinted), (MARGIN, MARGIN))
+    for place in number_places(pictures):
+        _draw_number(page, place.value, MARGIN + place.x, MARGIN + place.y)
     page.draw.rectangle((MARGIN - 1, MARGIN - 1, MARGIN + width, MARGIN + height), outline=FRAME)
     for number, line in enumerate(lines):
         x, middle = MARGIN, top + number * LEGEND_HEIGHT + SWATCH // 2
@@ -122,6 +129,11 @@ def scale_bar(width_um: float) -> tuple[float, str]:
     lengths = (digit * 10.0**power for power in (exponent - 1, exponent) for digit in (1, 2, 5))
     length = max(length for length in lengths if length <= limit)
     return length, f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
+
+
+def number_places(pictures: SlidePictures) -> list[numbers.Place]:
+    """Where on the map the numbers of the classes go."""
+    return numbers.places(pictures.labels, len(pictures.classes), NUMBER_SIDE)
 
 
 def thumbnail_jpeg(pictures: SlidePictures) -> bytes:
