@@ -1,6 +1,7 @@
 import json
 import uuid
 
+import cv2
 import numpy as np
 import pytest
 import shapely
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio import features
 
+from configs import base
 from wsss_jax.slides import polygons
 
 NAMES = ["TE", "Leukozyten µ", "TAS"]
@@ -16,6 +18,25 @@ PALETTE = [(205, 51, 51), (0, 255, 0), (65, 105, 225), (255, 255, 255)]
 MAPS = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
     lambda size: arrays(np.uint8, size, elements=st.sampled_from([0, 0, 1, 2, 3]))
 )
+
+
+def check_rfc7946(collection):
+    """What RFC 7946 asks of the members, and QuPath 0.6 of the geometries (JTS on a .01 grid)."""
+    assert collection.keys() == {"type", "features"} and collection["type"] == "FeatureCollection"
+    for feature in collection["features"]:
+        assert feature.keys() == {"type", "id", "properties", "geometry"}
+        assert feature["type"] == "Feature" and isinstance(feature["id"], str)
+        kind, coordinates = feature["geometry"]["type"], feature["geometry"]["coordinates"]
+        assert feature["geometry"].keys() == {"type", "coordinates"}
+        assert kind in ("Polygon", "MultiPolygon")
+        for rings in [coordinates] if kind == "Polygon" else coordinates:
+            for number, ring in enumerate(rings):
+                assert len(ring) >= 4 and ring[0] == ring[-1]
+                assert all(len(position) == 2 for position in ring)
+                assert shapely.LinearRing(ring).is_ccw == (number == 0)
+        shape = shapely.geometry.shape(feature["geometry"])
+        reduced = shapely.set_precision(shape, 0.01, mode="pointwise")
+        assert reduced.is_valid and not reduced.is_empty and reduced.area > 0
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +51,7 @@ def write(tmp_path_factory):
             patch.setattr(polygons, "BAND", band)
             patch.setattr(polygons, "EDGES", edges)
             patch.setattr(polygons, "CORNERS", corners)
-            polygons.write_geojson(
+            write.held = polygons.write_geojson(
                 path,
                 lambda y0, y1, step: labels[y0:y1:step, ::step],
                 *labels.shape[::-1],
@@ -39,7 +60,7 @@ def write(tmp_path_factory):
                 **given,
             )
         collection = json.loads(path.read_text(encoding="utf-8"))
-        assert collection["type"] == "FeatureCollection"
+        check_rfc7946(collection)
         return collection["features"]
 
     return write
@@ -123,6 +144,59 @@ def test_regions_that_are_cut_still_make_up_the_map(write, labels, band, corners
     assert area == pytest.approx((kept != 3).sum() * 0.25)
 
 
+@given(
+    MAPS,
+    st.floats(0.002, 9),
+    st.floats(0.002, 9),
+    st.floats(0, 50),
+    st.floats(0, 4),
+    st.sampled_from([0, 0.5, 3]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_scale_gives_polygons_that_qupath_reads(write, labels, x, y, offset, tolerance, area):
+    found = write(labels, scale=(x, y), offset=(offset, -offset), simplify=tolerance, min_area=area)
+    held = np.zeros(3)
+    for feature in found:  # checked by `write`
+        value = NAMES.index(feature["properties"]["classification"]["name"])
+        held[value] += shapely.geometry.shape(feature["geometry"]).area
+    np.testing.assert_allclose(write.held, held / (x * y), atol=1e-6, rtol=1e-6)
+
+
+def test_rings_that_rounding_joins_are_repaired(write):
+    labels = np.zeros((6, 40), np.uint8)
+    labels[1:5, 1::2] = 3  # holes of a pixel: at 0.004 pixels a pixel many of them collapse
+    (feature,) = write(labels, scale=0.004)
+    assert feature["geometry"]["type"] in ("Polygon", "MultiPolygon")
+    bridge = np.zeros((6, 9), np.uint8)
+    bridge[:, 3:6] = 3
+    bridge[2, 3:6] = 0  # becomes a line
+    (feature,) = write(bridge, scale=(1, 0.004))
+    assert feature["geometry"]["type"] == "MultiPolygon"
+    assert write.held[0] * 0.004 == pytest.approx(2 * 3 * 0.02)
+    assert write(np.zeros((1, 5)), scale=(1, 0.004)) == []  # no area is left
+
+
+def test_the_default_keeps_small_classes(write):
+    """Two thirds one class, two in grains of some 40 micrometers: all keep what they have."""
+    rng, defaults = np.random.default_rng(0), base.segment("", "", "").geojson
+    fields = [cv2.GaussianBlur(rng.normal(size=(400, 400)), (0, 0), 5) for _ in NAMES]
+    fields = [field / field.std() for field in fields]
+    labels = np.argmax(np.stack(fields) + np.array([1.3, -0.3, 0])[:, None, None], axis=0)
+    counts = np.bincount(labels.ravel(), minlength=3)
+    assert counts.argmax() == 0 and counts.min() < 0.15 * labels.size
+    write(labels, mpp=1.0, min_area=defaults.min_area, simplify=defaults.simplify)
+    np.testing.assert_allclose(write.held / counts, 1, atol=0.05)
+    write(labels, mpp=1.0, min_area=400.0, simplify=1.0)  # as it was: what the test is about
+    assert (write.held / counts).min() < 0.9
+
+
+def test_small_regions_are_not_simplified_away(write):
+    labels = np.full((40, 40), 3)
+    labels[::4, ::4] = labels[1::4, ::4] = 0
+    write(labels, simplify=1.0)
+    assert write.held[0] == 200
+
+
 def test_a_region_is_cut_where_it_has_too_many_corners(write):
     comb = np.where(np.arange(41) % 2, 0, 3)[None].repeat(30, axis=0)
     comb[0] = 0  # a back with 20 teeth: 85 points, and 5 of each tooth in a further band
@@ -151,7 +225,7 @@ def test_a_feature_is_what_qupath_reads(write):
         },
         "geometry": {
             "type": "Polygon",
-            "coordinates": [[[2.5, 2], [2.5, 6], [10.5, 6], [10.5, 2], [2.5, 2]]],
+            "coordinates": [[[2.5, 2], [10.5, 2], [10.5, 6], [2.5, 6], [2.5, 2]]],
         },
     }
     assert write([[1]], slide_id="b")[0]["id"] != write([[1]], slide_id="a")[0]["id"]
@@ -165,8 +239,8 @@ def test_a_ring_keeps_its_hole(write, band):
     (feature,) = write(RING, band=band)
     outline, hole = feature["geometry"]["coordinates"]
     assert (outline, hole) == (
-        [[0, 0], [0, 8], [8, 8], [8, 0], [0, 0]],
-        [[2, 2], [6, 2], [6, 6], [2, 6], [2, 2]],
+        [[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]],
+        [[2, 2], [2, 6], [6, 6], [6, 2], [2, 2]],
     )
 
 

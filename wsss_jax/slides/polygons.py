@@ -23,7 +23,8 @@ BAND = 1024  # rows that are turned into polygons at a time, or fewer:
 PIXELS = 2**24  # most of a band
 EDGES = 2**19  # most sides of pixels between two classes in a band of more than one row
 CORNERS = 2**18  # most that are kept of all regions that go on in the next band
-DECIMALS = 2  # of coordinates, in full-resolution pixels
+DECIMALS = 2  # of coordinates, in full-resolution pixels; QuPath keeps as many
+CHANGE = 0.02  # most that simplification may change the area of a region, as a share of it
 AREA = "Area um^2 (label map)"  # QuPath has an "Area µm^2" of its own, of the outline
 
 ReadRows = Callable[[int, int, int], np.ndarray]
@@ -77,20 +78,22 @@ def write_geojson(
     height: int,
     *,
     mpp: float,
-    scale: float,
+    scale: float | tuple[float, float],
     offset: tuple[float, float],
     names: Sequence[str],
     palette: Sequence[Color],
     slide_id: str,
     min_area: float = 0.0,
     simplify: float = 0.0,
-) -> None:
+) -> np.ndarray:
     """Writes the regions as QuPath annotations, a line each, atomically.
 
     With `min_area` and `simplify` 0 the polygons are exact: filled in again they give the label
-    map. Simplified ones are valid each by itself, but neighbours may overlap or gape by the
-    tolerance. The measured area is always that of the region's own pixels. A region of more than
-    `CORNERS` corners becomes several annotations, see `regions`.
+    map. Simplified ones are valid each by itself, but neighbors may overlap or gape by the
+    tolerance; a region whose area would change by over `CHANGE` is simplified less, or not at all.
+    The measured area is always that of the region's own pixels. A region of more than `CORNERS`
+    corners becomes several annotations, see `regions`. Rings turn as RFC 7946 wants them: with x
+    and y as numbers, outlines counterclockwise, holes clockwise.
 
     Args:
       path: ends in `.geojson`.
@@ -99,14 +102,19 @@ def write_geojson(
       width: of the map in working pixels.
       height: likewise.
       mpp: micrometres per working pixel.
-      scale: full-resolution pixels per working pixel.
+      scale: full-resolution pixels per working pixel, or (along x, along y).
       offset: (x, y) in full-resolution pixels of the viewer's origin: OpenSlide's bounds, or 0, 0.
       names: C class names.
       palette: RGB (0..255) of each class; a further one is ignored.
       slide_id: text that tells slides apart; the identifiers of the annotations follow from it.
       min_area: in square micrometres: smaller regions are left out, smaller holes filled.
       simplify: farthest that an outline may move, in working pixels.
+
+    Returns:
+      (C,) float64: the area that the polygons of each class hold, in working pixels.
     """
+    held = np.zeros(len(names))
+    pixel = float(np.prod(np.broadcast_to(scale, 2)))
     namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{slide_id}")
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[')
@@ -126,16 +134,25 @@ def write_geojson(
                     "measurements": {AREA: round(region.pixels * mpp**2, 4)},
                 },
             }
+            parts = _placed(region.rings, scale, offset, simplify)
+            if not parts:
+                continue  # thinner than the coordinates tell apart
+            held[region.value] += sum(_any_area(r) for rings in parts for r in rings) / pixel
+            kind = "Polygon" if len(parts) == 1 else "MultiPolygon"
             file.write(separator + _json(head)[:-1])
-            file.write(',"geometry":{"type":"Polygon","coordinates":')
-            separator = "["
+            file.write(f',"geometry":{{"type":"{kind}","coordinates":')
             # Ring by ring: the largest region has millions of corners.
-            for ring in _placed(region.rings, scale, offset, simplify):
-                file.write(separator + _json(ring.tolist()))
-                separator = ","
-            file.write("]}}")
+            file.write("[" * (len(parts) > 1))
+            for number, rings in enumerate(parts):
+                separator = "," * (number > 0) + "["
+                for ring in rings:
+                    file.write(separator + _json(ring[::-1].tolist()))
+                    separator = ","
+                file.write("]")
+            file.write("]" * (len(parts) > 1) + "}}")
             separator = ",\n"
         file.write("\n]}\n")
+    return held
 
 
 def regions(
@@ -301,31 +318,78 @@ def _tidied(ring: shapely.LinearRing, *, hole: bool) -> np.ndarray:
     ring = ring[(np.roll(ring, 1, axis=0) != np.roll(ring, -1, axis=0)).all(axis=1)]
     ring = np.roll(ring, -np.lexsort(ring.T)[0], axis=0)
     ring = np.concatenate([ring, ring[:1]])
-    return ring if (_area(ring) < 0) == hole else ring[::-1]
+    return _turned(ring, hole=hole)
 
 
 def _area(ring: np.ndarray) -> int:
-    """Pixels inside a ring, negative if it is a hole."""
+    """Pixels inside a ring along their sides, negative if it is a hole."""
     return -int(ring[:-1, 0] @ np.diff(ring[:, 1]))
 
 
+def _any_area(ring: np.ndarray) -> float:
+    """The same of a ring with corners anywhere."""
+    return -0.5 * float((ring[:-1, 0] + ring[1:, 0]) @ np.diff(ring[:, 1]))
+
+
 def _placed(
-    rings: list[np.ndarray], scale: float, offset: tuple[float, float], simplify: float
-) -> list[np.ndarray]:
-    """The rings in full-resolution pixels; simplified if that keeps the polygon valid."""
+    rings: list[np.ndarray],
+    scale: float | tuple[float, float],
+    offset: tuple[float, float],
+    simplify: float,
+) -> list[list[np.ndarray]]:
+    """A region in full-resolution pixels: one polygon as its rings, or those that it falls into.
+
+    Simplified as far as that keeps it valid and its area, and rounded.
+    """
+    if simplify:
+        polygon = shapely.Polygon(rings[0], rings[1:])
+        # Most regions that lose too much are small: they cost little as they are.
+        for tolerance in (simplify, simplify / 2):
+            simple = polygon.simplify(tolerance)
+            if abs(simple.area - polygon.area) > CHANGE * polygon.area:
+                continue
+            corners = [shapely.get_coordinates(r) for r in (simple.exterior, *simple.interiors)]
+            moved = [_moved(ring, scale, offset) for ring in corners]
+            if _is_valid(moved):
+                return [moved]
     exact = [_moved(ring, scale, offset) for ring in rings]
-    if not simplify:
-        return exact
-    simple = shapely.Polygon(rings[0], rings[1:]).simplify(simplify)
-    simple = [
-        _moved(shapely.get_coordinates(ring), scale, offset)
-        for ring in (simple.exterior, *simple.interiors)
-    ]
-    return simple if shapely.Polygon(simple[0], simple[1:]).is_valid else exact
+    return [exact] if _is_valid(exact) else _repaired(exact)
 
 
-def _moved(ring: np.ndarray, scale: float, offset: tuple[float, float]) -> np.ndarray:
-    moved = np.round(ring * scale - np.asarray(offset), DECIMALS)
+def _is_valid(rings: list[np.ndarray]) -> bool:
+    polygon = shapely.Polygon(rings[0], rings[1:])
+    return bool(polygon.is_valid and polygon.area > 0)
+
+
+def _repaired(rings: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """The valid polygons that a region becomes whose rings rounding has brought to cross or touch.
+
+    Coordinates stay multiples of what `DECIMALS` tells apart; what has no area there is dropped.
+    """
+    valid = shapely.make_valid(shapely.Polygon(rings[0], rings[1:]))
+    snapped = shapely.set_precision(valid, 10.0**-DECIMALS)
+    found = []
+    # Lines are among the parts, and polygons in parts of parts.
+    for part in shapely.get_parts(shapely.get_parts(snapped)):
+        if part.geom_type == "Polygon" and part.area > 0:
+            outline, *holes = (shapely.get_coordinates(r) for r in (part.exterior, *part.interiors))
+            oriented = [_turned(outline, hole=False), *(_turned(hole, hole=True) for hole in holes)]
+            found.append([_rounded(ring) for ring in oriented])
+    return found
+
+
+def _turned(ring: np.ndarray, *, hole: bool) -> np.ndarray:
+    return ring if (_any_area(ring) < 0) == hole else ring[::-1]
+
+
+def _moved(
+    ring: np.ndarray, scale: float | tuple[float, float], offset: tuple[float, float]
+) -> np.ndarray:
+    return _rounded(ring * np.asarray(scale) - np.asarray(offset))
+
+
+def _rounded(ring: np.ndarray) -> np.ndarray:
+    moved = np.round(ring, DECIMALS)
     whole = moved.astype(np.int64)
     return whole if np.array_equal(whole, moved) else moved  # 7 is shorter than 7.0
 
