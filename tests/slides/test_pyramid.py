@@ -86,6 +86,66 @@ def test_large_files_are_big_tiff(tmp_path, monkeypatch):
             np.testing.assert_array_equal(tiff.series[0].asarray(), labels)
 
 
+def write_colors(path, labels):
+    height, width = labels.shape
+    pyramid.write_color_map(path, rows_of(labels), width, height, mpp=0.5027, palette=PALETTE)
+
+
+@pytest.mark.parametrize(
+    ("size", "levels"), [((1, 1), 1), ((700, 1), 2), ((512, 512), 1), ((2051, 1500), 4)]
+)
+def test_colors_are_a_pyramid_that_openslide_reads(tmp_path, size, levels):
+    labels = RNG.integers(0, 4, size).astype(np.uint8)
+    path = tmp_path / "rgb.tif"
+    write_colors(path, labels)
+    with openslide.OpenSlide(path) as slide:
+        assert slide.level_count == levels and slide.dimensions == size[::-1]
+        for axis in "xy":
+            assert float(slide.properties[f"openslide.mpp-{axis}"]) == pytest.approx(0.5027)
+        for level in range(levels):
+            shape = slide.level_dimensions[level]
+            colors = np.array(slide.read_region((0, 0), level, shape))[..., :3]
+            np.testing.assert_array_equal(
+                colors, np.array(PALETTE)[labels[:: 2**level, :: 2**level]]
+            )
+    write_colors(tmp_path / "again.tif", labels)
+    assert path.read_bytes() == (tmp_path / "again.tif").read_bytes()
+
+
+def _pyvips(path):
+    pyvips = pytest.importorskip("pyvips")
+    image = pyvips.Image.new_from_file(path)
+    return image.numpy()[..., :3], 1 / image.xres * 1000
+
+
+def _tiatoolbox(path):
+    reader = pytest.importorskip("tiatoolbox.wsicore.wsireader").WSIReader.open(path)
+    assert len(reader.info.level_dimensions) == 3
+    size = reader.info.slide_dimensions
+    return reader.read_rect((0, 0), size, resolution=0, units="level"), reader.info.mpp[0]
+
+
+def _large_image(path):
+    source = pytest.importorskip("large_image_source_tiff").TiffFileTileSource(str(path))
+    assert source.getMetadata()["levels"] == 3
+    colors, _ = source.getRegion(format="numpy")
+    return colors[..., :3], source.getNativeMagnification()["mm_x"] * 1000
+
+
+def _bioio(path):
+    image = pytest.importorskip("bioio_tifffile").Reader(path)
+    return np.squeeze(image.data), image.physical_pixel_sizes.X
+
+
+@pytest.mark.parametrize("read", [_pyvips, _tiatoolbox, _large_image, _bioio])
+def test_other_readers_see_the_same_colors(tmp_path, read):
+    labels = RNG.integers(0, 4, (1400, 1100)).astype(np.uint8)
+    write_colors(tmp_path / "rgb.tif", labels)
+    colors, mpp = read(tmp_path / "rgb.tif")
+    np.testing.assert_array_equal(colors, np.array(PALETTE)[labels])
+    assert mpp == pytest.approx(0.5027, rel=1e-4)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1100, 530)])
 def test_probabilities_are_a_channel_a_class(tmp_path, size):
     maps = RNG.integers(0, 256, (3, *size)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Maps of a slide as pyramidal OME-TIFF, streamed: labels with a palette, one probability a class.
+"""Maps of a slide as pyramidal TIFF, streamed: labels, one probability a class, colors to look at.
 
 Every map is read in bands through a function `read_rows(y0, y1, step)` that returns the uint8 rows
 y0, y0 + step, ... below y1 and of each the columns 0, step, ...: no array of the whole slide is
@@ -47,7 +47,7 @@ def write_label_map(
 
     Programs that know palettes show the colors (OpenSlide, which sees level 0 only, ImageJ,
     tifffile); Bio-Formats and QuPath read the values, and the levels. What a value means is in the
-    OME metadata, as key and value.
+    OME metadata, as key and value. Programs that only read RGB want `write_color_map`.
 
     Args:
       path: ends in `.ome.tif`.
@@ -69,6 +69,40 @@ def write_label_map(
         {"Channel": {"Name": "tissue class"}, "MapAnnotation": meanings},
         {"photometric": "palette", "colormap": colormap},
     )
+
+
+def write_color_map(
+    path: Path | str,
+    read_rows: ReadRows,
+    width: int,
+    height: int,
+    *,
+    mpp: float,
+    palette: Sequence[Color],
+) -> None:
+    """Writes the labels in the classes' colors as a plain RGB pyramid, atomically.
+
+    Its levels are pages one after the other, as OpenSlide and the many programs that read through
+    it want them, and its resolution is in the usual tags. The same arguments as `write_label_map`.
+    """
+    colors = np.asarray(palette, np.uint8)
+    levels = steps(width, height)
+    shapes = [(*_level_shape((height, width), step), 3) for step in levels]
+    with (
+        atomic_path(path) as temporary,
+        # Always BigTIFF: tiatoolbox takes no other plain pyramid for a slide.
+        tifffile.TiffWriter(temporary, bigtiff=True, byteorder="<") as tiff,
+    ):
+        for step, shape in zip(levels, shapes, strict=True):
+            tiles = _tiles(lambda channel, *rows: read_rows(*rows), 1, height, step)
+            tiff.write(
+                map(colors.__getitem__, tiles),
+                shape=shape,
+                photometric="rgb",
+                subfiletype=0 if step == 1 else 1,
+                metadata=None,
+                **_common(mpp * step),
+            )
 
 
 def write_probability_maps(
@@ -139,22 +173,28 @@ def _write(
         ) as tiff,
     ):
         for step in levels:
-            pixels_per_centimetre = 1e4 / (mpp * step)
             tiff.write(
                 _tiles(read, channels[0] if channels else 1, height, step),
                 shape=_level_shape(shape, step),
-                dtype=np.uint8,
-                tile=(TILE, TILE),
-                compression="zlib",
-                buffersize=BUFFER,
-                resolution=(pixels_per_centimetre, pixels_per_centimetre),
-                resolutionunit="centimeter",
-                software="wsss_jax",
                 subifds=len(levels) - 1 if step == 1 else None,
                 subfiletype=0 if step == 1 else 1,
                 metadata=metadata if step == 1 else None,
                 **look,
+                **_common(mpp * step),
             )
+
+
+def _common(mpp: float) -> dict[str, Any]:
+    """What all pages have, by micrometers per pixel."""
+    return {
+        "dtype": np.uint8,
+        "tile": (TILE, TILE),
+        "compression": "zlib",
+        "buffersize": BUFFER,
+        "resolution": (1e4 / mpp, 1e4 / mpp),
+        "resolutionunit": "centimeter",
+        "software": "wsss_jax",
+    }
 
 
 def _level_shape(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
