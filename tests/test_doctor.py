@@ -62,7 +62,16 @@ def test_a_slide_with_runs(slide, runs_dir, capsys):
     config = base.doctor()
     config.slide, config.mpp, config.tissue.source = str(slide), 1.0, "off"
     config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
-    assert "tiles/s on this machine" in _lines(config, capsys)[-1]
+    lines = _lines(config, capsys)
+    assert "tiles/s on this machine" in lines[-1]
+    text = " ".join(" ".join(lines).split())
+    for words in (
+        "phase 2 data set synthetic tissue (drawn by a program); resolution unknown, patches of 32",
+        "validation score mIoU 0.",
+        "epochs 1 of 1",
+        "warning Phase 1 was trained on tissue drawn by a program",
+    ):
+        assert words in text, words
 
 
 def test_batches_that_no_memory_holds(slide, runs_dir, capsys):

@@ -51,13 +51,15 @@ def test_ratios_of_the_classes_that_there_are():
     assert areas.ratios(COUNTS, LUAD.classes, {"tumor": "TE"}) == {}
 
 
-def test_csv_is_one_table(tmp_path):
-    table = areas.rows(COUNTS, LUAD.classes, 2.0, tissue_pixels=500, slide_pixels=2000)
-    ratios = {"tumor_stroma_ratio": 0.25, "lymphocyte_area_fraction": None}
-    path = tmp_path / "areas.csv"
-    areas.write_csv(path, 'Gewebe "µ", 1', table, ratios)
+def _lines(path):
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = list(csv.reader(file))
+        return list(csv.reader(file))
+
+
+def test_areas_are_one_table(tmp_path):
+    table = areas.rows(COUNTS, LUAD.classes, 2.0, tissue_pixels=500, slide_pixels=2000)
+    areas.write_areas(tmp_path / "areas.csv", 'Gewebe "µ", 1', table)
+    lines = _lines(tmp_path / "areas.csv")
     assert lines[0] == [
         "slide",
         "class",
@@ -65,17 +67,28 @@ def test_csv_is_one_table(tmp_path):
         "area (mm2)",
         "share of tissue",
         "share of slide",
-        "ratio",
     ]
-    assert lines[1] == [
-        'Gewebe "µ", 1',
-        "TE",
-        "300",
-        "0.001200",
-        "0.600000",
-        "0.150000",
-        "",
-    ]
-    assert lines[6][4] == "" and len(lines) == 9
-    assert lines[7][1].endswith("= stroma / (tumor + stroma)") and lines[7][6] == "0.250000"
-    assert lines[8][1].startswith("lymphocyte area fraction") and lines[8][6] == ""
+    assert lines[1] == ['Gewebe "µ", 1', "TE", "300", "0.001200", "0.600000", "0.150000"]
+    assert lines[6][4] == "" and len(lines) == 7
+    assert [line[1] for line in lines[1:5]] == list(LUAD.classes)  # and no ratios among them
+
+
+def test_ratios_are_a_line_of_their_own_table(tmp_path):
+    ratios = {"tumor_stroma_ratio": 0.25, "lymphocyte_area_fraction": None}
+    areas.write_ratios(tmp_path / "ratios.csv", "a", ratios)
+    heading, line = _lines(tmp_path / "ratios.csv")
+    assert heading[1].startswith("tumor-stroma ratio") and heading[2].startswith("lymphocyte area")
+    assert line == ["a", "0.250000", ""]
+    assert areas.ratio_names(LUAD.roles) == list(ratios) and areas.ratio_names({}) == []
+
+
+def test_names_begin_no_formula(tmp_path):
+    names = ("=1+1", "-TE", "@SUM(A1)", "plain")
+    table = areas.rows(COUNTS, names, 2.0, tissue_pixels=500, slide_pixels=2000)
+    areas.write_areas(tmp_path / "areas.csv", "=HYPERLINK(1)", table)
+    areas.write_ratios(tmp_path / "ratios.csv", "+a", {"tumor_stroma_ratio": 0.25})
+    lines = _lines(tmp_path / "areas.csv")[1:]
+    assert {line[0] for line in lines} == {"'=HYPERLINK(1)"}
+    assert [line[1] for line in lines[:4]] == ["'=1+1", "'-TE", "'@SUM(A1)", "plain"]
+    assert [line[2] for line in lines[:4]] == ["300", "50", "0", "100"]
+    assert _lines(tmp_path / "ratios.csv")[1][0] == "'+a"

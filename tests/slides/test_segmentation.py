@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
 from PIL import Image
 from rasterio import features
@@ -23,7 +24,8 @@ from tests.slides.made_slides import TILE, drawn_tissue, write_pyramid
 from wsss_jax import config as config_lib
 from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
-from wsss_jax.slides import catalog, networks, tissue_map
+from wsss_jax.report import slide_pictures
+from wsss_jax.slides import catalog, networks, pyramid
 
 REPOSITORY = Path(__file__).parents[2]
 SIZE = 640, 512  # of the made slides at level 0, pixels
@@ -64,11 +66,15 @@ def finished(slide, runs_dir, tmp_path_factory) -> Path:
 def test_everything_is_there(finished):
     files = {path.name for path in (finished / "a slide").iterdir()}
     assert files == {
-        *("label_map.ome.tif", "probabilities.ome.tif", "tissue.geojson", "areas.csv"),
+        *("label_map.ome.tif", "label_map_rgb.tif", "probabilities.ome.tif"),
+        *("tissue.geojson", "areas.csv"),  # no ratios: the drawn classes have no roles
         *("thumbnail.png", "overlay.png", "small.jpg", "report.html", "slide.json", "parts"),
     }
     cohort = {path.name for path in finished.iterdir()}
-    assert cohort == {"a slide", "index.html", "areas.csv", "config.json", "dataset.json"}
+    assert cohort == {
+        *("a slide", "index.html", "areas.csv"),
+        *("config.json", "dataset.json", "networks.json"),
+    }
     own, all_slides = finished / "a slide" / "areas.csv", finished / "areas.csv"
     assert own.read_text("utf-8-sig") == all_slides.read_text("utf-8-sig")
     summary = json.loads((finished / "a slide" / "slide.json").read_text())
@@ -118,6 +124,165 @@ def test_finished_slides_are_skipped_and_changed_settings_redo_them(
     assert (workdir / "a slide" / "report.html").stat().st_mtime_ns > max(before.values())
 
 
+def _no_load(config):
+    raise AssertionError("a network is loaded")
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "written"),
+    [
+        ({"picture": 300}, {"overlay.png", "thumbnail.png", "small.jpg"}),
+        (
+            {"palette": "colorblind"},
+            {"overlay.png", "thumbnail.png", "small.jpg", "label_map_rgb.tif"},
+        ),
+        ({"geojson.min_area": 100.0}, {"tissue.geojson"}),
+        ({"probabilities": False}, set()),
+    ],
+)
+def test_files_depend_on_their_own_settings(
+    slide, finished, runs_dir, tmp_path, monkeypatch, changes, written
+):
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.probabilities = True
+    shutil.copytree(finished, workdir)
+    config.update_from_flattened_dict(changes)
+    monkeypatch.setattr(networks, "load", _no_load)
+    before = _times(workdir / "a slide")
+    jobs.segment(config, workdir)
+    after = _times(workdir / "a slide")
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {*written, "report.html", "slide.json"}
+    gone = set() if config.probabilities else {"probabilities.ome.tif"}
+    assert before.keys() - after.keys() == gone
+    jobs.segment(config, workdir)
+    assert _times(workdir / "a slide") == after
+    # The parts still have what they had: a slide without them is made anew, not its tiles.
+    (workdir / "a slide" / "slide.json").unlink()
+    (workdir / "a slide" / "areas.csv").unlink()
+    jobs.segment(config, workdir)
+    assert json.loads((workdir / "a slide" / "slide.json").read_text())["tiles_of_last_start"] == 0
+    assert (workdir / "a slide" / "areas.csv").read_bytes() == (
+        finished / "a slide" / "areas.csv"
+    ).read_bytes()
+
+
+def test_a_kill_between_two_files_leaves_nothing_stale(
+    slide, finished, runs_dir, tmp_path, monkeypatch
+):
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.probabilities, config.palette = True, "colorblind"
+    shutil.copytree(finished, workdir)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(slide_pictures, "write_pictures", killed)
+        jobs.segment(config, workdir)
+    assert not (workdir / "a slide" / "slide.json").exists()
+    jobs.segment(config, workdir)
+    jobs.segment(config, tmp_path / "anew")
+    for name in ("overlay.png", "label_map_rgb.tif", *DETERMINISTIC):
+        expected = (tmp_path / "anew" / "a slide" / name).read_bytes()
+        assert (workdir / "a slide" / name).read_bytes() == expected
+    assert (workdir / "a slide" / "overlay.png").read_bytes() != (
+        finished / "a slide" / "overlay.png"
+    ).read_bytes()
+
+
+def test_networks_that_changed_are_loaded(slide, finished, runs_dir, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "maps")
+    shutil.copytree(runs_dir / "phase2", tmp_path / "phase2")
+    config = _config(slide, runs_dir)
+    config.probabilities, config.phase2 = True, str(tmp_path / "phase2")
+    before = _times(tmp_path / "maps" / "a slide")
+    jobs.segment(config, tmp_path / "maps")  # a copy: other files, the same weights
+    assert _times(tmp_path / "maps" / "a slide") == before
+    (tmp_path / "phase2" / "dataset.json").touch()  # its content is what counts
+    monkeypatch.setattr(networks, "load", _no_load)
+    jobs.segment(config, tmp_path / "maps")
+    variables = next((tmp_path / "phase2" / "checkpoints").glob("*/variables"))
+    (variables / "another").touch()
+    with pytest.raises(AssertionError, match="a network is loaded"):
+        jobs.segment(config, tmp_path / "maps")
+
+
+def test_precision_is_part_of_the_map(slide, finished, runs_dir, tmp_path, capsys):
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.probabilities = True
+    shutil.copytree(finished, workdir)
+    config.precision = "float32"  # what they were trained in
+    jobs.segment(config, workdir)
+    assert "finished before" in capsys.readouterr().out
+    config.precision = "bfloat16"
+    jobs.segment(config, workdir)
+    assert "was finished with other networks, precision: done again" in capsys.readouterr().out
+    summary = json.loads((workdir / "a slide" / "slide.json").read_text())
+    both = {"phase1": "bfloat16", "phase2": "bfloat16"}
+    assert summary["settings"]["map"]["precision"] == both
+    exact, coarse = (
+        tifffile.imread(folder / "a slide" / "probabilities.ome.tif").astype(int)
+        for folder in (finished, workdir)
+    )
+    assert (exact != coarse).any() and np.abs(exact - coarse).mean() < 8
+
+
+def test_reports_say_what_the_networks_are_and_what_polygons_hold(
+    slide, finished, runs_dir, tmp_path, capsys
+):
+    config, workdir = _config(slide, runs_dir), tmp_path / "maps"
+    config.probabilities, config.geojson.min_area = True, 20_000.0
+    shutil.copytree(finished, workdir)
+    jobs.segment(config, workdir)
+    assert "warning: Phase 2 was trained on tissue drawn by a program" in capsys.readouterr().out
+    first, second = (
+        json.loads((folder / "a slide" / "slide.json").read_text())
+        for folder in (finished, workdir)
+    )
+    shares = [share for share in first["polygon_shares"].values() if share is not None]
+    assert shares == pytest.approx([1] * len(shares))
+    assert not any("polygons" in warning for warning in first["warnings"])
+    assert any("drawn by a program" in warning for warning in first["warnings"])
+    assert first["networks"]["phase2"]["epochs"] == 1
+    held = dict.fromkeys(DATASET.classes, 0.0)
+    for feature in json.loads((workdir / "a slide" / "tissue.geojson").read_text())["features"]:
+        name = feature["properties"]["classification"]["name"]
+        held[name] += shapely.geometry.shape(feature["geometry"]).area / 4
+    pixels = {row["class"]: row["pixels"] for row in second["areas"]}
+    for name, share in second["polygon_shares"].items():
+        assert share is None or share == pytest.approx(held[name] / pixels[name])
+    assert any(warning.startswith("the polygons of") for warning in second["warnings"])
+    page = (workdir / "a slide" / "report.html").read_text("utf-8")
+    for words in (
+        "synthetic tissue (drawn by a program)",
+        "1 of 1",
+        "the polygons of",
+        "Share held",
+    ):
+        assert words in page, words
+
+
+def test_pages_do_not_name_the_folders_of_the_machine(slide, runs_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        networks, "load", lambda config: networks.Networks(short_segmentation.predict, {})
+    )
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "empty.svs").touch()
+    (tmp_path / "slides" / "good.svs").symlink_to(slide)
+    with pytest.raises(InputError, match="an empty file"):
+        jobs.segment(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
+    for page in ("index.html", "good/report.html"):
+        text = (tmp_path / "maps" / page).read_text("utf-8")
+        assert str(tmp_path) not in text and str(runs_dir) not in text
+    assert "empty.svs: an empty file" in (tmp_path / "maps" / "index.html").read_text("utf-8")
+    assert str(tmp_path) in (tmp_path / "maps" / "good" / "slide.json").read_text("utf-8")
+
+
 def test_other_polygons_and_pictures_need_no_new_tiles(slide, finished, runs_dir, tmp_path, capsys):
     config, workdir = _config(slide, runs_dir), tmp_path / "maps"
     config.probabilities = True
@@ -131,7 +296,8 @@ def test_other_polygons_and_pictures_need_no_new_tiles(slide, finished, runs_dir
         for folder in (finished, workdir)
     )
     same = {name for name in first if first[name] == second[name]}
-    assert same == {"label_map.ome.tif", "probabilities.ome.tif", "areas.csv"}
+    maps = {"label_map.ome.tif", "label_map_rgb.tif", "probabilities.ome.tif"}
+    assert same == {*maps, "areas.csv"}
     assert len(second["tissue.geojson"]) < len(first["tissue.geojson"])
 
 
@@ -338,7 +504,7 @@ def test_a_full_disk_is_said_of_the_workdir(slide, runs_dir, tmp_path, monkeypat
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tissue_map.pyramid, "write_label_map", full)
+    monkeypatch.setattr(pyramid, "write_label_map", full)
     workdir = tmp_path / "maps"
     with pytest.raises(InputError, match=rf"{workdir}/a slide: No space left .* --workdir"):
         jobs.segment(_config(slide, runs_dir), workdir)

@@ -7,26 +7,28 @@ from typing import Any
 
 import numpy as np
 
+from wsss_jax import spreadsheets
 from wsss_jax.files import atomic_path
 
 BAND = 256  # rows asked for at a time
+_SIX = "{:.6f}"  # decimals of areas, shares and ratios
 COLUMNS = {
     # key of a row: (heading, how a value is written)
-    "class": ("class", str),
+    "class": ("class", spreadsheets.text),
     "pixels": ("pixels", str),
-    "mm2": ("area (mm2)", "{:.6f}".format),
-    "share_of_tissue": ("share of tissue", "{:.6f}".format),
-    "share_of_slide": ("share of slide", "{:.6f}".format),
+    "mm2": ("area (mm2)", _SIX.format),
+    "share_of_tissue": ("share of tissue", _SIX.format),
+    "share_of_slide": ("share of slide", _SIX.format),
 }
 RATIOS = {
     # key: (what it is, classes above the line, classes below it as roles; () = all classes)
     "tumor_stroma_ratio": (
-        "tumor-stroma ratio of the whole slide = stroma / (tumor + stroma)",
+        "tumor-stroma ratio of the whole slide: stroma / (tumor + stroma)",
         ("stroma",),
         ("tumor", "stroma"),
     ),
     "lymphocyte_area_fraction": (
-        "lymphocyte area fraction (no sTIL score) = lymphocytes / all classes",
+        "lymphocyte area fraction (no sTIL score): lymphocytes / all classes",
         ("lymphocytes",),
         (),
     ),
@@ -112,17 +114,17 @@ def ratios(
             sum(pixels[roles[role]] for role in below) if below else sum(pixels.values()),
         )
         for key, (_, above, below) in RATIOS.items()
-        if {*above, *below} <= roles.keys()
+        if key in ratio_names(roles)
     }
 
 
-def write_csv(
-    path: Path | str,
-    slide: str,
-    table: Sequence[Mapping[str, Any]],
-    ratios: Mapping[str, float | None],
-) -> None:
-    """Writes areas and ratios as one table for spreadsheets, atomically.
+def ratio_names(roles: Mapping[str, str]) -> list[str]:
+    """The keys of `RATIOS` whose classes a data set with these roles has."""
+    return [key for key, (_, above, below) in RATIOS.items() if {*above, *below} <= roles.keys()]
+
+
+def write_areas(path: Path | str, slide: str, table: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the areas as a table for spreadsheets, a line for each class, atomically.
 
     Every line begins with the slide, so that the files of many slides can be put together. What is
     undefined is an empty field.
@@ -131,21 +133,35 @@ def write_csv(
       path: the file.
       slide: its name.
       table: as `rows` returns.
+    """
+    headings = [heading for heading, _ in COLUMNS.values()]
+    lines = [[_cell(row[key], text) for key, (_, text) in COLUMNS.items()] for row in table]
+    _write_csv(path, slide, headings, lines)
+
+
+def write_ratios(path: Path | str, slide: str, ratios: Mapping[str, float | None]) -> None:
+    """Writes the ratios as a table for spreadsheets: one line, a column for each, atomically.
+
+    Args:
+      path: the file.
+      slide: its name.
       ratios: as `ratios` returns.
     """
+    headings = [RATIOS[key][0] for key in ratios]
+    _write_csv(path, slide, headings, [[_cell(value, _SIX.format) for value in ratios.values()]])
+
+
+def _write_csv(
+    path: Path | str, slide: str, headings: Sequence[str], lines: Sequence[Sequence[str]]
+) -> None:
     with (
         atomic_path(path) as temporary,
         # With a byte order mark, by which Excel knows that names are UTF-8.
         temporary.open("w", encoding="utf-8-sig", newline="") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["slide", *(heading for heading, _ in COLUMNS.values()), "ratio"])
-        for row in table:
-            cells = [_cell(row[key], text) for key, (_, text) in COLUMNS.items()]
-            writer.writerow([slide, *cells, ""])
-        for key, ratio in ratios.items():
-            empty = [""] * (len(COLUMNS) - 1)
-            writer.writerow([slide, RATIOS[key][0], *empty, _cell(ratio, "{:.6f}".format)])
+        writer.writerow(["slide", *headings])
+        writer.writerows([spreadsheets.text(slide), *cells] for cells in lines)
 
 
 def _cell(value: Any, text: Callable[[Any], str]) -> str:

@@ -15,7 +15,10 @@ ENDINGS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu"),
     *(".dcm", ".czi", ".png", ".jpg", ".jpeg"),
 )
-RESERVED = ("index.html", "areas.csv", "failed.txt", "config.json", "dataset.json", ".", "..")
+RESERVED = (
+    *("index.html", "areas.csv", "ratios.csv", "failed.txt", "networks.json"),
+    *("config.json", "dataset.json", ".", ".."),
+)
 _END = 1 << 20  # bytes of each end of a file that its checksum covers
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from wsss_jax.doctor import Finding
 from wsss_jax.errors import InputError
-from wsss_jax.slides import memory, networks, parts, stitching, tissue_map
+from wsss_jax.slides import memory, networks, outputs, parts, provenance, stitching, tissue_map
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.reading import Slide, View, check_mpp, open_slide
+from wsss_jax.wording import two_digits
 
 _PATCH = 224  # pixels, where no run says
 _CACHES = 2 * 128 << 20  # bytes, of decoded tiles and of resampled blocks
@@ -62,6 +63,7 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     classes = None
     if config.phase2:
         classes = networks.settle(config).num_classes
+        yield from _networks(config)
     else:
         config.tile = config.tile or _PATCH
         config.stride = config.stride or networks.usual_stride(config.tile)
@@ -77,7 +79,7 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     file = SlideFile(slide.path, slide.name, None)
     mask_file = tissue_map.mask_file_of(config.tissue.source, file)
     begun = time.monotonic()
-    overview, factor = view.overview(tissue_map.OVERVIEW)
+    overview, factor = view.overview(outputs.OVERVIEW)
     tissue = tissue_map.find_tissue(config, view, overview, factor, mask_file)
     share = tissue.area() / (view.width * view.height)
     yield Finding("tissue", f"{share:.1%} of the slide, in {time.monotonic() - begun:.1f} s")
@@ -101,8 +103,20 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     begun = time.monotonic()
     np.asarray(predict(batch))
     seconds = (time.monotonic() - begun) / config.batch_size * tiles
-    duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    yield Finding("time", f"about {duration} at {tiles / seconds:.0f} tiles/s on this machine")
+    duration = f"{two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    yield Finding(
+        "time", f"about {duration} at {two_digits(tiles / seconds)} tiles/s on this machine"
+    )
+
+
+def _networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
+    """Where they come from, and what speaks against them."""
+    origins = provenance.read(config)
+    for phase, origin in origins.items():
+        words = (f"{label} {text}" for label, text in provenance.describe(origin).items())
+        yield Finding(provenance.PHASES[phase].lower(), "; ".join(words))
+    for warning in provenance.warnings(origins, config.mpp):
+        yield Finding("warning", warning)
 
 
 def _memory(config: ml_collections.ConfigDict, view: View, classes: int) -> int:

@@ -1,8 +1,10 @@
 """The trained networks as one program that gives the probabilities of tiles."""
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +12,14 @@ import ml_collections
 import numpy as np
 
 from data.dataset import Dataset
-from wsss_jax import parallel, phase1, phase2, runs, training
+from wsss_jax import __version__, checkpoints, parallel, phase1, phase2, runs, training
+from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
-from wsss_jax.slides import stitching
+from wsss_jax.files import atomic_path
+from wsss_jax.slides import provenance, stitching
+from wsss_jax.slides.provenance import Origin
 
+CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
 _STRIDES = 8  # the stride that is chosen is a multiple of it
 
 
@@ -23,10 +29,12 @@ class Networks(NamedTuple):
     Attributes:
       predict: see `stitching.Predict`; batches are divided among the local devices.
       checksums: of weights and settings, by phase, as hexadecimal text.
+      origins: where they come from, by phase.
     """
 
     predict: stitching.Predict
     checksums: dict[str, str]
+    origins: Mapping[str, Origin] = {}
 
 
 class _OnItsWay:
@@ -97,10 +105,72 @@ def load(config: ml_collections.ConfigDict) -> Networks:
       InputError: no checkpoint, or a batch size that the devices cannot share.
     """
     parallel.check_batch_size(config.batch_size)
-    loaded = {"phase2": phase2.load(config.phase2, "phase2")}
+    loaded = {"phase2": phase2.load(config.phase2, "phase2", config.precision)}
     if config.phase1:
-        loaded["phase1"] = phase1.load(config.phase1, "phase1")
-    return build(loaded, config.gate)
+        loaded["phase1"] = phase1.load(config.phase1, "phase1", config.precision)
+    return build(loaded, config.gate)._replace(origins=provenance.read(config))
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
+    """As `load`, but networks whose checksums the workdir knows are loaded with the first tiles.
+
+    So a slide that needs none waits for no network. `workdir/networks.json` keeps the checksums
+    with a stamp of the run's files, by which a run is known to be unchanged.
+    """
+    parallel.check_batch_size(config.batch_size)
+    stamps = {
+        phase: _stamp(Path(config[phase]), config.precision)
+        for phase in provenance.PHASES
+        if config[phase]
+    }
+    known = _known(workdir / CHECKSUMS)
+    if all(known.get(phase, {}).get("stamp") == stamp for phase, stamp in stamps.items()):
+        checksums = {phase: known[phase]["checksum"] for phase in stamps}
+        return Networks(_when_needed(config), checksums, provenance.read(config))
+    loaded = load(config)
+    if loaded.checksums.keys() == stamps.keys():
+        for phase, checksum in loaded.checksums.items():
+            known[phase] = {"stamp": stamps[phase], "checksum": checksum}
+        with atomic_path(workdir / CHECKSUMS) as path:
+            path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    return loaded
+
+
+def _when_needed(config: ml_collections.ConfigDict) -> stitching.Predict:
+    """Loads the networks when the first tiles are predicted."""
+    loaded: list[Networks] = []
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        if not loaded:
+            loaded.append(load(config))
+        return loaded[0].predict(images)
+
+    return predict
+
+
+def _known(path: Path) -> dict[str, dict[str, str]]:
+    """The checksums of an earlier start; none if the file is not ours."""
+    try:
+        known = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    ours = isinstance(known, dict) and all(
+        isinstance(entry, dict) and {"stamp", "checksum"} <= entry.keys()
+        for entry in known.values()
+    )
+    return known if ours else {}
+
+
+def _stamp(workdir: Path, precision: str) -> str:
+    """What changes if the network of a run may have changed; reads no weights."""
+    digest = hashlib.sha256(f"{__version__} {precision}".encode())
+    for name in (config_lib.CONFIG_FILE, runs.DATASET_FILE):
+        digest.update((workdir / name).read_bytes())
+    for path in sorted((workdir / checkpoints.FOLDER).rglob("*")):
+        state = path.stat()
+        name = path.relative_to(workdir)
+        digest.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode(errors="replace"))
+    return digest.hexdigest()
 
 
 def build(loaded: Mapping[str, training.Trained], gate: ml_collections.ConfigDict) -> Networks:

@@ -79,21 +79,32 @@ class Parts:
           width, height: of the slide in working pixels.
           settings: all that the map depends on, as JSON values: the slide and its resolution, tile,
             stride, window, batch size, checksums of the networks, ...
-          channels: maps of probabilities to keep.
+          channels: maps of probabilities to keep; where 0 will do, parts that have some are kept.
           strip, rows: columns and rows of a part.
         """
-        self.width, self.height, self.channels = width, height, channels
         self._folder = Path(folder)
+        geometry = {"size": [width, height], "part": [strip, rows]}
+        if not channels:  # what has probabilities serves as well
+            channels = self._kept_channels(settings, geometry)
+        self.width, self.height, self.channels = width, height, channels
         self._layout = layout(width, height, strip, rows)
         self._row_by_row = sorted(self._layout, key=lambda part: part.y0)
         self._sizes = struct.Struct(f"<{1 + channels}Q")  # bytes of each map
         # Of no method: an object that refers to itself keeps its memory for a while after its end.
         self._decoded = lru_cache(maxsize=-(-width // strip))(partial(_decode, self._sizes))
-        geometry = {"size": [width, height], "part": [strip, rows], "channels": channels}
-        text = json.dumps({**settings, "layout": geometry}, indent=2, sort_keys=True) + "\n"
+        text = _settings_text(settings, geometry, channels)
         self._settings_crc = zlib.crc32(text.encode())
         self._begin(text)
         self._finished = {part for part in self._layout if self._is_whole(self._path(part))}
+
+    def _kept_channels(self, settings: Mapping[str, Any], geometry: Mapping[str, Any]) -> int:
+        """Maps of probabilities in the parts that are there; 0 if they are of other settings."""
+        path = self._folder / SETTINGS_FILE
+        before = path.read_bytes() if path.is_file() else b""
+        for channels in range(1, 256):
+            if before == _settings_text(settings, geometry, channels).encode():
+                return channels
+        return 0
 
     def _begin(self, text: str) -> None:
         """Writes the settings; if others are there, the parts made with them go first."""
@@ -172,6 +183,11 @@ class Parts:
                 decoded = self._decoded(self._path(part), part.shape, index)
                 found[i0:i1, j0:j1] = decoded[top : y1 - part.y0 : step, left::step]
         return found
+
+
+def _settings_text(settings: Mapping[str, Any], geometry: Mapping[str, Any], channels: int) -> str:
+    whole = {**settings, "layout": {**geometry, "channels": channels}}
+    return json.dumps(whole, indent=2, sort_keys=True) + "\n"
 
 
 def _encode(array: np.ndarray) -> bytes:

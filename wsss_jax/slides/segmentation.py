@@ -1,6 +1,7 @@
 """The job that segments whole slides: each into a folder, with an index of all."""
 
 import errno
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,16 @@ from wsss_jax import config as config_lib
 from wsss_jax import parallel, runs, training
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path, check_writable
-from wsss_jax.report import slide_pages
-from wsss_jax.slides import catalog, memory, networks, summaries, tissue_map
+from wsss_jax.report import colors, slide_pages
+from wsss_jax.slides import (
+    catalog,
+    memory,
+    networks,
+    outputs,
+    provenance,
+    summaries,
+    tissue_map,
+)
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.formats import one_line
 from wsss_jax.slides.networks import Networks
@@ -39,8 +48,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Segments the slides that the configuration names.
 
     Writes for each slide the folder `workdir/<name>` (see `tissue_map`), and for all of them
-    `index.html`, `areas.csv` and, if there is need, `failed.txt`. Slides that are finished with the
-    same settings are left as they are. A slide that fails does not keep the others from being done.
+    `index.html`, `areas.csv`, `ratios.csv` and, if there is need, `failed.txt`. Slides that are
+    finished with the same settings are left as they are. A slide that fails does not keep the
+    others from being done.
 
     Raises:
       InputError: at once if the runs, the slides' names or the settings are wrong; at the end if
@@ -63,6 +73,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     dataset = networks.settle(config)
     check_writable(workdir)
     runs.check(config, workdir, started=False)  # each slide sees for itself what has changed
+    for warning in provenance.warnings(provenance.read(config), config.mpp):
+        print(f"warning: {warning}")
     engine = _with_ray if config.engine == "ray" else _here
     outcomes = engine(config, dataset, slides, workdir)
     runs.save(config, dataset, workdir)
@@ -73,7 +85,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         left.remove(slide.name)
         if error:
             failures[slide.name] = error
-        _write_cohort(workdir, dataset, slides, failures, left)
+        _write_cohort(config, workdir, dataset, slides, failures, left)
     if failures:
         listed = f"listed in {workdir / FAILURES}"
         raise InputError(
@@ -90,7 +102,7 @@ def _here(
     workdir: Path,
 ) -> Iterator[Outcome]:
     """One slide after the other, in this process."""
-    loaded = networks.load(config)
+    loaded = networks.prepare(config, workdir)
 
     def outcomes() -> Iterator[Outcome]:
         with training.termination() as terminated:
@@ -191,7 +203,7 @@ class _Worker:
     def __init__(self, config: str, dataset: Dataset, workdir: Path):
         parallel.keep_compiled_programs()
         self._config, self._dataset = config_lib.from_json(config), dataset
-        self._loaded, self._workdir = networks.load(self._config), workdir
+        self._loaded, self._workdir = networks.prepare(self._config, workdir), workdir
 
     def attempt(self, slide: SlideFile) -> Outcome:
         """Segments a slide; no progress lines, which would come from all workers at once."""
@@ -201,6 +213,7 @@ class _Worker:
 
 
 def _write_cohort(
+    config: ml_collections.ConfigDict,
     workdir: Path,
     dataset: Dataset,
     slides: Sequence[SlideFile],
@@ -208,23 +221,33 @@ def _write_cohort(
     left: set[str],
 ) -> None:
     """Writes what is about all slides, as far as they are done."""
-    entries, tables = [], []
+    entries = []
+    tables: dict[str, list[str]] = {outputs.AREAS: [], outputs.RATIOS: []}
+    in_pictures = colors.for_pictures(dataset, config.palette)
     for slide in slides:
         name = slide.name
         if name in left or name in failures:
-            entries.append(slide_pages.IndexEntry(name, error=failures.get(name)))
+            error = failures.get(name)
+            if error is not None:  # the page may go to others: without the folders of this machine
+                error = error.replace(str(slide.path), slide.path.name)
+                error = error.replace(f"{workdir}{os.sep}", "")
+                error = error.replace(f"{config.tissue.source}{os.sep}", "")
+            entries.append(slide_pages.IndexEntry(name, error=error))
             continue
         summary = tissue_map.read_summary(workdir / name)
-        entries.append(summaries.index_entry(summary, name, dataset))
-        tables.append((workdir / name / tissue_map.AREAS).read_bytes().decode("utf-8-sig"))
+        entries.append(summaries.index_entry(summary, name, in_pictures))
+        for file, found in tables.items():
+            if file in summary["files"]:
+                found.append((workdir / name / file).read_bytes().decode("utf-8-sig"))
     slide_pages.write_index(workdir / INDEX, entries)
-    if tables:
-        heading = tables[0].splitlines(keepends=True)[0]
-        with atomic_path(workdir / tissue_map.AREAS) as path:
-            body = "".join(table.removeprefix(heading) for table in tables)
+    for file, found in tables.items():
+        if not found:
+            (workdir / file).unlink(missing_ok=True)
+            continue
+        heading = found[0].splitlines(keepends=True)[0]
+        with atomic_path(workdir / file) as path:
+            body = "".join(table.removeprefix(heading) for table in found)
             path.write_text(heading + body, encoding="utf-8-sig", newline="")
-    else:
-        (workdir / tissue_map.AREAS).unlink(missing_ok=True)
     if failures:
         with atomic_path(workdir / FAILURES) as path:
             lines = [f"{name}: {error}\n" for name, error in failures.items()]

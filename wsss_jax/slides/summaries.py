@@ -1,10 +1,13 @@
 """What `slide.json` says of a slide, as the report and the index of the cohort show it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
 from wsss_jax.report import slide_pages
+from wsss_jax.slides import provenance
+from wsss_jax.wording import counted, two_digits
 
 _RATIOS = {
     "tumor_stroma_ratio": (
@@ -63,9 +66,9 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     tile, stride = settings["tile"], settings["stride"]
     gate, white, tissue = settings["gate"], settings["white"], settings["tissue"]
     slide = {
-        "File": summary["file"],
+        "File": Path(summary["file"]).name,
         "Format": summary["format"],
-        "Size": f"{width:,} x {height:,} pixels, {len(summary['levels'])} levels",
+        "Size": f"{width:,} x {height:,} pixels, {counted(len(summary['levels']), 'level')}",
         "Resolution": f"{used:g} µm per pixel ({'metadata' if used == known else 'given'})",
         "Objective": f"{summary['objective_power']:g}x"
         if summary["objective_power"]
@@ -88,17 +91,36 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         if white
         else "not looked for",
     }
-    networks = {
-        f"{phase.replace('phase', 'Phase ')}": f"{summary['runs'][phase]} (checksum {checksum})"
-        for phase, checksum in sorted(settings["networks"].items())
+    networks = {}
+    for phase, checksum in sorted(settings["networks"].items()):
+        name = provenance.PHASES[phase]
+        networks[name] = f"{Path(summary['runs'][phase]).name} (checksum {checksum})"
+        if phase in summary["networks"]:
+            origin = provenance.Origin(**summary["networks"][phase])
+            for label, text in provenance.describe(origin).items():
+                networks[f"{name}: {label}"] = text
+    geojson = summary["settings"]["output"]["geojson"]
+    polygons = {
+        "Smallest region": f"{geojson['min_area']:g} µm²; smaller holes are filled",
+        "Outlines moved": f"up to {geojson['simplify']:g} px of the map",
+        **{
+            f"Share held of {name}": "none there" if share is None else f"{share:.1%}"
+            for name, share in summary["polygon_shares"].items()
+        },
     }
-    seconds = summary["seconds"]
+    whole, for_tiles = (two_digits(summary["seconds"][key]) for key in ("all", "tiles"))
     run = {
-        "Time": f"{seconds['all']:,.0f} s, {seconds['tiles']:,.0f} s of them for tiles",
+        "Time": f"{whole} s, {for_tiles} s of them for tiles",
         "Tiles of the last start": f"{summary['tiles_of_last_start']:,}",
         "Versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
     }
-    return {"Slide": slide, "Method": method, "Networks": networks, "Run": run}
+    return {
+        "Slide": slide,
+        "Method": method,
+        "Networks": networks,
+        "Polygons": polygons,
+        "Run": run,
+    }
 
 
 def _tissue_text(tissue: Mapping[str, Any]) -> str:

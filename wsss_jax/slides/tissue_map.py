@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +21,19 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import masks, training
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path, clear_unfinished, locked
-from wsss_jax.report import slide_pages, slide_pictures
-from wsss_jax.slides import areas, catalog, polygons, pyramid, stitching, summaries
+from wsss_jax.files import clear_unfinished, locked
+from wsss_jax.report import slide_pages
+from wsss_jax.slides import areas, catalog, outputs, stitching
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.networks import Networks
 from wsss_jax.slides.parts import Parts
 from wsss_jax.slides.reading import Slide, View, open_slide
 from wsss_jax.slides.tissue import Tissue, detect, from_file
+from wsss_jax.wording import counted, two_digits
 
-SUMMARY = "slide.json"
-LABEL_MAP = "label_map.ome.tif"
-PROBABILITIES = "probabilities.ome.tif"
-POLYGONS = "tissue.geojson"
-AREAS = "areas.csv"
 PARTS = "parts"
 _LOCK = "lock"  # in the folder of parts
-FILES = {
-    LABEL_MAP: "label map, a value for each class, pyramidal OME-TIFF (QuPath, tifffile)",
-    PROBABILITIES: "mean probability of each class, 0 to 255, pyramidal OME-TIFF",
-    POLYGONS: "regions as annotations for QuPath, in pixels of the slide",
-    AREAS: "areas and ratios, for spreadsheets",
-    slide_pictures.OVERLAY: "classes over the tissue",
-    slide_pictures.THUMBNAIL: "the slide",
-    SUMMARY: "everything this report states, for programs",
-}
-OVERVIEW = 2048  # pixels, longer side of the overview that tissue is looked for on
 _DETECTED_AT = 4.0  # micrometers per pixel; finer, noise and nuclei are seen instead of tissue
-_MUCH = 100  # megabytes of polygons
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
 
 
@@ -64,8 +49,9 @@ def segment_slide(
 ) -> str:
     """Makes the tissue map of a slide, goes on with it, or finds that it is finished.
 
-    Writes into `folder` the files of `FILES` and `report.html`. The label map, the polygons and the
-    areas are the same to the byte however often the work was interrupted.
+    Writes into `folder` the files of `outputs.FILES` and `report.html`, those whose settings have
+    changed. The label map, the polygons and the areas are the same to the byte however often the
+    work was interrupted.
 
     Args:
       config: of the job "segment", settled.
@@ -88,6 +74,8 @@ def segment_slide(
         view = View(slide, config.mpp)
         mask_file = mask_file_of(config.tissue.source, file)
         settings = _settings(config, dataset, networks, slide, mask_file)
+        wanted = outputs.wanted(config, areas.ratio_names(dataset.roles))
+        origins = {phase: origin._asdict() for phase, origin in networks.origins.items()}
         before = read_summary(folder)
         if before is not None:
             same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
@@ -97,15 +85,30 @@ def segment_slide(
                     "name another --workdir, or rename this slide"
                 )
             changed = _changed(before["settings"], settings)
-            if not changed and all((folder / name).is_file() for name in before["files"]):
+            if not changed and before.get("networks") != origins:
+                changed.append("history of the networks")
+            if not changed and all(
+                (folder / name).is_file() for name in [*wanted, slide_pages.REPORT]
+            ):
                 return f"{file.name}: finished before"
             what = f"other {', '.join(changed)}" if changed else "files that are gone"
             tqdm.write(f"{file.name}: was finished with {what}: done again")
-        overview, factor = view.overview(OVERVIEW)
-        tissue = find_tissue(config, view, overview, factor, mask_file)
+        sources = outputs.Sources(config, dataset, networks, file, slide, view)
+        overview = lru_cache(partial(view.overview, outputs.OVERVIEW))
+
+        def look_for_tissue() -> Tissue:
+            return find_tissue(config, view, *overview(), mask_file)
+
+        same_map = before is not None and before["settings"]["map"] == settings["map"]
+        tissue = None if same_map else look_for_tissue()
         with locked(folder / PARTS / _LOCK):
-            (folder / SUMMARY).unlink(missing_ok=True)
+            names = outputs.outdated(
+                folder, wanted, before["settings"] if same_map else None, settings
+            )
+            (folder / outputs.SUMMARY).unlink(missing_ok=True)
             clear_unfinished(folder)
+            for name in outputs.FILES.keys() - wanted:
+                (folder / name).unlink(missing_ok=True)
             parts = Parts(
                 folder / PARTS,
                 view.width,
@@ -113,37 +116,46 @@ def segment_slide(
                 settings["map"],
                 channels=dataset.num_classes if config.probabilities else 0,
             )
-            total, left = _stitch(
-                config,
-                dataset,
-                networks,
-                view,
-                tissue,
-                parts,
-                name=file.name,
-                show_progress=show_progress,
-                after_batch=after_batch,
-            )
+            if same_map and not parts.missing():
+                total, left, tissue_pixels = before["tiles"], 0, before["tissue_pixels"]
+            else:
+                if tissue is None:
+                    tissue = look_for_tissue()
+                tissue_pixels = tissue.area()
+                total, left = _stitch(
+                    config,
+                    dataset,
+                    networks,
+                    view,
+                    tissue,
+                    parts,
+                    name=file.name,
+                    show_progress=show_progress,
+                    after_batch=after_batch,
+                )
             stitched = time.monotonic() - begun
-            summary = _write_maps(config, dataset, slide, view, tissue, parts, file, folder)
-            summary |= {
+            made = outputs.write_maps(sources, folder, parts, names, tissue_pixels, before)
+            pictures = outputs.make_pictures(sources, folder, parts, names, overview)
+            summary = outputs.describe(sources, folder, made) | {
+                "tissue_pixels": tissue_pixels,
                 "settings": settings,
-                "runs": {"phase1": config.phase1, "phase2": config.phase2},
                 "tiles": total,
                 "tiles_of_last_start": left,
                 "seconds": {"tiles": stitched, "all": time.monotonic() - begun},
                 "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
             }
-            pictures = _pictures(config, dataset, view, overview, factor, parts)
-            _finish(folder, summary, dataset, pictures)
-    rate = f", {left / stitched:.0f} tiles/s" if left else ""
-    return f"{file.name}: {total:,} tiles in {summary['seconds']['all']:.0f} s{rate}"
+            outputs.write_report(folder, summary, dataset, pictures)
+    seconds = two_digits(summary["seconds"]["all"])
+    if not left:
+        return f"{file.name}: no new tiles, files written in {seconds} s"
+    rate = two_digits(left / stitched)
+    return f"{file.name}: {counted(total, 'tile')} in {seconds} s, {rate} tiles/s"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """What `slide.json` says of a finished folder; None if it is not finished, or not ours."""
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads((folder / outputs.SUMMARY).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     ours = isinstance(summary, dict) and {"settings", "files"} <= summary.keys()
@@ -229,6 +241,11 @@ def _settings(
     mask_file: Path | None,
 ) -> dict[str, Any]:
     """What the results depend on: the map, and what is made of it."""
+    precision = {
+        phase: origin.precision
+        for phase, origin in networks.origins.items()
+        if origin.precision != origin.trained_in
+    }
     tissue = config.tissue.to_dict()
     if mask_file is not None:
         if not mask_file.is_file():
@@ -253,15 +270,9 @@ def _settings(
             "batch_size": config.batch_size,
             "tissue": tissue,
             "white": white,
+            **({"precision": precision} if precision else {}),
         },
-        "output": {
-            "classes": list(dataset.classes),
-            "palette": [list(color) for color in dataset.palette],
-            "roles": dict(dataset.roles),
-            "probabilities": config.probabilities,
-            "geojson": config.geojson.to_dict(),
-            "picture": config.picture,
-        },
+        "output": outputs.settings(config, dataset),
     }
 
 
@@ -316,115 +327,3 @@ def _stitch(
             **grid,
         )
     return total, left
-
-
-def _write_maps(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    slide: Slide,
-    view: View,
-    tissue: Tissue,
-    parts: Parts,
-    file: SlideFile,
-    folder: Path,
-) -> dict[str, Any]:
-    """Writes what is made of the whole map, and returns what is known of it."""
-    look = {"palette": dataset.palette, "names": dataset.classes}
-    size = view.width, view.height
-    pyramid.write_label_map(folder / LABEL_MAP, parts.read, *size, mpp=view.mpp, **look)
-    if config.probabilities:
-        pyramid.write_probability_maps(
-            folder / PROBABILITIES, parts.read_probability, *size, mpp=view.mpp, **look
-        )
-    else:
-        (folder / PROBABILITIES).unlink(missing_ok=True)
-    content = catalog.content(file.path)
-    polygons.write_geojson(
-        folder / POLYGONS,
-        parts.read,
-        *size,
-        mpp=view.mpp,
-        scale=view.scale,
-        offset=slide.bounds[:2],
-        slide_id=f"{file.name}/{content['bytes']}/{content['crc32']}",
-        min_area=config.geojson.min_area,
-        simplify=config.geojson.simplify,
-        **look,
-    )
-    warnings = [*slide.warnings, *filter(None, [view.warning])]
-    megabytes = (folder / POLYGONS).stat().st_size // 1_000_000
-    if megabytes > _MUCH:
-        warnings.append(
-            f"{POLYGONS} has {megabytes} MB, which viewers open slowly or not at all: set "
-            "--config.geojson.min_area=2000 and --config.geojson.simplify=2"
-        )
-    counts = areas.count(parts.read, view.height, dataset.num_classes)
-    pixels = view.width * view.height
-    table = areas.rows(counts, dataset.classes, view.mpp, tissue.area(), pixels)
-    ratios = areas.ratios(counts, dataset.classes, dataset.roles)
-    areas.write_csv(folder / AREAS, file.name, table, ratios)
-    return {
-        "name": file.name,
-        "file": str(file.path),
-        "format": slide.vendor,
-        "levels": [[level.width, level.height] for level in slide.levels],
-        "mpp": slide.mpp,
-        "metadata_mpp": slide.metadata_mpp,
-        "objective_power": slide.objective_power,
-        "bounds": list(slide.bounds),
-        "size": list(size),
-        "tissue_pixels": tissue.area(),
-        "areas": table,
-        "ratios": ratios,
-        "warnings": warnings,
-        "files": [
-            name
-            for name in FILES
-            if name != SUMMARY and (name != PROBABILITIES or config.probabilities)
-        ],
-    }
-
-
-def _pictures(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    view: View,
-    overview: np.ndarray,
-    factor: float,
-    parts: Parts,
-) -> slide_pictures.SlidePictures:
-    height, width = overview.shape[:2]
-    shrink = max(1.0, max(width, height) / config.picture)
-    width, height = max(1, round(width / shrink)), max(1, round(height / shrink))
-    rows, columns = (
-        (2 * np.arange(n) + 1) * size // (2 * n)
-        for n, size in ((height, view.height), (width, view.width))
-    )
-    return slide_pictures.SlidePictures(
-        cv2.resize(overview, (width, height), interpolation=cv2.INTER_AREA),
-        np.stack([parts.read(y, y + 1)[0, columns] for y in rows.tolist()]),
-        view.mpp * factor * shrink,
-        dataset.classes,
-        dataset.palette,
-    )
-
-
-def _finish(
-    folder: Path,
-    summary: dict[str, Any],
-    dataset: Dataset,
-    pictures: slide_pictures.SlidePictures,
-) -> None:
-    slide_pictures.write_pictures(folder, pictures)
-    report = slide_pages.SlideReport(
-        summary["name"],
-        pictures,
-        summaries.areas(summary, dataset),
-        summaries.ratios(summary),
-        summaries.facts(summary),
-        summary["warnings"],
-        {name: FILES[name] for name in [*summary["files"], SUMMARY]},
-    )
-    slide_pages.write_report(folder / slide_pages.REPORT, report)
-    with atomic_path(folder / SUMMARY) as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
