@@ -23,6 +23,16 @@ def _random_maps(channels, width, height):
     return np.random.default_rng(0).integers(0, 256, (1 + channels, height, width), np.uint8)
 
 
+def test_parts_with_probabilities_serve_where_none_are_asked_for(tmp_path):
+    maps = _random_maps(3, 30, 20)
+    _written(tmp_path, maps, strip=16, rows=8)
+    again = Parts(tmp_path, 30, 20, SETTINGS, strip=16, rows=8)
+    assert again.channels == 3 and not again.missing()
+    np.testing.assert_array_equal(again.read(0, 20), maps[0])
+    other = Parts(tmp_path, 30, 20, {**SETTINGS, "tile": 32}, strip=16, rows=8)
+    assert other.channels == 0 and len(other.missing()) == 6
+
+
 def test_the_layout_covers_a_slide_strip_by_strip():
     assert layout(10, 7, strip=6, rows=4) == [
         Part(0, 0, 6, 4),

@@ -25,7 +25,7 @@ from wsss_jax import config as config_lib
 from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.report import slide_pictures
-from wsss_jax.slides import catalog, networks, pyramid
+from wsss_jax.slides import catalog, networks, pyramid, segmentation
 
 REPOSITORY = Path(__file__).parents[2]
 SIZE = 640, 512  # of the made slides at level 0, pixels
@@ -265,6 +265,15 @@ def test_reports_say_what_the_networks_are_and_what_polygons_hold(
         "Share held",
     ):
         assert words in page, words
+
+
+def test_messages_on_pages_name_files_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = Path("slides"), tmp_path / "maps", Path()
+    for text in (f"{tmp_path}/slides/a.svs: bad", "slides/a.svs: bad", f"{tmp_path}/a.svs: bad"):
+        assert segmentation._without_folders(text, folders) == "a.svs: bad"
+    kept = "../a.svs or ./b.svs of the folder maps"
+    assert segmentation._without_folders(kept, folders) == kept
 
 
 def test_pages_do_not_name_the_folders_of_the_machine(slide, runs_dir, tmp_path, monkeypatch):

@@ -212,6 +212,15 @@ class _Worker:
         )
 
 
+def _without_folders(text: str, folders: Sequence[Path]) -> str:
+    """A message in which files of these folders go by their names alone."""
+    for folder in folders:
+        text = text.replace(f"{folder.absolute()}{os.sep}", "")
+        if folder != Path():
+            text = text.replace(f"{folder}{os.sep}", "")
+    return text
+
+
 def _write_cohort(
     config: ml_collections.ConfigDict,
     workdir: Path,
@@ -228,10 +237,9 @@ def _write_cohort(
         name = slide.name
         if name in left or name in failures:
             error = failures.get(name)
-            if error is not None:  # the page may go to others: without the folders of this machine
-                error = error.replace(str(slide.path), slide.path.name)
-                error = error.replace(f"{workdir}{os.sep}", "")
-                error = error.replace(f"{config.tissue.source}{os.sep}", "")
+            if error is not None:  # the page may go to others
+                folders = slide.path.parent, workdir, Path(config.tissue.source)
+                error = _without_folders(error, folders)
             entries.append(slide_pages.IndexEntry(name, error=error))
             continue
         summary = tissue_map.read_summary(workdir / name)

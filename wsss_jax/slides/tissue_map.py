@@ -34,6 +34,8 @@ from wsss_jax.wording import counted, two_digits
 PARTS = "parts"
 _LOCK = "lock"  # in the folder of parts
 _DETECTED_AT = 4.0  # micrometers per pixel; finer, noise and nuclei are seen instead of tissue
+# Of a summary, for a slide to count as finished.
+_NEEDED = {"settings", "files", "tiles", "tissue_pixels", "areas", "ratios", "warnings"}
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
 
 
@@ -158,7 +160,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         summary = json.loads((folder / outputs.SUMMARY).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    ours = isinstance(summary, dict) and {"settings", "files"} <= summary.keys()
+    ours = isinstance(summary, dict) and summary.keys() >= _NEEDED
     return summary if ours else None
 
 
