@@ -101,7 +101,7 @@ def test_weights_as_trained_come_before_averages_and_optimizers(tmp_path, kept, 
     for key, value in state_dict.items():
         np.testing.assert_array_equal(read.arrays[key], value)
     averages = [place for place in others if "optim" not in place]
-    assert all(place in read.kind for place in averages)
+    assert all(place.rstrip(".") in read.kind for place in averages)
 
 
 def test_several_networks_are_refused_by_where_they_are():
@@ -111,7 +111,7 @@ def test_several_networks_are_refused_by_where_they_are():
             names[1] = "phase2.backbone.conv1.weight"
         with pytest.raises(InputError, match="holds several networks") as caught:
             weights.find_network("a.pth", names)
-        assert all((place or "the top") in str(caught.value) for place in places)
+        assert all((place.rstrip(".") or "the top") in str(caught.value) for place in places)
     with pytest.raises(InputError, match="two tensors of one name"):
         weights.find_network("a.pth", ["b2.a.weight", "b2.module.a.weight"])
 

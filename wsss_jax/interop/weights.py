@@ -136,7 +136,7 @@ def find_network(path: Path, names: Collection[str]) -> Network:
             "a checkpoint of phase 1 or 2"
         )
     if len(trained) > 1 or (len(places) > 1 and not trained):
-        listed = ", ".join(place or "the top" for place in trained or places)
+        listed = ", ".join(place.rstrip(".") or "the top" for place in trained or places)
         raise InputError(
             f"{path}: holds several networks ({listed}): save the one to use by "
             "torch.save(model.state_dict(), path), and give that file"
@@ -156,7 +156,8 @@ def find_network(path: Path, names: Collection[str]) -> Network:
             f"{path}: holds two tensors of one name, with and without wrappers: save the network "
             "alone by torch.save(model.state_dict(), path), and give that file"
         )
-    note = f", not the averages beside it ({', '.join(beside)})" if beside else ""
+    listed = ", ".join(place.rstrip(".") for place in beside)
+    note = f", not the averages beside it ({listed})" if beside else ""
     return Network(ours, note)
 
 
