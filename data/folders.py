@@ -150,10 +150,9 @@ def find_pngs(folder: str | Path) -> dict[str, Path]:
 def find_pictures(folder: str | Path) -> dict[str, list[Path]]:
     """The picture files of a folder, of any type, by their stems; hidden ones are passed over."""
     found: dict[str, list[Path]] = {}
-    with os.scandir(folder) as entries:
-        paths = sorted(Path(folder, e.name) for e in entries if not e.name.startswith("."))
-    for path in paths:
-        if path.suffix.lower() in pictures.SUFFIXES:
+    for name in sorted(os.listdir(folder)):
+        path = Path(folder, name)
+        if path.suffix.lower() in pictures.SUFFIXES and not name.startswith("."):
             found.setdefault(path.stem, []).append(path)
     return found
 

@@ -106,14 +106,15 @@ def _refuse_deep_colors(picture: Image.Image, path: str | Path) -> None:
 
 
 def turn_upright(picture: Image.Image) -> Image.Image:
-    """The picture as viewers show it, turned by its EXIF orientation."""
-    return ImageOps.exif_transpose(picture)
+    """The picture itself, turned by its EXIF orientation to what viewers show."""
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def lay_on_white(picture: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 RGB; what is transparent shows white paper, as glass does."""
     if not picture.has_transparency_data:
-        return np.array(picture.convert("RGB"))
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     picture = picture.convert("RGBA")
     image = Image.new("RGB", picture.size, "white")
     image.paste(picture, mask=picture.getchannel("A"))

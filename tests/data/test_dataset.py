@@ -117,6 +117,7 @@ def test_impossible_field(tmp_path, change, message):
         (b'{"roles": {"tumor": "a", "tumor": "b"}}', "'tumor' is there twice"),
         (b'"text"', "not a JSON object"),
     ],
+    ids=lambda value: str(value[:20]),
 )
 def test_not_a_description(tmp_path, text, message):
     (tmp_path / "dataset.json").write_bytes(text)
