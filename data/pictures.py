@@ -26,8 +26,12 @@ PATCH_FORMATS = ("PNG",)
 REGION_FORMATS = ("PNG", "JPEG", "TIFF")
 _BITS_PER_SAMPLE, _SUBFILE_TYPE = 258, 254  # tags of TIFF
 _SMALLER_COPY = 1  # bit of a page's kind
-# What Pillow raises on a file that is truncated, has a wrong checksum or another format.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+# What Pillow raises on a file that is truncated, has a wrong checksum or another format; the second
+# line where it reads tags of TIFF and EXIF that hold what they cannot.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
+    *(TypeError, LookupError, AttributeError, ArithmeticError),
+)
 
 
 @contextmanager
@@ -70,7 +74,8 @@ def open_picture(
     except DAMAGE as error:
         raise InputError(
             f"{path}: not a whole picture of the format {' or '.join(formats)} "
-            f"({_reason(error, path)}); copy it again from the source or remove it"
+            f"({_reason(error, path)}); copy it again from the source, save it as {formats[0]}, or "
+            "remove it"
         ) from error
 
 

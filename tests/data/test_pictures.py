@@ -108,6 +108,18 @@ def test_tiff_of_16_bits(tmp_path):
     assert (read(tmp_path / "fine.tif") == 200).all()
 
 
+def test_a_tiff_without_its_size(tmp_path):
+    """The tag of the width of the first page, then of the second, says something else."""
+    pages = [Image.new("RGB", (8, 8))] * 2
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    content = (tmp_path / "a.tif").read_bytes()
+    width = b"\x00\x01\x04\x00\x01\x00\x00\x00\x08\x00\x00\x00"
+    assert content.count(width) == 2
+    for place in (content.index(width), content.rindex(width)):
+        (tmp_path / "a.tif").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+        assert "not a whole picture" in refused(tmp_path / "a.tif")
+
+
 def test_one_picture_in_a_file(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
     for name in ("moving.png", "pages.tif"):
