@@ -6,7 +6,7 @@ import pytest
 from configs import base
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
-from wsss_jax import jobs, patch_records, runs
+from wsss_jax import inputs, jobs, patch_records, runs
 from wsss_jax.errors import InputError
 from wsss_jax.patch_records import PatchRecord
 
@@ -93,7 +93,7 @@ def test_a_run_without_records_goes_on_and_says_so(tmp_path, capsys):
         runs.check_patches(RECORDS, tmp_path, started=True)
 
 
-def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path):
+def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path, capsys):
     config = tiny_phase1(tmp_path / "data")
     config.epochs, config.model.batch_norm = 1, "auto"
     shutil.copytree(tissue_dir / "train", tmp_path / "data" / "train")
@@ -107,5 +107,10 @@ def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path):
     assert f"(the content of {path.stem} has changed): restore" in str(caught.value)
     assert (runs_dir / "phase1" / "patches.json").read_bytes() == before
     path.write_bytes(path.read_bytes()[:-1])  # the same patches, in another folder
+    records = inputs.open_source(config.data, DATASET, "train").records
+    runs.check_patches(records, runs_dir / "phase1", started=True)
+    assert "going on" not in capsys.readouterr().out
+    (runs_dir / "phase1" / "patches.json").unlink()  # as in a run of version 0.1
     jobs.train_phase1(config, runs_dir / "phase1")
+    assert "going on without comparing them" in capsys.readouterr().out
     assert (runs_dir / "phase1" / "patches.json").read_bytes() == before

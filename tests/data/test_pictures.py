@@ -125,6 +125,8 @@ def test_one_picture_in_a_file(tmp_path):
     for name in ("moving.png", "pages.tif"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
         assert "3 pictures in one file; save the one to use" in refused(tmp_path / name)
+    frames[0].save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert np.abs(read(tmp_path / "phone.jpg") - np.float32([255, 0, 0])).max() < 5
     frames[0].save(tmp_path / "still.png", save_all=True)
     assert (read(tmp_path / "still.png") == (255, 0, 0)).all()
 
