@@ -22,7 +22,7 @@ from tests.slides.made_slides import (
     write_pyramid,
 )
 from wsss_jax.errors import InputError
-from wsss_jax.slides import formats, reading
+from wsss_jax.slides import formats, reading, tiff
 from wsss_jax.slides.reading import View, check_mpp, mpp_table, open_slide
 
 WIDTH, HEIGHT = 1111, 903
@@ -71,7 +71,7 @@ def _only_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise InputError(f"{path}: refused")
 
-    monkeypatch.setattr(formats, "_open_tiff", refuse)
+    monkeypatch.setattr(tiff, "open_tiff", refuse)
 
 
 @pytest.mark.parametrize("style", ["aperio", "generic"])
@@ -254,7 +254,7 @@ def test_unreadable_absurd_and_too_large(tmp_path, folder, monkeypatch):
     with pytest.raises(InputError, match=r"a\.svs: 250 micrometers .*config\.slide_mpp between"):
         open_slide(folder / "a.svs", 250)
     with monkeypatch.context() as patch:
-        patch.setattr(formats, "_SEGMENT_BYTES", 1000)
+        patch.setattr(tiff, "SEGMENT_BYTES", 1000)
         with pytest.raises(InputError, match=r"1111 x 903 pixels in pieces .*vips tiffsave"):
             tifffile.imwrite(tmp_path / "s.tif", smooth(WIDTH, HEIGHT), photometric="rgb")
             open_slide(tmp_path / "s.tif")

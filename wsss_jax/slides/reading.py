@@ -12,7 +12,8 @@ from PIL import Image
 
 from wsss_jax.errors import InputError
 from wsss_jax.slides.blocks import Cache, paste, white
-from wsss_jax.slides.formats import Opened, number, one_line, open_file
+from wsss_jax.slides.formats import open_file
+from wsss_jax.slides.opened import Opened, number, one_line
 
 _PLAUSIBLE_MPP = (0.05, 20.0)
 _BLOCK = 1024  # working pixels: 3 MB, and whole tiles of 256 and 512 where nothing is resampled
@@ -83,7 +84,9 @@ class Slide:
             return white(height, width)
         try:
             found = self._opened.read(level, left, top, right - left, bottom - top)
-        except self._opened.errors as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # the libraries raise of every kind on damaged files
             raise InputError(
                 f"{self.path}: cannot be decoded at x {left}, y {top} of level {level} "
                 f"({one_line(error)}); copy the slide again, or leave it out"
