@@ -188,6 +188,7 @@ _SLIDES = {
     "phase1": TEXT,
     "mpp": _number(0, 20),
     "slide_mpp": _number(0, 20),
+    "resampling": _one_of("area", "triangle"),
     "tile": _integer(0),
     "stride": _integer(0),
     "window": _one_of("flat", "hann"),
@@ -272,7 +273,8 @@ NESTED_JOBS = {
     "convert": ("phase1", "phase2"),
 }
 # Fields that came after version 0.1, by job, with the value that does what was done without them.
-ADDED: dict[str, dict[str, Any]] = {}
+_ADDED_SLIDES = {"resampling": "triangle"}
+ADDED: dict[str, dict[str, Any]] = {"segment": _ADDED_SLIDES, "doctor": _ADDED_SLIDES}
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:

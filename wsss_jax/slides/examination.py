@@ -53,7 +53,9 @@ def _description(slide: Slide) -> Iterator[Finding]:
         yield Finding("objective", f"{slide.objective_power:g}x")
     if slide.mpp is not None:
         source = "metadata" if slide.mpp == slide.metadata_mpp else "config.slide_mpp"
-        yield Finding("mpp", f"{slide.mpp:g} micrometers per pixel of level 0, by {source}")
+        across, down = slide.mpp_xy
+        size = f"{slide.mpp:g}" if across == down else f"{across:g} x {down:g}"
+        yield Finding("mpp", f"{size} micrometers per pixel of level 0, by {source}")
         for warning in slide.warnings:
             yield Finding("note", warning)
 
@@ -69,7 +71,7 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
         text = "unknown: set --config.mpp=1.0 (10x), 0.5 (20x) or 0.25 (40x), or --config.phase2"
         yield Finding("networks' mpp", text, True)
         return
-    view = View(slide, config.mpp)
+    view = View(slide, config.mpp, config.resampling)
     if view.warning:
         yield Finding("note", view.warning)
     size = f"{view.width} x {view.height} pixels at {view.mpp:g} micrometers per pixel"

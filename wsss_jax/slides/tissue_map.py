@@ -85,7 +85,7 @@ def segment_slide(
     """
     begun = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
-        view = View(slide, config.mpp)
+        view = View(slide, config.mpp, config.resampling)
         mask_file = mask_file_of(config.tissue.source, file)
         settings = _settings(config, dataset, networks, slide, mask_file)
         before = read_summary(folder)
@@ -243,8 +243,9 @@ def _settings(
     return {
         "map": {
             "slide": catalog.content(slide.path),
-            "slide_mpp": slide.mpp,
+            "slide_mpp": list(slide.mpp_xy),
             "mpp": config.mpp,
+            "resampling": config.resampling,
             "networks": networks.checksums,
             "gate": config.gate.to_dict() if config.phase1 else None,
             "tile": config.tile,
@@ -369,6 +370,7 @@ def _write_maps(
         "format": slide.vendor,
         "levels": [[level.width, level.height] for level in slide.levels],
         "mpp": slide.mpp,
+        "mpp_xy": list(slide.mpp_xy),
         "metadata_mpp": slide.metadata_mpp,
         "objective_power": slide.objective_power,
         "bounds": list(slide.bounds),
