@@ -248,6 +248,9 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "tissue": {
             # "detect" by color, "off": all is tissue, or a folder of masks <slide's stem>.png
             "source": "detect",
+            # what masks cover where only a part of a slide was scanned: the "scanned" area, as in
+            # QuPath and tissue.geojson, or the whole "slide"; "auto" decides by shape and tissue
+            "mask_area": "auto",
             "threshold": "otsu",  # least saturation of tissue, "0" to "255", or "otsu"
             "closing": 50.0,  # radius in micrometers; narrower gaps in tissue are closed
             "min_tissue": 50_000.0,  # square micrometers; smaller pieces are dropped

@@ -195,6 +195,7 @@ _SLIDES = {
     "gate.mode": _one_of("probabilities", "logits", "off"),
     "gate.threshold": PROBABILITY,
     "tissue.source": NAME,
+    "tissue.mask_area": _one_of("auto", "scanned", "slide"),
     "tissue.threshold": SATURATION,
     "tissue.closing": _number(0, 1000),
     "tissue.min_tissue": _number(0),
@@ -273,7 +274,7 @@ NESTED_JOBS = {
     "convert": ("phase1", "phase2"),
 }
 # Fields that came after version 0.1, by job, with the value that does what was done without them.
-_ADDED_SLIDES = {"resampling": "triangle"}
+_ADDED_SLIDES = {"resampling": "triangle", "tissue.mask_area": "slide"}
 ADDED: dict[str, dict[str, Any]] = {"segment": _ADDED_SLIDES, "doctor": _ADDED_SLIDES}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsss_jax.doctor import Finding
 from wsss_jax.errors import InputError
-from wsss_jax.slides import memory, networks, parts, stitching, tissue_map
+from wsss_jax.slides import memory, networks, parts, stitching, tissue_map, tissue_search
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.reading import Slide, View, check_mpp, open_slide
 
@@ -77,11 +77,13 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     size = f"{view.width} x {view.height} pixels at {view.mpp:g} micrometers per pixel"
     yield Finding("map", size)
     file = SlideFile(slide.path, slide.name, None)
-    mask_file = tissue_map.mask_file_of(config.tissue.source, file)
+    mask_file = tissue_search.mask_file_of(config.tissue.source, file)
     begun = time.monotonic()
     overview, factor = view.overview(tissue_map.OVERVIEW)
-    tissue = tissue_map.find_tissue(config, view, overview, factor, mask_file)
+    tissue, note = tissue_search.find_tissue(config, view, overview, factor, mask_file)
     share = tissue.area() / (view.width * view.height)
+    if note:
+        yield Finding("note", note)
     yield Finding("tissue", f"{share:.1%} of the slide, in {time.monotonic() - begun:.1f} s")
     tiles = stitching.plan(
         view.width,
