@@ -97,6 +97,9 @@ def test_dicom_beside_other_slides(tmp_path):
     assert _found("ROOT/one/0.dcm,ROOT/one/1.dcm", tmp_path) == ["one/0.dcm"]
     assert _found("ROOT/[ox]*", tmp_path) == ["one", "x.svs"]
     assert _found("ROOT/m*", tmp_path) == mixed
+    assert _found("ROOT/on**", tmp_path) == _found("ROOT/one,ROOT/one/1.dcm", tmp_path) == ["one"]
+    with pytest.raises(InputError, match=r"mixed: a folder with other slides .*\(one\.svs\); name"):
+        open_slide(tmp_path / "mixed")
 
 
 def test_hidden_files_are_no_slides(tmp_path):

@@ -50,6 +50,14 @@ def test_a_page_of_another_shape_is_no_level(tmp_path):
         np.testing.assert_array_equal(slide.read(2, 0, 0, 160, 120), WAVES[::4, ::4])
 
 
+def test_planes_of_focus_are_no_levels(tmp_path):
+    write_arrays(tmp_path / "a.svs", [WAVES, 255 - WAVES, WAVES[::2, ::2]], 0.5)
+    slide = open_slide(tmp_path / "a.svs")
+    assert [level.downsample for level in slide.levels] == [1, 2]
+    assert slide.warnings == ("it holds 2 images of its size; only the first is used",)
+    np.testing.assert_array_equal(slide.read(0, 0, 0, 640, 480), WAVES)
+
+
 @pytest.mark.parametrize("size", [(1111, 903), (4443, 3567), (105813, 93951)])
 def test_rounding_of_levels_is_no_other_shape(size):
     for factor in (2, 4, 8, 16, 32, 64):

@@ -92,6 +92,9 @@ def test_a_slide_that_is_transparent_all_over_is_said():
     view = SimpleNamespace(slide=SimpleNamespace(path="a.tif"), width=99, height=99, mpp=4.0)
     with pytest.raises(InputError, match=r"a\.tif: no tissue found; .*white all over, as what is"):
         find_tissue(config, view, np.full((99, 99, 3), 255, np.uint8), 1.0, None)
+    config.tissue.source = "off"
+    _, note = find_tissue(config, view, np.full((99, 99, 3), 255, np.uint8), 1.0, None)
+    assert note.startswith("it is white all over")
 
 
 def test_masks_of_slides_by_their_names(tmp_path):

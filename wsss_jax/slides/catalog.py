@@ -79,14 +79,14 @@ def find(slides: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    slides = _files_in(folder)
+    slides = other_slides(folder)
     for path in folder.iterdir():
         slides.extend(() if is_hidden(path) else _dicom_slides(path))
     return sorted([*slides, *_dicom_slides(folder, alone=not slides)])
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """The files of a folder that end like slides, but for DICOM and for parts of others."""
+def other_slides(folder: Path) -> list[Path]:
+    """The files of a folder that end like slides, but for DICOM and for parts of other slides."""
     # A link that leads nowhere is no file, but it is to be reported, not passed over.
     slides = [
         path
@@ -112,20 +112,24 @@ def _dicom_slides(folder: Path, alone: bool | None = None) -> list[Path]:
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         return []
     found = dicom.files_in(folder)
-    others = _files_in(folder) if alone is None and any(found) else []
+    others = other_slides(folder) if alone is None and any(found) else []
     if any(found) and len(found.slides) < 2 and not others and alone is not False:
         return [folder]
     return [*others, *(files[0] for files in found.slides), *found.unreadable]
 
 
 def _without_parts(paths: list[Path]) -> list[Path]:
-    """The paths without .dcm files of a series that an earlier one is of."""
+    """The paths without .dcm files of a series that an earlier one is, or is of."""
     kept, known = [], set()
     for path in paths:
-        series = dicom.series_of(path) if path.suffix.lower() == ".dcm" else ""
-        if not series or (path.parent, series) not in known:
+        first, series = path, ""
+        if path.is_dir():
+            first = next((files[0] for files in dicom.files_in(path).slides), path)
+        if first.suffix.lower() == ".dcm":
+            series = dicom.series_of(first)
+        if not series or (first.parent, series) not in known:
             kept.append(path)
-        known.add((path.parent, series))
+        known.add((first.parent, series))
     return kept
 
 

@@ -221,12 +221,17 @@ def _open(path: Path, files: list[Path], open_openslide: Callable[[Path, str], O
         region = handle.read_region((x, y), levels[level].level, (width, height))
         return np.asarray(region.convert("RGB"))
 
-    planes = len(focal_planes)
+    planes, pyramids = len(focal_planes), len(handle.pyramids)
+    notes = []
+    if planes > 1:
+        notes.append(f"it has {planes} focal planes; only the middle one is used")
+    if pyramids > 1:
+        notes.append(f"it holds {pyramids} large images; only the first is used")
     return Opened(
         sizes=tuple((level.size.width, level.size.height) for level in levels),
         read=read,
         close=handle.close,
         vendor="dicom",
         mpp=(mpp.width, mpp.height),
-        notes=(f"it has {planes} focal planes; only the middle one is used",) if planes > 1 else (),
+        notes=tuple(notes),
     )

@@ -58,6 +58,11 @@ def open_file(path: Path) -> Opened:
         raise InputError(f"{path}: an empty file; copy the slide again")
     with contextlib.ExitStack() as stack:
         try:
+            if folder and (others := catalog.other_slides(path)):
+                raise InputError(
+                    f"{path}: a folder with other slides than DICOM ({min(others).name}); name "
+                    "one slide"
+                )
             if folder or head[128:] == b"DICM":
                 opened = open_dicom(path, _open_openslide)
             else:

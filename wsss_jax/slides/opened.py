@@ -70,16 +70,22 @@ def keep_levels(opened: Opened) -> Opened:
     """The slide without images that are no smaller versions of its largest one.
 
     Some files have a photo of the label or of the whole glass where a level is expected. It is of
-    another shape: its width and its height are not smaller by the same factor.
+    another shape: its width and its height are not smaller by the same factor. Others have further
+    planes of focus there.
     """
     full, *others = opened.sizes
-    fits = [True, *(is_level(full, size) for size in others)]
-    if all(fits):
+    kept, notes, planes = [0], [], 0
+    for index, size in enumerate(others, start=1):
+        if size == full:
+            planes += 1
+        elif is_level(full, size):
+            kept.append(index)
+        else:
+            notes.append(strange_level(full, size))
+    if planes:
+        notes.append(f"it holds {planes + 1} images of its size; only the first is used")
+    if not notes:
         return opened
-    kept = [index for index, fit in enumerate(fits) if fit]
-    notes = [
-        strange_level(full, size) for size, fit in zip(opened.sizes, fits, strict=True) if not fit
-    ]
     return dataclasses.replace(
         opened,
         sizes=tuple(opened.sizes[index] for index in kept),

@@ -33,15 +33,18 @@ def find_tissue(
       mask_file: the tissue mask, if `config.tissue.source` is a folder.
 
     Returns:
-      the tissue, and a sentence on what the mask is taken to cover, "" where there is no question.
+      the tissue, and a sentence on what is odd about it or on what the mask is taken to cover, or
+      "".
 
     Raises:
       InputError: nowhere; or the mask cannot be read, or has another shape than the slide.
     """
     options = config.tissue
-    if options.source == "off":
-        return Tissue.everything(view.width, view.height), ""
     area, note = None, ""
+    if (overview == 255).all():
+        note = "it is white all over, as what is transparent or was not scanned is"
+    if options.source == "off":
+        return Tissue.everything(view.width, view.height), note
     if mask_file is not None:
         mask = from_file(mask_file)
         area, note = _covered(mask, view, mask_file, options.mask_area)
@@ -60,8 +63,7 @@ def find_tissue(
             "lower --config.tissue.threshold or --config.tissue.min_tissue, or set "
             "--config.tissue.source=off"
         )
-        if (overview == 255).all():
-            remedy = "it is white all over, as what is transparent or was not scanned is"
+        remedy = note or remedy
     if not mask.any():
         raise InputError(f"{view.slide.path}: no tissue found; look at the slide, {remedy}")
     return Tissue(mask, view.width, view.height, area), note
