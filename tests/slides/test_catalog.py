@@ -19,7 +19,12 @@ APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + b"\0" *
 
 
 def _header(
-    path: Path, series: str, kind: str = SLIDE, syntax: str = EXPLICIT, frame: int = 256
+    path: Path,
+    series: str,
+    kind: str = SLIDE,
+    syntax: str = EXPLICIT,
+    frame: int = 256,
+    table: tuple[int, ...] = (),
 ) -> None:
     """The beginning of a DICOM file, with another series in a sequence before its own."""
 
@@ -47,6 +52,10 @@ def _header(
         element(0x0028, 0x0010, b"US", size),
         element(0x0028, 0x0011, b"US", size),
     ]
+    if table:
+        parts.append(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF))
+        parts.append(struct.pack("<HHI", 0xFFFE, 0xE000, 4 * len(table)))
+        parts.append(struct.pack(f"<{len(table)}I", *table))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\0" * 128 + b"DICM" + b"".join(parts))
 
@@ -155,6 +164,13 @@ def test_pipes_in_a_folder_of_dicom_are_not_opened(tmp_path):
 def test_frames_that_would_end_the_process_cost_a_line(tmp_path):
     _header(tmp_path / "a.dcm", "1.3", frame=65535)
     with pytest.raises(InputError, match=r"a\.dcm: frames of 65535 x 65535 pixels, .*too much"):
+        open_slide(tmp_path)
+    for table in ((0, 9, 5), (0, 5, 2**31), (7, 7)):
+        _header(tmp_path / "a.dcm", "1.3", table=table)
+        with pytest.raises(InputError, match=r"a\.dcm: its table of frames is damaged; copy"):
+            open_slide(tmp_path)
+    _header(tmp_path / "a.dcm", "1.3", table=(0, 5, 9))
+    with pytest.raises(InputError, match="OpenSlide cannot read|not a whole DICOM slide"):
         open_slide(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """DICOM slides: which files are one slide, and opening it by OpenSlide or wsidicom (optional)."""
 
 import dataclasses
+import mmap
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ _IMPLICIT = "1.2.840.10008.1.2"  # transfer syntax: no types in the elements
 _LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()  # types whose length has four bytes
 _SYNTAX, _CLASS, _SERIES = (0x0002, 0x0010), (0x0008, 0x0016), (0x0020, 0x000E)
 _FRAMES, _ROWS, _COLUMNS = (0x0028, 0x0008), (0x0028, 0x0010), (0x0028, 0x0011)
+_PIXELS = (0x7FE0, 0x0010)
 _WANTED = (_SYNTAX, _CLASS, _SERIES, _FRAMES, _ROWS, _COLUMNS)
 _UNDEFINED = 0xFFFFFFFF
 
@@ -92,7 +94,7 @@ def _header(path: Path) -> _Header:
         return _Header()  # opening it says why
     if data[128:132] != b"DICM":
         return _Header()
-    found = _elements(data, 132)
+    found = _elements(data, _COLUMNS)
     kind, series = _text(found.get(_CLASS)), _text(found.get(_SERIES))
     rows, columns = (int.from_bytes(found.get(tag, b"")[:2], "little") for tag in (_ROWS, _COLUMNS))
     return _Header(kind, series, int(number(_text(found.get(_FRAMES))) or 0), rows, columns)
@@ -103,7 +105,7 @@ def _text(value: bytes | None) -> str:
 
 
 def _check_frames(path: Path) -> None:
-    """Refuses frames that are too large: OpenSlide would end the process over one of them."""
+    """Refuses frames that OpenSlide would end the process over: too large, or not where it says."""
     header = _header(path)
     if 3 * header.rows * header.columns > _FRAME_BYTES:
         raise InputError(
@@ -112,31 +114,44 @@ def _check_frames(path: Path) -> None:
         )
     if header.frames > path.stat().st_size:
         raise InputError(f"{path}: {header.frames:,} frames, but cut short; copy the slide again")
+    if not header.series:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        table = _elements(data, _PIXELS).get(_PIXELS, b"")
+        offsets = np.frombuffer(table[: len(table) // 4 * 4], "<u4").astype(np.int64)
+        damaged = len(offsets) < header.frames or (np.diff(offsets, append=len(data)) <= 0).any()
+    if len(offsets) and damaged:
+        raise InputError(f"{path}: its table of frames is damaged; copy the slide again")
 
 
-def _elements(data: bytes, position: int) -> dict[tuple[int, int], bytes]:
-    """The elements wanted of a header in little-endian order, but for those inside of sequences.
+def _elements(data: bytes | mmap.mmap, last: tuple[int, int]) -> dict[tuple[int, int], bytes]:
+    """The elements wanted of a file in little-endian order, but for those inside of sequences.
 
-    The file's meta information, group 2, always names the types; the rest as its syntax says.
+    The file's meta information, group 2, always names the types; the rest as its syntax says. Of
+    the pixels it is the table of offsets of the frames.
     """
     found: dict[tuple[int, int], bytes] = {}
-    depth = 0
-    data += bytes(12)  # so that the last element is read as all others
-    while position + 12 <= len(data):
+    position, depth = 132, 0
+    while position + 8 <= len(data):
         tag = struct.unpack_from("<HH", data, position)
         if tag[0] == 0xFFFE:  # an item, or the end of one or of a sequence
             depth -= tag[1] == 0xE0DD
             position += 8
             continue
-        if depth == 0 and tag > _COLUMNS:
+        if depth == 0 and tag > last:
             break
         kind = data[position + 4 : position + 6]
         if tag[0] > 2 and _text(found.get(_SYNTAX)) == _IMPLICIT:
             (length,), position = struct.unpack_from("<I", data, position + 4), position + 8
         elif kind in _LONG:
-            (length,), position = struct.unpack_from("<I", data, position + 8), position + 12
+            length = int.from_bytes(data[position + 8 : position + 12], "little")
+            position += 12
         else:
             (length,), position = struct.unpack_from("<H", data, position + 6), position + 8
+        if depth == 0 and tag == _PIXELS:
+            size = int.from_bytes(data[position + 4 : position + 8], "little")
+            found[tag] = data[position + 8 : position + 8 + size] if length == _UNDEFINED else b""
+            break
         if length == _UNDEFINED:
             depth += 1
             continue
