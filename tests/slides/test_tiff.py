@@ -112,6 +112,9 @@ def test_sections_of_a_plain_tiff_are_said(tmp_path, options):
     path = _write(tmp_path / "same.tif", (WAVES, options), (255 - WAVES, options))
     assert open_slide(path).warnings == ("it holds 2 large images; only the first is used",)
     np.testing.assert_array_equal(_whole(path), WAVES)
+    # Of the same shape, but no smaller version: nothing is reduced by 1.25.
+    path = _write(tmp_path / "shape.tif", (WAVES[:384, :512], options), (WAVES, options))
+    assert open_slide(path).warnings == ("it holds 2 large images; only the largest is used",)
     path = _write(tmp_path / "label.tif", (label, options), (WAVES, options))
     assert open_slide(path).warnings == ()
     np.testing.assert_array_equal(_whole(path), WAVES)

@@ -140,8 +140,7 @@ def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str,
     sections = [
         picture
         for picture in large
-        if picture.is_main
-        and (file.is_ome or picture.pixels == slide.pixels or not _is_smaller(slide, picture))
+        if picture.is_main and (file.is_ome or not _is_reduced(slide, picture))
     ]
     notes = [
         strange_level(slide.size, picture.size)
@@ -154,8 +153,11 @@ def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str,
     return slide, tuple(notes)
 
 
-def _is_smaller(slide: Picture, picture: Picture) -> bool:
-    return picture.pixels < slide.pixels and is_level(slide.size, picture.size)
+def _is_reduced(slide: Picture, picture: Picture) -> bool:
+    """Whether a picture looks like a level that nothing calls one: smaller by a whole number."""
+    factor = round(slide.size[0] / picture.size[0])
+    rest = [side - factor * own for side, own in zip(slide.size, picture.size, strict=True)]
+    return factor > 1 and max(map(abs, rest)) < 2 * factor
 
 
 def _pictures(path: Path, series: tifffile.TiffPageSeries) -> list[Picture]:

@@ -48,7 +48,7 @@ def find_tissue(
     if mask_file is not None:
         mask = from_file(mask_file)
         area, note = _covered(mask, view, mask_file, options.mask_area)
-        remedy = f"mend {mask_file}"
+        remedy = f"correct {mask_file}"
     else:
         coarse, mpp = _coarser(overview, view.mpp * factor)
         mask = detect(
