@@ -68,6 +68,15 @@ def test_missing_field_and_unknown_job():
         config_lib.validate(config)
 
 
+def test_slides_of_earlier_versions_are_resampled_as_they_were(tmp_path):
+    config = base.segment("slides", "", "run")
+    del config.resampling, config.tissue["mask_area"]
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    loaded = config_lib.load(tmp_path, "segment")
+    assert loaded.resampling == "triangle" and loaded.tissue.mask_area == "slide"
+    assert base.segment("slides", "", "run").resampling == base.doctor().resampling == "area"
+
+
 def test_a_weight_for_each_layer():
     config = base.phase2("runs/masks")
     config.layer_weights = (0.5, 0.5)

@@ -211,12 +211,14 @@ _SLIDES = {
     "phase1": TEXT,
     "mpp": _number(0, 20),
     "slide_mpp": _number(0, 20),
+    "resampling": _one_of("area", "triangle"),
     "tile": _integer(0, _MOST_PIXELS),
     "stride": _integer(0, _MOST_PIXELS),
     "window": _one_of("flat", "hann"),
     "gate.mode": _one_of("probabilities", "logits", "off"),
     "gate.threshold": PROBABILITY,
     "tissue.source": NAME,
+    "tissue.mask_area": _one_of("auto", "scanned", "slide"),
     "tissue.threshold": SATURATION,
     "tissue.closing": _number(0, 1000),
     "tissue.min_tissue": _number(0, _LARGEST_AREA),
@@ -295,7 +297,8 @@ NESTED_JOBS = {
     "convert": ("phase1", "phase2"),
 }
 # Fields that came after version 0.1, by job, with the value that does what was done without them.
-ADDED: dict[str, dict[str, Any]] = {}
+_ADDED_SLIDES = {"resampling": "triangle", "tissue.mask_area": "slide"}
+ADDED: dict[str, dict[str, Any]] = {"segment": _ADDED_SLIDES, "doctor": _ADDED_SLIDES}
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:

@@ -77,7 +77,7 @@ def write_geojson(
     height: int,
     *,
     mpp: float,
-    scale: float,
+    scale: tuple[float, float],
     offset: tuple[float, float],
     names: Sequence[str],
     palette: Sequence[Color],
@@ -99,7 +99,7 @@ def write_geojson(
       width: of the map in working pixels.
       height: likewise.
       mpp: micrometres per working pixel.
-      scale: full-resolution pixels per working pixel.
+      scale: full-resolution pixels per working pixel, across and down.
       offset: (x, y) in full-resolution pixels of the viewer's origin: OpenSlide's bounds, or 0, 0.
       names: C class names.
       palette: RGB (0..255) of each class; a further one is ignored.
@@ -310,7 +310,10 @@ def _area(ring: np.ndarray) -> int:
 
 
 def _placed(
-    rings: list[np.ndarray], scale: float, offset: tuple[float, float], simplify: float
+    rings: list[np.ndarray],
+    scale: tuple[float, float],
+    offset: tuple[float, float],
+    simplify: float,
 ) -> list[np.ndarray]:
     """The rings in full-resolution pixels; simplified if that keeps the polygon valid."""
     exact = [_moved(ring, scale, offset) for ring in rings]
@@ -324,8 +327,8 @@ def _placed(
     return simple if shapely.Polygon(simple[0], simple[1:]).is_valid else exact
 
 
-def _moved(ring: np.ndarray, scale: float, offset: tuple[float, float]) -> np.ndarray:
-    moved = np.round(ring * scale - np.asarray(offset), DECIMALS)
+def _moved(ring: np.ndarray, scale: tuple[float, float], offset: tuple[float, float]) -> np.ndarray:
+    moved = np.round(ring * np.asarray(scale) - np.asarray(offset), DECIMALS)
     whole = moved.astype(np.int64)
     return whole if np.array_equal(whole, moved) else moved  # 7 is shorter than 7.0
 

@@ -17,6 +17,11 @@ _RATIOS = {
     ),
 }
 
+_RESAMPLING = {
+    "area": "mean of the area that a pixel covers",
+    "triangle": "triangle filter over twice the area that a pixel covers",
+}
+
 
 def index_entry(
     summary: Mapping[str, Any], folder: str, dataset: Dataset
@@ -66,7 +71,7 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "File": summary["file"],
         "Format": summary["format"],
         "Size": f"{width:,} x {height:,} pixels, {len(summary['levels'])} levels",
-        "Resolution": f"{used:g} µm per pixel ({'metadata' if used == known else 'given'})",
+        "Resolution": f"{_mpp_text(summary)} ({'metadata' if used == known else 'given'})",
         "Objective": f"{summary['objective_power']:g}x"
         if summary["objective_power"]
         else "unknown",
@@ -74,6 +79,7 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
     method = {
         "Working resolution": f"{settings['mpp']:g} µm per pixel",
+        "Resampling": _RESAMPLING[settings["resampling"]],
         "Size of the map": "{:,} x {:,} pixels".format(*summary["size"]),
         "Tiles": f"{summary['tiles']:,} of {tile} x {tile} pixels",
         "Stride": f"{stride} pixels ({1 - stride / tile:.0%} overlap)",
@@ -99,6 +105,13 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "Versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
     }
     return {"Slide": slide, "Method": method, "Networks": networks, "Run": run}
+
+
+def _mpp_text(summary: Mapping[str, Any]) -> str:
+    across, down = summary["mpp_xy"]
+    if across == down:
+        return f"{summary['mpp']:g} µm per pixel"
+    return f"{across:g} x {down:g} µm per pixel, not square"
 
 
 def _tissue_text(tissue: Mapping[str, Any]) -> str:
