@@ -66,19 +66,26 @@ def _touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of its own: other tests look for slides beside theirs."""
+    (tmp_path / "f").mkdir()
+    return tmp_path / "f"
+
+
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
-def test_files_of_a_series_are_one_slide(tmp_path, syntax):
+def test_files_of_a_series_are_one_slide(folder, syntax):
     for name, series in (("0.dcm", "1.1"), ("1.DCM", "1.1"), ("2.dcm", "1.2")):
-        _header(tmp_path / name, series, syntax=syntax)
-    _header(tmp_path / "annotations.dcm", "1.3", "1.2.840.10008.5.1.4.1.1.66.4", syntax)
-    found = dicom.files_in(tmp_path)
+        _header(folder / name, series, syntax=syntax)
+    _header(folder / "annotations.dcm", "1.3", "1.2.840.10008.5.1.4.1.1.66.4", syntax)
+    found = dicom.files_in(folder)
     assert [[path.name for path in files] for files in found.slides] == [
         ["0.dcm", "1.DCM"],
         ["2.dcm"],
     ]
     assert [path.name for path in found.other] == ["annotations.dcm"] and not found.unreadable
-    assert dicom.files_of(tmp_path / "1.DCM") == found.slides[0]
-    assert dicom.series_of(tmp_path / "2.dcm") == "1.2"
+    assert dicom.files_of(folder / "1.DCM") == found.slides[0]
+    assert dicom.series_of(folder / "2.dcm") == "1.2"
 
 
 def _found(text: str, root: Path) -> list[str]:
@@ -86,103 +93,103 @@ def _found(text: str, root: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in paths]
 
 
-def test_dicom_beside_other_slides(tmp_path):
-    _touch(tmp_path, "mixed/one.svs", "mixed/two.svs")
-    _header(tmp_path / "mixed/three.dcm", "1.1")
+def test_dicom_beside_other_slides(folder):
+    _touch(folder, "mixed/one.svs", "mixed/two.svs")
+    _header(folder / "mixed/three.dcm", "1.1")
     mixed = ["mixed/one.svs", "mixed/three.dcm", "mixed/two.svs"]
-    assert _found("ROOT/mixed", tmp_path) == mixed
+    assert _found("ROOT/mixed", folder) == mixed
     # A folder of one series is one slide, of several as many, hidden files are none.
     for name in ("one/0.dcm", "one/1.dcm"):
-        _header(tmp_path / name, "1.2")
-    (tmp_path / "one/._0.dcm").write_bytes(APPLE_DOUBLE)
+        _header(folder / name, "1.2")
+    (folder / "one/._0.dcm").write_bytes(APPLE_DOUBLE)
     for name, series in (("two/a.dcm", "1.3"), ("two/b.dcm", "1.3"), ("two/c.dcm", "1.4")):
-        _header(tmp_path / name, series)
-    assert _found("ROOT/one", tmp_path) == ["one"]
-    assert _found("ROOT/two", tmp_path) == ["two/a.dcm", "two/c.dcm"]
-    _touch(tmp_path, "x.svs", "._x.svs", "empty/note.txt", "hidden/._0.dcm")
+        _header(folder / name, series)
+    assert _found("ROOT/one", folder) == ["one"]
+    assert _found("ROOT/two", folder) == ["two/a.dcm", "two/c.dcm"]
+    _touch(folder, "x.svs", "._x.svs", "empty/note.txt", "hidden/._0.dcm")
     inside = ["one", "two/a.dcm", "two/c.dcm", "x.svs"]
-    assert _found("ROOT", tmp_path) == sorted([*inside, *mixed])
-    assert _found("ROOT/two/*.dcm", tmp_path) == ["two/a.dcm", "two/c.dcm"]
-    assert _found("ROOT/one/0.dcm,ROOT/one/1.dcm", tmp_path) == ["one/0.dcm"]
-    assert _found("ROOT/[ox]*", tmp_path) == ["one", "x.svs"]
-    assert _found("ROOT/m*", tmp_path) == mixed
-    assert _found("ROOT/on**", tmp_path) == _found("ROOT/one,ROOT/one/1.dcm", tmp_path) == ["one"]
+    assert _found("ROOT", folder) == sorted([*inside, *mixed])
+    assert _found("ROOT/two/*.dcm", folder) == ["two/a.dcm", "two/c.dcm"]
+    assert _found("ROOT/one/0.dcm,ROOT/one/1.dcm", folder) == ["one/0.dcm"]
+    assert _found("ROOT/[ox]*", folder) == ["one", "x.svs"]
+    assert _found("ROOT/m*", folder) == mixed
+    assert _found("ROOT/on**", folder) == _found("ROOT/one,ROOT/one/1.dcm", folder) == ["one"]
     with pytest.raises(InputError, match=r"mixed: a folder with other slides .*\(one\.svs\); name"):
-        open_slide(tmp_path / "mixed")
+        open_slide(folder / "mixed")
 
 
-def test_hidden_files_are_no_slides(tmp_path):
-    _touch(tmp_path, "a.svs", "._a.svs", ".b.svs")
-    assert _found("ROOT/*", tmp_path) == _found("ROOT", tmp_path) == ["a.svs"]
+def test_hidden_files_are_no_slides(folder):
+    _touch(folder, "a.svs", "._a.svs", ".b.svs")
+    assert _found("ROOT/*", folder) == _found("ROOT", folder) == ["a.svs"]
     with pytest.raises(InputError, match="there is no "):
-        catalog.find(str(tmp_path / "._*"))
+        catalog.find(str(folder / "._*"))
 
 
-def test_content_leaves_out_hidden_files_and_has_all_of_a_series(tmp_path):
+def test_content_leaves_out_hidden_files_and_has_all_of_a_series(folder):
     for name in ("0.dcm", "1.dcm"):
-        _header(tmp_path / "d" / name, "1.1")
-    whole = catalog.content(tmp_path / "d")
-    assert whole == catalog.content(tmp_path / "d/1.dcm")
-    (tmp_path / "d/._0.dcm").write_bytes(APPLE_DOUBLE)
-    os.mkfifo(tmp_path / "d/pipe")
-    assert whole == catalog.content(tmp_path / "d") == catalog.content(tmp_path / "d/1.dcm")
-    (tmp_path / "m").mkdir()
+        _header(folder / "d" / name, "1.1")
+    whole = catalog.content(folder / "d")
+    assert whole == catalog.content(folder / "d/1.dcm")
+    (folder / "d/._0.dcm").write_bytes(APPLE_DOUBLE)
+    os.mkfifo(folder / "d/pipe")
+    assert whole == catalog.content(folder / "d") == catalog.content(folder / "d/1.dcm")
+    (folder / "m").mkdir()
     for name in ("m.mrxs", "m/Data0000.dat", "m/._Data0000.dat"):
-        (tmp_path / name).write_bytes(b"x" * 9)
-    assert catalog.content(tmp_path / "m.mrxs")["bytes"] == 18
+        (folder / name).write_bytes(b"x" * 9)
+    assert catalog.content(folder / "m.mrxs")["bytes"] == 18
 
 
-def test_pictures_that_a_key_file_names_are_its_own(tmp_path):
-    (tmp_path / "s.vms").write_text("[Virtual Microscope Specimen]\nImageFile=s-0.jpg\nMapFile=\n")
-    _touch(tmp_path, "s-0.jpg", "other.jpg")
-    assert _found("ROOT", tmp_path) == ["other.jpg", "s.vms"]
-    assert [path.name for path in catalog.members(tmp_path / "s.vms")] == ["s.vms", "s-0.jpg"]
+def test_pictures_that_a_key_file_names_are_its_own(folder):
+    (folder / "s.vms").write_text("[Virtual Microscope Specimen]\nImageFile=s-0.jpg\nMapFile=\n")
+    _touch(folder, "s-0.jpg", "other.jpg")
+    assert _found("ROOT", folder) == ["other.jpg", "s.vms"]
+    assert [path.name for path in catalog.members(folder / "s.vms")] == ["s.vms", "s-0.jpg"]
 
 
-def test_names_that_file_systems_take_for_one(tmp_path):
+def test_names_that_file_systems_take_for_one(folder):
     composed, decomposed = (unicodedata.normalize(form, "Schäfer") for form in ("NFC", "NFD"))
     paths = [Path("a.svs"), Path("A.tif"), Path(f"{composed}.svs"), Path(f"{decomposed}.tif")]
     names = [file.name for file in catalog.files(paths, 0.0, {})]
     assert names == [path.name for path in paths]
 
 
-def test_a_folder_of_several_slides_is_refused_where_one_is_asked_for(tmp_path):
+def test_a_folder_of_several_slides_is_refused_where_one_is_asked_for(folder):
     for name, series in (("a.dcm", "1.3"), ("b.dcm", "1.3"), ("c.dcm", "1.4")):
-        _header(tmp_path / name, series)
+        _header(folder / name, series)
     with pytest.raises(InputError, match=r"2 slides in one folder \(a\.dcm, c\.dcm\); name one"):
-        open_slide(tmp_path)
+        open_slide(folder)
 
 
-def test_pipes_in_a_folder_of_dicom_are_not_opened(tmp_path):
-    _header(tmp_path / "a.dcm", "1.3")
-    os.mkfifo(tmp_path / "notes")
-    for path in (tmp_path, tmp_path / "a.dcm"):
+def test_pipes_in_a_folder_of_dicom_are_not_opened(folder):
+    _header(folder / "a.dcm", "1.3")
+    os.mkfifo(folder / "notes")
+    for path in (folder, folder / "a.dcm"):
         with pytest.raises(InputError, match=r"notes: a named pipe, not a file"):
             open_slide(path)
 
 
-def test_frames_that_would_end_the_process_cost_a_line(tmp_path):
-    _header(tmp_path / "a.dcm", "1.3", frame=65535)
+def test_frames_that_would_end_the_process_cost_a_line(folder):
+    _header(folder / "a.dcm", "1.3", frame=65535)
     with pytest.raises(InputError, match=r"a\.dcm: frames of 65535 x 65535 pixels, .*too much"):
-        open_slide(tmp_path)
+        open_slide(folder)
     for table in ((0, 9, 5), (0, 5, 2**31), (7, 7)):
-        _header(tmp_path / "a.dcm", "1.3", table=table)
+        _header(folder / "a.dcm", "1.3", table=table)
         with pytest.raises(InputError, match=r"a\.dcm: its table of frames is damaged; copy"):
-            open_slide(tmp_path)
-    _header(tmp_path / "a.dcm", "1.3", table=(0, 5, 9))
+            open_slide(folder)
+    _header(folder / "a.dcm", "1.3", table=(0, 5, 9))
     with pytest.raises(InputError, match=r"OpenSlide cannot read|not a whole DICOM slide"):
-        open_slide(tmp_path)
+        open_slide(folder)
 
 
-def test_hidden_files_beside_dicom(tmp_path, monkeypatch):
+def test_hidden_files_beside_dicom(folder, monkeypatch):
     pytest.importorskip("pydicom")
     image = smooth(300, 280)
-    write_dicom(tmp_path / "d", [image, image[::2, ::2]], 0.5)
+    write_dicom(folder / "d", [image, image[::2, ::2]], 0.5)
     for name in ("._level0.dcm", "._level1.dcm"):
-        (tmp_path / "d" / name).write_bytes(APPLE_DOUBLE)
+        (folder / "d" / name).write_bytes(APPLE_DOUBLE)
     monkeypatch.setitem(sys.modules, "wsidicom", None)
-    slide = open_slide(tmp_path / "d")
+    slide = open_slide(folder / "d")
     assert [(level.width, level.height) for level in slide.levels] == [(300, 280), (150, 140)]
     assert slide.warnings == ()
-    (tmp_path / "d" / "a.dcm").write_bytes(b"broken")
-    assert "no DICOM are left out: a.dcm" in open_slide(tmp_path / "d").warnings[0]
+    (folder / "d" / "a.dcm").write_bytes(b"broken")
+    assert "no DICOM are left out: a.dcm" in open_slide(folder / "d").warnings[0]
