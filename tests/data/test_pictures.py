@@ -48,11 +48,10 @@ def test_postscript_by_another_name_starts_no_program(tmp_path, monkeypatch, for
 def test_pictures_are_opened_with_named_formats_only():
     """Elsewhere than in `data/pictures.py`: `docs/serve.py`, which needs none of this package."""
     allowed = {"data/pictures.py", "docs/serve.py"}
-    to_come = {"wsss_jax/slides/formats.py", "wsss_jax/slides/tissue.py"}
     for folder in ("data", "wsss_jax", "docs", "configs", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             name, source = path.relative_to(ROOT).as_posix(), path.read_text()
-            assert name in allowed | to_come or "Image.open(" not in source, name
+            assert name in allowed or "Image.open(" not in source, name
             assert not re.search(r"\b(cv2|plt|mpimg)\.imread", source), name
     for name in allowed:
         calls = re.findall(r"[^`]Image\.open\(([^)]*)\)", (ROOT / name).read_text())
