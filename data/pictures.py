@@ -5,6 +5,7 @@ knows dozens, and some of its decoders start other programs (Ghostscript, for a 
 is called `.png`).
 """
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ PATCH_FORMATS = ("PNG",)
 REGION_FORMATS = ("PNG", "JPEG", "TIFF")
 _BITS_PER_SAMPLE, _SUBFILE_TYPE = 258, 254  # tags of TIFF
 _SMALLER_COPY = 1  # bit of a page's kind
+_JPEG_PIXELS = 1024  # per byte; the largest blocks, of 16 x 16 pixels, take some six bits each
 # What Pillow raises on a file that is truncated, has a wrong checksum or another format; the second
 # line where it reads tags of TIFF and EXIF that hold what they cannot.
 DAMAGE = (
@@ -61,6 +63,7 @@ def open_picture(
                 elif picture.format == "TIFF":
                     picture.info["bits"] = max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
                 else:
+                    _refuse_impossible_jpeg(picture, path)
                     picture.info["bits"] = 8
                 _refuse_several(picture, path)
                 _refuse_deep_colors(picture, path)
@@ -89,6 +92,12 @@ def _look_into_png(picture: Image.Image, path: str | Path, checked: bool) -> Non
     if picture.mode == "L" and bits < 8 and "transparency" in picture.info:
         # Pillow spreads the grey values over 0..255, but not the one that is transparent.
         picture.info["transparency"] *= 255 // (2**bits - 1)
+
+
+def _refuse_impossible_jpeg(picture: Image.Image, path: str | Path) -> None:
+    """Refuses a size that takes memory long before Pillow sees that there are no such pixels."""
+    if picture.width * picture.height > _JPEG_PIXELS * os.stat(path).st_size:
+        raise ValueError(f"{picture.width} x {picture.height} pixels in so few bytes")
 
 
 def _refuse_several(picture: Image.Image, path: str | Path) -> None:

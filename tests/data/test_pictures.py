@@ -77,6 +77,10 @@ def test_claims_of_size_take_no_memory(tmp_path, side):
     assert "more pixels than are read at once" in refused(path)
     path.write_bytes(made(13000, 13000, b"\0" * 100))
     assert "only 0% of its pixels" in refused(path)
+    jpeg = tmp_path / "small.jpg"
+    Image.new("RGB", (13000, 13000)).save(jpeg)
+    jpeg.write_bytes(jpeg.read_bytes()[:4096])
+    assert "13000 x 13000 pixels in so few bytes" in refused(jpeg)
 
 
 def test_no_pixels(tmp_path):

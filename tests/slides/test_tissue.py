@@ -124,7 +124,7 @@ def test_from_file(tmp_path):
         _write_gray(tmp_path / "few.png", mask, bits)
         np.testing.assert_array_equal(from_file(tmp_path / "few.png"), mask)
     cv2.imwrite(str(tmp_path / "color16.png"), np.dstack([mask] * 3).astype(np.uint16))
-    with pytest.raises(InputError, match=r"color16\.png: color of 16 bits; save .* 8-bit gray"):
+    with pytest.raises(InputError, match=r"color16\.png: 16 bits per channel; save it with 8"):
         from_file(tmp_path / "color16.png")
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"pipe\.png: a named pipe"):

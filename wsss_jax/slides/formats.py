@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import tifffile
-from PIL import Image
+from PIL import ExifTags, Image
 
 from data.pictures import lay_on_white, open_picture, turn_upright
 from wsss_jax.errors import InputError
@@ -21,16 +21,13 @@ from wsss_jax.slides.dicom import open_dicom
 from wsss_jax.slides.opened import (
     CONVERT,
     Opened,
-    check_packed,
     check_size,
     keep_levels,
     number,
     one_line,
 )
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PICTURE_MAGIC = (_PNG_MAGIC, b"\xff\xd8\xff")
-_PNG_DEPTH = 24  # where a PNG file says how many bits a sample has
+_PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 def open_file(path: Path) -> Opened:
@@ -96,7 +93,7 @@ def _open(path: Path, head: bytes) -> Opened:
     if head[:4] in tiff.MAGIC:
         return tiff.open_tiff(path)
     if head.startswith(_PICTURE_MAGIC):
-        return _open_picture(path, head)
+        return _open_picture(path)
     raise InputError(
         f"{path}: not a slide, whatever its name says; give a slide that OpenSlide or tifffile "
         "reads, DICOM, PNG or JPEG"
@@ -181,15 +178,13 @@ def _open_openslide(path: Path, vendor: str) -> Opened:
     )
 
 
-def _open_picture(path: Path, head: bytes) -> Opened:
-    if head.startswith(_PNG_MAGIC) and head[_PNG_DEPTH] > 8:
-        raise InputError(f"{path}: more than 8 bits a channel; save it as 8-bit RGB")
+def _open_picture(path: Path) -> Opened:
     try:
         with open_picture(path, ("PNG", "JPEG")) as picture:
-            check_packed(path, picture.size)
-            upright = turn_upright(picture)
-            turned = picture.getexif().get(0x0112, 1) != 1
-            pixels = lay_on_white(upright)
+            if picture.info["bits"] > 8:
+                raise InputError(f"{path}: more than 8 bits per channel; save it as 8-bit RGB")
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            pixels = lay_on_white(turn_upright(picture))
     except InputError as error:
         cause = error.__cause__
         if isinstance(cause, Image.DecompressionBombError):

@@ -12,7 +12,6 @@ from wsss_jax.errors import InputError
 CONVERT = "convert it, e.g. with vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
 _LONGEST = 2**21  # pixels: a glass of 75 mm at 0.05 micrometers per pixel has 1.5 million
 _DENSEST = 2**16  # pixels per byte; a table of empty tiles of 256 x 256 has 4,096
-_PACKED = 8 * 1032  # pixels of one bit in a byte of PNG: deflate shrinks 1032 bytes to one at most
 _ROUNDING = 2.0  # pixels of a level that halving again and again may add or drop
 
 
@@ -53,17 +52,6 @@ def check_size(path: Path, sizes: tuple[tuple[int, int], ...], file_bytes: int) 
                 f"{path}: {width} x {height} pixels in {file_bytes:,} bytes, which no slide has; "
                 "copy the slide again"
             )
-
-
-def check_packed(path: Path, size: tuple[int, int]) -> None:
-    """Refuses the size of a PNG or JPEG of more pixels than its bytes can hold; JPEG packs less.
-
-    Raises:
-      InputError: before anything is decoded.
-    """
-    width, height = size
-    if width * height > _PACKED * path.stat().st_size:
-        raise InputError(f"{path}: {width} x {height} pixels, but cut short; copy it again")
 
 
 def keep_levels(opened: Opened) -> Opened:

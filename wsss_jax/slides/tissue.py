@@ -8,7 +8,6 @@ import numpy as np
 
 from data.pictures import open_picture, turn_upright
 from wsss_jax.errors import InputError
-from wsss_jax.slides.opened import check_packed
 
 # Saturation (0..255) of glass stays below the first, that of pale stroma above the second. Otsu's
 # threshold is held between them: on glass alone it would split noise, on tissue alone the tissue.
@@ -102,12 +101,7 @@ def from_file(path: Path) -> np.ndarray:
     if not path.exists():
         raise InputError(f"{path}: no such tissue mask; correct the path")
     with open_picture(path, ("PNG", "JPEG", "TIFF")) as picture:
-        if picture.format != "TIFF":
-            check_packed(path, picture.size)
         bands = picture.getbands()
-        # Pillow keeps the upper 8 bits of them, in which small numbers are zero.
-        if len(bands) > 1 and any(";16" in str(tile) for tile in picture.tile):
-            raise InputError(f"{path}: color of 16 bits; save the tissue mask as 8-bit gray PNG")
         values = np.asarray(turn_upright(picture))
     opaque = len(bands) - ("A" in bands)
     return values > 0 if values.ndim == 2 else (values[..., :opaque] > 0).any(axis=-1)
