@@ -241,6 +241,9 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "mpp": 0.0,
         # micrometers per pixel of level 0, wins over the metadata; 0.0 = as the metadata says
         "slide_mpp": 0.0,
+        # what a pixel of the map sees of the slide: the mean of its "area", or a "triangle" filter
+        # twice as wide, which is softer (as version 0.1 did)
+        "resampling": "area",
         "tile": 0,  # pixels, height and width; 0 = patch_size of the run `phase2`
         "stride": 0,  # pixels; 0 = the multiple of 8 just under half a tile, as in the paper
         "window": "flat",  # what a tile's pixels weigh: all alike, or "hann": its middle more
@@ -252,6 +255,9 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "tissue": {
             # "detect" by color, "off": all is tissue, or a folder of masks <slide's stem>.png
             "source": "detect",
+            # what masks cover where only a part of a slide was scanned: the "scanned" area, as in
+            # QuPath and tissue.geojson, or the whole "slide"; "auto" decides by shape and tissue
+            "mask_area": "auto",
             "threshold": "otsu",  # least saturation of tissue, "0" to "255", or "otsu"
             "closing": 50.0,  # radius in micrometers; narrower gaps in tissue are closed
             "min_tissue": 50_000.0,  # square micrometers; smaller pieces are dropped

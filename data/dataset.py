@@ -3,15 +3,21 @@
 import dataclasses
 import json
 import re
+import reprlib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from wsss_jax.errors import InputError
+from wsss_jax.files import check_regular
 
 SHIPPED = Path(__file__).parent
 ROLES = ("tumor", "stroma", "lymphocytes")
+LONGEST_NAME = 100  # characters of a class or data set, which tables and legends have room for
+COARSEST_MPP = 1000.0  # micrometers per pixel
 NOTATIONS = {
     # notation: (pattern at the end of the stem, prefix, separator, example for messages)
     "spaces": (re.compile(r"\[([01](?: [01])*)\]$"), "-[", " ", "-[1 0 0 1].png"),
@@ -77,16 +83,29 @@ def load_dataset(spec: str, root: str | Path) -> Dataset:
         path = Path(spec)
     else:
         path = Path(root) / "dataset.json"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(
             f"{path}: no such data set description; write it (see data/README.md) or name one of "
             + ", ".join(shipped)
         )
+    check_regular(path)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error}); mend it (see data/README.md)") from error
+        fields = json.loads(  # Windows editors put a byte order mark before the text
+            path.read_text(encoding="utf-8-sig"),
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); correct it (see data/README.md)") from error
     return _from_fields(fields, path)
+
+
+def is_printable(text: str) -> bool:
+    """Whether all characters can be seen: no line breaks, control or direction marks.
+
+    Parts of a file name that are no UTF-8 cannot either.
+    """
+    return all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text)
 
 
 def save_dataset(dataset: Dataset, path: str | Path) -> None:
@@ -121,7 +140,7 @@ def parse_label(filename: str, dataset: Dataset) -> tuple[int, ...]:
         raise InputError(
             f"{filename}: label has {len(label)} values but {dataset.name} has "
             f"{dataset.num_classes} classes ({', '.join(dataset.classes)}); "
-            "rename the file or mend the classes in the data set's JSON"
+            "rename the file or correct the classes in the data set's JSON"
         )
     return label
 
@@ -154,11 +173,35 @@ def label_from_mask(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
     return ((counts > 0) & (counts >= dataset.present_share * mask.size)).astype(np.uint8)
 
 
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        ((double, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{reprlib.repr(double)} is there twice")
+    return fields
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _problem_of_name(value: object) -> str:
+    """Why something cannot be a name, or ""."""
+    if not isinstance(value, str) or not value.strip():
+        return "give a text"
+    if not is_printable(value):
+        return "leave out characters that do not print"
+    if len(value) > LONGEST_NAME:
+        return f"give at most {LONGEST_NAME} characters"
+    return ""
+
+
 def _from_fields(fields: object, path: Path) -> Dataset:
     """A `Dataset` of a decoded JSON object, every field checked."""
+    shown = reprlib.repr  # shortened
 
     def refuse(field: str, problem: str) -> InputError:
-        return InputError(f"{path}: field {field!r} {problem}")
+        return InputError(f"{path}: field {shown(field)} {problem}")
 
     if not isinstance(fields, Mapping):
         raise InputError(f"{path}: not a JSON object; write one (see data/README.md)")
@@ -171,13 +214,13 @@ def _from_fields(fields: object, path: Path) -> Dataset:
             raise refuse(field, "is missing; add it (see data/README.md)")
 
     name, classes, palette = fields["name"], fields["classes"], fields["palette"]
-    if not isinstance(name, str) or not name:
-        raise refuse("name", f"is {name!r}; give a text")
+    if problem := _problem_of_name(name):
+        raise refuse("name", f"is {shown(name)}; {problem}")
     if not isinstance(classes, list) or not 2 <= len(classes) <= 255:
         raise refuse("classes", "must be a list of 2 to 255 class names")
     for index, value in enumerate(classes):
-        if not isinstance(value, str) or not value:
-            raise refuse("classes", f"has {value!r} as class {index}; give a text")
+        if problem := _problem_of_name(value):
+            raise refuse("classes", f"has {shown(value)} as class {index}; {problem}")
         if value in classes[:index]:
             raise refuse("classes", f"has {value!r} twice; give each class its own name")
     if not isinstance(palette, list) or len(palette) != len(classes) + 1:
@@ -192,31 +235,36 @@ def _from_fields(fields: object, path: Path) -> Dataset:
             and len(color) == 3
             and all(type(value) is int and 0 <= value <= 255 for value in color)
         ):
-            raise refuse("palette", f"has {color!r} as color {index}; give [R, G, B] in 0..255")
+            raise refuse(
+                "palette", f"has {shown(color)} as color {index}; give [R, G, B] in 0..255"
+            )
         if color in palette[:index]:
             raise refuse("palette", f"has the color {color} twice; give each index its own")
     if not isinstance(fields["white"], bool):
-        raise refuse("white", f"is {fields['white']!r}; give true or false")
+        raise refuse("white", f"is {shown(fields['white'])}; give true or false")
     if fields["label_notation"] not in list(NOTATIONS):
-        raise refuse(
-            "label_notation", f"is {fields['label_notation']!r}; give one of {', '.join(NOTATIONS)}"
-        )
+        value = shown(fields["label_notation"])
+        raise refuse("label_notation", f"is {value}; give one of {', '.join(NOTATIONS)}")
     share = fields["present_share"]
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise refuse("present_share", f"is {share!r}; give a number from 0 to below 1")
+        raise refuse("present_share", f"is {shown(share)}; give a number from 0 to below 1")
     roles = fields.get("roles", {})
     if not isinstance(roles, Mapping):
-        raise refuse("roles", f'is {roles!r}; give an object such as {{"tumor": {classes[0]!r}}}')
+        raise refuse(
+            "roles", f'is {shown(roles)}; give an object such as {{"tumor": {classes[0]!r}}}'
+        )
     for role, value in roles.items():
         if role not in ROLES:
-            raise refuse("roles", f"has {role!r}; the roles are {', '.join(ROLES)}")
+            raise refuse("roles", f"has {shown(role)}; the roles are {', '.join(ROLES)}")
         if value not in classes:
-            raise refuse("roles", f"has {value!r} as {role}; give one of {', '.join(classes)}")
+            raise refuse("roles", f"has {shown(value)} as {role}; give one of {', '.join(classes)}")
         if list(roles.values()).count(value) > 1:
             raise refuse("roles", f"has {value!r} twice; give each role its own class")
     mpp = fields.get("mpp")
-    if mpp is not None and (isinstance(mpp, bool) or not isinstance(mpp, int | float) or mpp <= 0):
-        raise refuse("mpp", f"is {mpp!r}; give micrometers per pixel, such as 0.5, or null")
+    if mpp is not None and (
+        isinstance(mpp, bool) or not isinstance(mpp, int | float) or not 0 < mpp <= COARSEST_MPP
+    ):
+        raise refuse("mpp", f"is {shown(mpp)}; give micrometers per pixel, such as 0.5, or null")
     return Dataset(
         name=name,
         classes=tuple(classes),

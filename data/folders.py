@@ -1,21 +1,25 @@
 """A data set's folder: finding its patches, reading, writing and checking their PNG files."""
 
-import contextlib
+import functools
+import itertools
 import os
-import struct
 import threading
+import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from data.dataset import Dataset, parse_label
+from data import pictures
+from data.dataset import Dataset, is_printable, parse_label
 from wsss_jax.errors import InputError
-from wsss_jax.files import UNFINISHED
+from wsss_jax.files import UNFINISHED, check_regular
 from wsss_jax.patch_records import PatchRecord
 
 Split = Literal["train", "val", "test"]
@@ -24,10 +28,9 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "val": ("val", "valid", "validation", "2.validation"),
     "test": ("test", "testing", "3.testing"),
 }
-IMAGE_MODES = ("RGB", "RGBA", "L", "P")
+IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P")
+VALUE_MODES = ("P", "L", "1")
 CHECK_THREADS = 16
-# What Pillow raises on a PNG that is truncated, has a wrong checksum or is no PNG at all.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class Patch(NamedTuple):
@@ -51,7 +54,10 @@ def labelled_patches(root: str | Path, split: Split, dataset: Dataset) -> list[P
     folder = _split_folder(Path(root), split)
     if (folder / "img").is_dir():
         folder = folder / "img"
-    return [Patch(path.stem, path, None, parse_label(path.name, dataset)) for path in _pngs(folder)]
+    return [
+        Patch(stem, path, None, parse_label(path.name, dataset))
+        for stem, path in _patch_files(folder).items()
+    ]
 
 
 def annotated_patches(root: str | Path, split: Split, dataset: Dataset) -> list[Patch]:
@@ -69,8 +75,7 @@ def annotated_patches(root: str | Path, split: Split, dataset: Dataset) -> list[
                 f"{folder / part}: no such folder; {dataset.name} needs its {split} images in img "
                 "and their masks under the same names in mask"
             )
-    images = {path.stem: path for path in _pngs(folder / "img")}
-    masks = {path.stem: path for path in _pngs(folder / "mask")}
+    images, masks = _patch_files(folder / "img"), _patch_files(folder / "mask")
     _refuse_missing(folder / "img", "masks", sorted(images.keys() - masks.keys()), folder / "mask")
     _refuse_missing(folder / "mask", "images", sorted(masks.keys() - images.keys()), folder / "img")
     return [Patch(stem, path, masks[stem], None) for stem, path in images.items()]
@@ -87,7 +92,7 @@ def has_masks(root: str | Path, split: Split) -> bool:
 
 
 def masks_for(patches: Sequence[Patch], folder: str | Path) -> list[Patch]:
-    """The same patches with `<folder>/<stem>.png` as their masks (pseudo masks of one layer).
+    """The same patches with the PNG of their stem in a folder as masks (of one layer).
 
     Raises:
         InputError: the folder or masks are missing; further masks in it do not matter.
@@ -95,47 +100,124 @@ def masks_for(patches: Sequence[Patch], folder: str | Path) -> list[Patch]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of masks; make the pseudo masks first")
-    present = {path.stem for path in folder.glob("*.png")}
-    missing = [patch.stem for patch in patches if patch.stem not in present]
+    masks = find_pngs(folder)
+    missing = [patch.stem for patch in patches if patch.stem not in masks]
     _refuse_missing("the training patches", "masks", missing, folder)
-    return [patch._replace(mask=folder / f"{patch.stem}.png") for patch in patches]
+    return [patch._replace(mask=masks[patch.stem]) for patch in patches]
 
 
-def read_image(path: str | Path, size: int | None) -> np.ndarray:
+def find_pngs(folder: str | Path) -> dict[str, Path]:
+    """The PNG files of a folder by their stems, sorted; their ending may be in capitals.
+
+    Hidden files (macOS leaves `._x.png`) are passed over, and so are pictures of other types, of
+    which it says once how many there are.
+
+    Raises:
+        InputError: a name with characters that do not print, or two names that differ at most in
+            upper and lower case: what is written for one would replace what is for the other.
+    """
+    pngs: dict[str, list[Path]] = {}
+    others: Counter[str] = Counter()
+    for stem, paths in find_pictures(folder).items():
+        for path in paths:
+            suffix = path.suffix.lower()
+            if suffix == ".png":
+                pngs.setdefault(stem, []).append(path)
+            else:
+                others[suffix] += 1
+    if others:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        _say_once(
+            f"{folder}: {listed} passed over, only PNG files are read; save as PNG what belongs to "
+            "the data set"
+        )
+    names: dict[str, str] = {}
+    for path in itertools.chain(*pngs.values()):
+        if not is_printable(path.name):
+            raise InputError(
+                f"{folder}: the file name {path.name!r} has characters that do not print; rename it"
+            )
+        twin = names.setdefault(plain_name(path.stem), path.name)
+        if twin != path.name:
+            raise InputError(
+                f"{folder}: {twin} and {path.name} differ only in upper and lower case, or in how "
+                "an accent is stored; rename or remove one"
+            )
+    # In the order that they have with all endings in lower case.
+    return {stem: pngs[stem][0] for stem in sorted(pngs, key=lambda stem: f"{stem}.png")}
+
+
+def find_pictures(folder: str | Path) -> dict[str, list[Path]]:
+    """The picture files of a folder, of any type, by their stems; hidden ones are passed over."""
+    found: dict[str, list[Path]] = {}
+    for name in sorted(os.listdir(folder)):
+        path = Path(folder, name)
+        if path.suffix.lower() in pictures.SUFFIXES and not name.startswith("."):
+            found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def plain_name(stem: str) -> str:
+    """What is the same of two names that some file systems take for one."""
+    return unicodedata.normalize("NFC", stem).lower()
+
+
+def read_image(path: str | Path, size: int | None, *, checked: bool = False) -> np.ndarray:
     """A patch's picture.
 
     Args:
+        path: of a PNG file.
         size: the side in pixels it must have, or None for any shape.
+        checked: `check_patches` has found it whole, which need not be done again.
 
     Returns:
-        (H, W, 3) uint8 RGB; transparency is dropped, grey becomes RGB.
+        (H, W, 3) uint8 RGB as viewers show it: upright, transparent parts on white, grey as RGB.
 
     Raises:
         InputError: missing, damaged, not 8 bits per channel, or of another size.
     """
-    with _opened(path) as picture:
+    return read_region(path, size, pictures.PATCH_FORMATS, checked=checked)
+
+
+def read_region(
+    path: str | Path,
+    size: int | None = None,
+    formats: Sequence[str] = pictures.REGION_FORMATS,
+    *,
+    checked: bool = False,
+) -> np.ndarray:
+    """A picture of one of `formats`; everything else as of `read_image`."""
+    with pictures.open_picture(path, formats, checked=checked) as picture:
         _refuse_mode(path, picture, IMAGE_MODES, "an 8-bit RGB image")
         _refuse_size(path, picture, size)
-        return np.array(picture.convert("RGB"))
+        return pictures.lay_on_white(pictures.turn_upright(picture))
 
 
-def read_values(path: str | Path, size: int | None) -> np.ndarray:
+def read_values(path: str | Path, size: int | None, *, checked: bool = False) -> np.ndarray:
     """The (H, W) uint8 values of a palette or grey PNG as they are, whatever they stand for.
 
     Raises:
         InputError: missing, damaged, in color, or of another size than `size` (if not None).
     """
-    with _opened(path) as picture:
-        _refuse_mode(path, picture, ("P", "L"), "class indices (a palette or grey PNG)")
+    with pictures.open_picture(path, pictures.PATCH_FORMATS, checked=checked) as picture:
+        _refuse_mode(path, picture, VALUE_MODES, "class indices (a palette or grey PNG)")
         _refuse_size(path, picture, size)
-        return np.array(picture)
+        values = np.array(pictures.turn_upright(picture), np.uint8)
+        bits = picture.info["bits"]
+        # Pillow spreads grey values of 2 and 4 bits over 0..255.
+        return values // (255 // (2**bits - 1)) if picture.mode == "L" and bits < 8 else values
 
 
-def read_mask(path: str | Path, dataset: Dataset, size: int | None) -> np.ndarray:
+def read_mask(
+    path: str | Path, dataset: Dataset, size: int | None, *, checked: bool = False
+) -> np.ndarray:
     """A patch's mask: the indices of a palette PNG (not its colors), or a grey PNG's values.
 
     Args:
+        path: of a PNG file.
+        dataset: whose classes the values are.
         size: the side in pixels it must have, or None for any shape.
+        checked: as of `read_image`.
 
     Returns:
         (H, W) uint8 of 0..C, C for excluded.
@@ -143,7 +225,7 @@ def read_mask(path: str | Path, dataset: Dataset, size: int | None) -> np.ndarra
     Raises:
         InputError: missing, damaged, in color, of another size, or with a value above C.
     """
-    mask = read_values(path, size)
+    mask = read_values(path, size, checked=checked)
     highest = int(mask.max())
     if highest > dataset.excluded:
         raise InputError(
@@ -177,54 +259,80 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 
 
 def check_patches(patches: Sequence[Patch], size: int | None, dataset: Dataset) -> list[int]:
-    """Looks at every file before a run: images by header and PNG checksums, masks decoded.
+    """Decodes every file before a run.
 
     Args:
         size: the side in pixels every image and mask must have, or None for any shape; a mask
             must always have its image's shape.
 
     Returns:
-        CRC-32 of the bytes of each patch's files, its image's and then its mask's.
+        The `checksums`.
 
     Raises:
         InputError: names the first three bad files and says how many there are in all.
     """
+    _refuse_problems(_mapped(lambda patch: _problem(patch, size, dataset), patches))
+    return checksums(patches)
+
+
+def check_masks(paths: Sequence[Path], size: int, dataset: Dataset) -> tuple[list[int], set[int]]:
+    """Decodes masks, as `check_patches` does.
+
+    Returns:
+        CRC-32 of the bytes of each file; the values, 0..C, that are in any of them.
+    """
+
+    def values(path: Path) -> str | set[int]:
+        try:
+            return set(np.flatnonzero(np.bincount(read_mask(path, dataset, size).ravel())).tolist())
+        except InputError as error:
+            return str(error)
+
+    found = _mapped(values, paths)
+    _refuse_problems([result if isinstance(result, str) else None for result in found])
+    return _mapped(_checksum, paths), set().union(*found)
+
+
+def checksums(patches: Sequence[Patch]) -> list[int]:
+    """CRC-32 of the bytes of each patch's files, its image's and then its mask's."""
+    return _mapped(lambda patch: _checksum(patch.image, patch.mask), patches)
+
+
+def patch_records(patches: Sequence[Patch], of_files: Sequence[int]) -> list[PatchRecord]:
+    """What a run writes down of its patches; `of_files` are their `checksums`."""
+    return [
+        PatchRecord(patch.stem, " ".join(map(str, patch.label or ())), f"{checksum:08x}")
+        for patch, checksum in zip(patches, of_files, strict=True)
+    ]
+
+
+def _mapped(function: Callable[[Any], Any], items: Sequence) -> list:
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        found = list(pool.map(lambda patch: _problem(patch, size, dataset), patches))
+        return list(pool.map(function, items))
+
+
+def _checksum(*paths: Path | None) -> int:
+    checksum = 0
+    for path in filter(None, paths):
+        check_regular(path)
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return checksum
+
+
+def _refuse_problems(found: Sequence[str | None]) -> None:
     problems = [problem for problem in found if problem is not None]
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
         raise InputError(
-            f"{len(problems)} of {len(patches)} patches cannot be used: " + " | ".join(problems[:3])
+            f"{len(problems)} of {len(found)} patches cannot be used: " + " | ".join(problems[:3])
         )
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        return list(pool.map(_checksum, patches))
-
-
-def patch_records(patches: Sequence[Patch], checksums: Sequence[int]) -> list[PatchRecord]:
-    """What a run writes down of its patches; `checksums` are those of `check_patches`."""
-    return [
-        PatchRecord(patch.stem, " ".join(map(str, patch.label or ())), f"{checksum:08x}")
-        for patch, checksum in zip(patches, checksums, strict=True)
-    ]
-
-
-def _checksum(patch: Patch) -> int:
-    checksum = 0
-    for path in filter(None, (patch.image, patch.mask)):
-        checksum = zlib.crc32(path.read_bytes(), checksum)
-    return checksum
 
 
 def _problem(patch: Patch, size: int | None, dataset: Dataset) -> str | None:
     """What is wrong with one patch's files, or None."""
     try:
-        with _opened(patch.image) as picture:
-            shape = (picture.height, picture.width)
-            _refuse_mode(patch.image, picture, IMAGE_MODES, "an 8-bit RGB image")
-            _refuse_size(patch.image, picture, size)
-            picture.verify()
+        shape = read_image(patch.image, size).shape[:2]
         if patch.mask is not None:
             mask_shape = read_mask(patch.mask, dataset, size).shape
             if mask_shape != shape:
@@ -235,23 +343,6 @@ def _problem(patch: Patch, size: int | None, dataset: Dataset) -> str | None:
     except InputError as error:
         return str(error)
     return None
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """`PIL.Image.open` in which Pillow's complaints about the file become `InputError`."""
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; restore it or remove its partner") from error
-    except DAMAGE as error:
-        reason = " ".join(str(error).split()).replace(f" {str(path)!r}", "")
-        raise InputError(
-            f"{path}: cannot be read ({reason}); copy it again from the source or remove it"
-        ) from error
 
 
 def _refuse_mode(path: str | Path, picture: Image.Image, modes: Sequence[str], what: str) -> None:
@@ -293,22 +384,26 @@ def _split_folder(root: Path, split: Split) -> Path:
     return found[0]
 
 
-def _pngs(folder: Path) -> list[Path]:
-    """The PNG files of a folder by name; hidden ones (macOS leaves `._x.png`) are not patches."""
-    with os.scandir(folder) as entries:
-        names = [
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(".png") and not entry.name.startswith(".")
-        ]
-    if not names:
+def _patch_files(folder: Path) -> dict[str, Path]:
+    """`find_pngs` of a folder that must have some."""
+    found = find_pngs(folder)
+    if not found:
         raise InputError(f"{folder}: no PNG files; put the patches there")
-    return [folder / name for name in sorted(names)]
+    return found
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    tqdm.write(text)
 
 
 def _save_png(path: Path, picture: Image.Image) -> None:
-    """Fills a hidden temporary file beside `path`, then gives it its name."""
-    temporary = path.parent / f"{UNFINISHED}{path.name}.{os.getpid()}.{threading.get_ident()}"
+    """Fills a hidden temporary file beside `path`, then gives it its name.
+
+    That of the temporary file is short: the name of `path` may be as long as names can be.
+    """
+    own = f"{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.{threading.get_ident()}"
+    temporary = path.parent / f"{UNFINISHED}{own}"
     try:
         picture.save(temporary, format="PNG")
         os.replace(temporary, path)

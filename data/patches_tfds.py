@@ -5,7 +5,6 @@ Decoding a PNG costs some 2 ms, a record of raw pixels a tenth of that; what is 
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from data.folders import (
     Patch,
     annotated_patches,
     check_patches,
+    checksums,
     has_masks,
     has_split,
     labelled_patches,
@@ -27,7 +27,8 @@ from data.folders import (
     read_mask,
 )
 from wsss_jax.errors import InputError
-from wsss_jax.patch_records import PatchRecord
+from wsss_jax.files import atomic_folder, atomic_path
+from wsss_jax.patch_records import PatchRecord, first_difference
 
 CONTENT = "content.json"  # what the store was made from, and the names in the order of the records
 
@@ -63,12 +64,12 @@ class Patches(tfds.core.GeneratorBasedBuilder):
         for index, patch in enumerate(patches):
             mask, label = np.zeros((0, self._size), np.uint8), patch.label
             if patch.mask is not None:
-                mask = read_mask(patch.mask, self._dataset, self._size)
+                mask = read_mask(patch.mask, self._dataset, self._size, checked=True)
                 label = label_from_mask(mask, self._dataset)
             yield (
                 index,
                 {
-                    "image": read_image(patch.image, self._size),
+                    "image": read_image(patch.image, self._size, checked=True),
                     "label": np.asarray(label, np.uint8),
                     "mask": mask,
                     "name": patch.stem,
@@ -124,22 +125,17 @@ def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) ->
         "files": {split: _fingerprint(patches) for split, patches in splits.items()},
     }
     if out_dir.exists():
-        _refuse_other(out_dir, content)
+        _refuse_other(out_dir, content, splits)
         return
     records = {
         split: patch_records(patches, check_patches(patches, size, dataset))
         for split, patches in splits.items()
     }
-    temporary = out_dir.parent / f".{out_dir.name}.{os.getpid()}.tmp"
-    try:
+    with atomic_folder(out_dir) as temporary:
         builder = Patches(splits, dataset, size, data_dir=temporary, file_format="array_record")
         builder.download_and_prepare()
         shutil.rmtree(temporary / "downloads", ignore_errors=True)  # nothing is downloaded
-        text = json.dumps({"content": content, "records": records})
-        (temporary / CONTENT).write_text(text, encoding="utf-8")
-        temporary.rename(out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _write_content(temporary, content, records)
 
 
 def open_split(out_dir: str | Path, split: str) -> Store:
@@ -149,18 +145,20 @@ def open_split(out_dir: str | Path, split: str) -> Store:
         InputError: no store there, or it has no such split.
     """
     out_dir = Path(out_dir)
-    records = _stored(out_dir)["records"]
+    _, records = _stored(out_dir)
     if split not in records:
         raise InputError(
             f"{out_dir}: the store has no {split} split but {', '.join(records)}; add the folder "
             "to the data set and remove the store, it is then built anew"
         )
-    return Store(out_dir, split, [PatchRecord(*fields) for fields in records[split]])
+    return Store(out_dir, split, records[split])
 
 
 def _records(folder: Path, split: str):
-    (prepared,) = folder.glob("patches/*")
-    return tfds.builder_from_directory(prepared).as_data_source(split)
+    prepared = list(folder.glob("patches/*"))
+    if len(prepared) != 1:
+        raise InputError(f"{folder}: damaged; remove it, it is then built anew")
+    return tfds.builder_from_directory(prepared[0]).as_data_source(split)
 
 
 def _splits(root: Path, dataset: Dataset) -> dict[str, list[Patch]]:
@@ -184,22 +182,53 @@ def _fingerprint(patches: list[Patch]) -> str:
     return digest.hexdigest()
 
 
-def _stored(out_dir: Path) -> dict:
+def _write_content(out_dir: Path, content: dict, records: dict[str, list[PatchRecord]]) -> None:
+    with atomic_path(out_dir / CONTENT) as path:
+        path.write_text(json.dumps({"content": content, "records": records}), encoding="utf-8")
+
+
+def _stored(out_dir: Path) -> tuple[dict, dict[str, list[PatchRecord]]]:
+    """What a store was made from, and its records; none in one of version 0.1."""
     path = out_dir / CONTENT
     if not path.is_file():
         raise InputError(
             f"{out_dir}: no finished ArrayRecord store; remove the folder if it exists"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(path.read_bytes())
+        records = {
+            split: [PatchRecord(*fields) for fields in listed]
+            for split, listed in stored.get("records", {}).items()
+        }
+        return dict(stored["content"]), records
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: damaged ({error}); remove the folder {out_dir}, it is then built anew"
+        ) from error
 
 
-def _refuse_other(out_dir: Path, content: dict) -> None:
-    stored = _stored(out_dir)["content"]
+def _refuse_other(out_dir: Path, content: dict, splits: dict[str, list[Patch]]) -> None:
+    """Refuses a store of other settings or files; one of version 0.1 gets its records."""
+    stored, stored_records = _stored(out_dir)
     for field, value in content.items():
-        if stored[field] != value:
-            what = (
-                "was made from other files than the data set has now"
-                if field == "files"
-                else f"was made with {field} {stored[field]}, not {value}"
+        if field != "files" and stored.get(field) != value:
+            raise InputError(
+                f"{out_dir}: the store was made with {field} {stored.get(field)}, not {value}; "
+                "remove it, it is then built anew"
             )
-            raise InputError(f"{out_dir}: the store {what}; remove it, it is then built anew")
+    records = {
+        split: patch_records(patches, checksums(patches)) for split, patches in splits.items()
+    }
+    differences = [
+        f"{split}: {difference}"
+        for split, before in stored_records.items()
+        if (difference := first_difference(before, records.get(split, [])))
+    ]
+    if differences or stored.get("files") != content["files"]:
+        detail = f" ({differences[0]})" if differences else ""
+        raise InputError(
+            f"{out_dir}: the store was made from other files than the data set has now{detail}; "
+            "remove it, it is then built anew"
+        )
+    if not stored_records:
+        _write_content(out_dir, content, records)

@@ -5,6 +5,7 @@ knows dozens, and some of its decoders start other programs (Ghostscript, for a 
 is called `.png`).
 """
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,32 +15,58 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from data import png
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
 
+SUFFIXES = (  # of picture files of any format
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp"),
+    *(".jp2", ".j2k", ".jxl", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pnm", ".tga", ".psd"),
+)
 PATCH_FORMATS = ("PNG",)
 REGION_FORMATS = ("PNG", "JPEG", "TIFF")
-# What Pillow raises on a file that is truncated, has a wrong checksum or another format.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+_BITS_PER_SAMPLE, _SUBFILE_TYPE = 258, 254  # tags of TIFF
+_SMALLER_COPY = 1  # bit of a page's kind
+_JPEG_PIXELS = 1024  # per byte; the largest blocks, of 16 x 16 pixels, take some six bits each
+# What Pillow raises on a file that is truncated, has a wrong checksum or another format; the second
+# line where it reads tags of TIFF and EXIF that hold what they cannot.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
+    *(TypeError, LookupError, AttributeError, ArithmeticError),
+)
 
 
 @contextmanager
-def open_picture(path: str | Path, formats: Sequence[str]) -> Iterator[Image.Image]:
+def open_picture(
+    path: str | Path, formats: Sequence[str], *, checked: bool = False
+) -> Iterator[Image.Image]:
     """Opens a picture of one of `formats`; what Pillow raises inside the block becomes a line.
+
+    Its `info["bits"]` says how many bits per channel the file has.
 
     Args:
         path: of a regular file; pipes and devices are not opened.
         formats: names of Pillow's decoders ("PNG", "JPEG", "TIFF"); no others are tried.
+        checked: the file was opened before and found whole; a PNG is not inflated once more.
 
     Raises:
-        InputError: no such file, no regular one, another format, damaged, or over 178 million
-            pixels.
+        InputError: no such file, no regular one, another format, damaged, of several pictures, in
+            color of over 8 bits per channel, or over 178 million pixels.
     """
     check_regular(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=formats) as picture:
+                if picture.format == "PNG":
+                    _look_into_png(picture, path, checked)
+                elif picture.format == "TIFF":
+                    picture.info["bits"] = max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+                else:
+                    _refuse_impossible_jpeg(picture, path)
+                    picture.info["bits"] = 8
+                _refuse_several(picture, path)
+                _refuse_deep_colors(picture, path)
                 yield picture
     except InputError:
         raise
@@ -50,19 +77,58 @@ def open_picture(path: str | Path, formats: Sequence[str]) -> Iterator[Image.Ima
     except DAMAGE as error:
         raise InputError(
             f"{path}: not a whole picture of the format {' or '.join(formats)} "
-            f"({_reason(error, path)}); copy it again from the source or remove it"
+            f"({_reason(error, path)}); copy it again from the source, save it as {formats[0]}, or "
+            "remove it"
         ) from error
 
 
+def _look_into_png(picture: Image.Image, path: str | Path, checked: bool) -> None:
+    """Sets `info["bits"]`, and checks that the file is whole unless it was `checked` before."""
+    with open(path, "rb") as file:
+        bits = png.read_header(file).bits
+        if not checked:
+            png.check_whole(file)
+    picture.info["bits"] = bits
+    if picture.mode == "L" and bits < 8 and "transparency" in picture.info:
+        # Pillow spreads the grey values over 0..255, but not the one that is transparent.
+        picture.info["transparency"] *= 255 // (2**bits - 1)
+
+
+def _refuse_impossible_jpeg(picture: Image.Image, path: str | Path) -> None:
+    """Refuses a size that takes memory long before Pillow sees that there are no such pixels."""
+    if picture.width * picture.height > _JPEG_PIXELS * os.stat(path).st_size:
+        raise ValueError(f"{picture.width} x {picture.height} pixels in so few bytes")
+
+
+def _refuse_several(picture: Image.Image, path: str | Path) -> None:
+    """Refuses an animation and pages; smaller copies of the first page do not count."""
+    count = getattr(picture, "n_frames", 1)
+    if picture.format == "TIFF":
+        for index in range(1, count):
+            picture.seek(index)
+            count -= picture.tag_v2.get(_SUBFILE_TYPE, 0) & _SMALLER_COPY
+        picture.seek(0)
+    if count > 1 and picture.format != "MPO":  # what cameras add to a JPEG: thumbnails, depth
+        raise InputError(f"{path}: {count} pictures in one file; save the one to use by itself")
+
+
+def _refuse_deep_colors(picture: Image.Image, path: str | Path) -> None:
+    """Refuses what Pillow would cut to the upper 8 bits without a word."""
+    bits = picture.info["bits"]
+    if bits > 8 and picture.mode[0] not in "IF":
+        raise InputError(f"{path}: {bits} bits per channel; save it with 8")
+
+
 def turn_upright(picture: Image.Image) -> Image.Image:
-    """The picture as viewers show it, turned by its EXIF orientation."""
-    return ImageOps.exif_transpose(picture)
+    """The picture itself, turned by its EXIF orientation to what viewers show."""
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def lay_on_white(picture: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 RGB; what is transparent shows white paper, as glass does."""
     if not picture.has_transparency_data:
-        return np.array(picture.convert("RGB"))
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     picture = picture.convert("RGBA")
     image = Image.new("RGB", picture.size, "white")
     image.paste(picture, mask=picture.getchannel("A"))

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -17,12 +16,22 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.dataset import Dataset, format_label, label_from_mask, save_dataset
-from data.folders import read_image, read_values, write_image, write_mask
+from data.dataset import Dataset, format_label, is_printable, label_from_mask, save_dataset
+from data.folders import (
+    find_pictures,
+    plain_name,
+    read_region,
+    read_values,
+    write_image,
+    write_mask,
+)
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_folder, check_empty
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+LARGEST_SIDE = 16384  # pixels of a patch: its picture takes 0.8 GB
+LONGEST_NAME = 255  # bytes of a file name
 
 # The 22 codes of the original BCSS (Amgad et al. 2019) as the four classes of BCSS-WSSS. Invasive
 # tumor, angioinvasion and in situ carcinoma are tumor; lymphocytes, plasma cells and the other
@@ -104,7 +113,7 @@ def cut_patches(
     # Patches that are made smaller have larger pixels.
     mpp = dataset.mpp and dataset.mpp * patch / resize
     dataset = dataclasses.replace(dataset, present_share=min_share, mpp=mpp)
-    pairs, bad = _paired(images, masks)
+    pairs, bad = _paired(images, masks, dataset)
 
     regions = []
     survey = functools.partial(_survey, table=table, dataset=dataset)
@@ -118,9 +127,7 @@ def cut_patches(
         raise InputError(f"{images}: no usable region among {len(bad)}: {reasons}")
     split = split_regions(regions, shares, seed)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    try:
+    with atomic_folder(out) as temporary:
         for name in set(split.values()):
             (temporary / name / "img").mkdir(parents=True)
             (temporary / name / "mask").mkdir()
@@ -132,11 +139,6 @@ def cut_patches(
         (temporary / "split.json").write_text(text + "\n", encoding="utf-8")
         if not sum(summary["patches"].values()):
             raise InputError(f"{masks}: no patch has a class on {min_share:.0%} of its pixels")
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return {**summary, "bad_regions": dict(sorted(bad.items()))}
 
 
@@ -199,11 +201,12 @@ def _validate(
     for folder, what in ((images, "region images"), (masks, "region masks")):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of {what}; correct the path")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not an empty folder; remove it or name another")
+    check_empty(out)
     for field, value in (*grid._asdict().items(), ("workers", workers)):
         if value < 1:
             raise InputError(f"{field} is {value}; give a whole number from 1 on")
+        if value > LARGEST_SIDE:
+            raise InputError(f"{field} is {value}; give at most {LARGEST_SIDE}")
     if grid.stride > grid.patch:
         raise InputError(
             f"stride {grid.stride} is above patch {grid.patch} and would leave gaps; "
@@ -239,25 +242,47 @@ def _code_table(
     return table
 
 
-def _paired(images: Path, masks: Path) -> tuple[list[tuple[str, Path, Path]], dict[str, str]]:
+def _paired(
+    images: Path, masks: Path, dataset: Dataset
+) -> tuple[list[tuple[str, Path, Path]], dict[str, str]]:
     """(stem, image, mask) of every region in the order of the stems, and why others are none."""
-    found = collections.defaultdict(list)
-    for path in sorted(images.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            found[path.stem].append(path)
+    found, found_masks = find_pictures(images), find_pictures(masks)
+    alike = collections.defaultdict(list)
+    for stem in found:
+        alike[plain_name(stem)].append(stem)
+    ending = f"_x00000_y00000{format_label(dataset.num_classes * [0], dataset)}.png"
     pairs, bad = [], {}
     for stem, paths in found.items():
-        mask = masks / f"{stem}.png"
-        if len(paths) > 1:
-            bad[stem] = f"{paths[0]}: {paths[1].name} has the same stem; remove one"
-        elif not mask.is_file():
-            bad[stem] = f"{mask}: no such mask; add it or remove {paths[0].name}"
+        usable = _of_types(paths, IMAGE_SUFFIXES)
+        pngs = _of_types(found_masks.get(stem, []), (".png",))
+        image, mask = (usable or paths)[0], (pngs or [masks / f"{stem}.png"])[0]
+        twins = [found[other][0].name for other in alike[plain_name(stem)] if other != stem]
+        if not usable:
+            bad[stem] = f"{image}: neither PNG nor JPEG nor TIFF; save it as PNG"
+        elif len(usable) > 1:
+            bad[stem] = f"{image}: {usable[1].name} has the same stem; remove one"
+        elif twins:
+            bad[stem] = f"{image}: {twins[0]} differs only in upper and lower case; rename one"
+        elif not is_printable(stem):
+            bad[stem] = f"{images}: {stem!r} has characters that do not print; rename it"
+        elif len(os.fsencode(stem + ending)) > LONGEST_NAME:
+            bad[stem] = f"{image}: too long a name for those of its patches; shorten it"
+        elif not pngs and stem in found_masks:
+            bad[stem] = f"{found_masks[stem][0]}: masks are read from PNG only; save it as PNG"
+        elif not pngs:
+            bad[stem] = f"{mask}: no such mask; add it or remove {image.name}"
+        elif len(pngs) > 1:
+            bad[stem] = f"{mask}: {pngs[1].name} has the same stem; remove one"
         else:
-            pairs.append((stem, paths[0], mask))
-    for path in sorted(masks.glob("*.png")):
-        if path.stem not in found and not path.name.startswith("."):
-            bad[path.stem] = f"{path}: no image with this stem in {images}; add it"
+            pairs.append((stem, image, mask))
+    for stem, paths in found_masks.items():
+        if stem not in found and _of_types(paths, (".png",)):
+            bad[stem] = f"{paths[0]}: no image with this stem in {images}; add it"
     return pairs, bad
+
+
+def _of_types(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in suffixes]
 
 
 def _survey(
@@ -266,7 +291,7 @@ def _survey(
     """Reads one region in full: a `Region`, or None and the reason."""
     stem, image, mask = pair
     try:
-        shape = read_image(image, None).shape[:2]
+        shape = read_region(image).shape[:2]
         codes = read_values(mask, None)
     except InputError as error:
         return None, str(error)
@@ -291,8 +316,8 @@ def _cut(
 ) -> tuple[collections.Counter, int]:
     """Writes one region's patches; returns how often each label occurs, and patches left out."""
     region, split = task
-    image = read_image(region.image, None)
-    mask = table[read_values(region.mask, None)].astype(np.uint8)
+    image = read_region(region.image, checked=True)
+    mask = table[read_values(region.mask, None, checked=True)].astype(np.uint8)
     below, right = (max(grid.patch - length, 0) for length in mask.shape)
     image = np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)
     mask = np.pad(mask, ((0, below), (0, right)), constant_values=dataset.excluded)

@@ -13,7 +13,8 @@ from PIL import Image
 
 predict = jax.jit(jax.export.deserialize(np.fromfile(sys.argv[1], np.uint8).tobytes()).call)
 for path in sys.argv[2:]:
-    image = np.asarray(Image.open(path).convert("RGB"))
+    with Image.open(path, formats=["PNG"]) as picture:
+        image = np.asarray(picture.convert("RGB"))
     result = jax.device_get(predict(image[None]))
     counts = np.bincount(result["segmentation"].ravel(), minlength=result["probability"].shape[-1])
     print(path, *(f"{index}:{share:.4f}" for index, share in enumerate(counts / counts.sum())))

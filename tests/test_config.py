@@ -1,9 +1,11 @@
 import importlib
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+import wsss_jax
 from configs import base
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
@@ -64,6 +66,15 @@ def test_missing_field_and_unknown_job():
     config.job = "trane"
     with pytest.raises(InputError, match=r"config\.job is 'trane'"):
         config_lib.validate(config)
+
+
+def test_slides_of_earlier_versions_are_resampled_as_they_were(tmp_path):
+    config = base.segment("slides", "", "run")
+    del config.resampling, config.tissue["mask_area"]
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    loaded = config_lib.load(tmp_path, "segment")
+    assert loaded.resampling == "triangle" and loaded.tissue.mask_area == "slide"
+    assert base.segment("slides", "", "run").resampling == base.doctor().resampling == "area"
 
 
 def test_a_weight_for_each_layer():
@@ -129,3 +140,84 @@ def test_colors_and_precision_are_checked(field, value):
     config[field] = value
     with pytest.raises(InputError, match=rf"config\.{field} is '{value}': it must be one of"):
         config_lib.validate(config)
+
+
+@pytest.mark.parametrize("value", [10**18, 10**400, -(10**18), 1e18, float("inf"), float("nan")])
+def test_every_number_has_bounds(value):
+    """A slip of the keyboard must not end in a crash, or take all memory."""
+    for job, rules in config_lib.RULES.items():
+        for field, rule in rules.items():
+            for given in (value, *((value,) * length for length in (1, 2, 3, 4))):
+                assert not rule.allows(given), f"{job}: {field}"
+    assert not config_lib.CODES.allows({"tumor": (value,)})
+
+
+def test_texts_have_no_control_characters_and_an_end():
+    config = base.phase1("luad_histoseg")
+    for text in ("a\0b", "a\nb", "a\x7f", "a" * 5000):
+        config.data.root = text
+        with pytest.raises(InputError, match=r"config\.data\.root is .*a text of at most 4096"):
+            config_lib.validate(config)
+
+
+def test_a_sequence_has_an_end():
+    config = base.masks("runs/phase1")
+    config.layers = ("bn7",) * 300
+    with pytest.raises(InputError, match=r"config\.layers is .* at most 256"):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[1, 2]",
+        b"7",
+        b"null",
+        b'"phase1"',
+        b"\xff\xfe{}",
+        b'{"job": "phase1"',
+        b"[" * 100_000,
+        b'{"job": ' + b'{"a": ' * 900 + b"1" + b"}" * 900 + b"}",
+        b'{"job": ["phase1"]}',
+        b'{"job": "phase1", "data": 3}',
+        b'{"job": "demo", "jobs": 3}',
+        b'{"job": "demo", "jobs": {"phase1": 1, "masks": 1, "phase2": 1, "evaluate": 1}}',
+        b'{"job": {}}',
+        b'{"job": null}',
+        b'{"a.b": 1}',
+        b'{"job": "phase1", "": {"": 1}}',
+        b'{"job": "phase1", "version": {}}',
+    ],
+)
+def test_a_damaged_configuration_of_a_run_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json") as caught:
+        config_lib.load(tmp_path, "phase1")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_a_run_says_which_version_wrote_it(tmp_path):
+    config = base.phase1("luad_histoseg")
+    config_lib.save(config, tmp_path)
+    assert config_lib.version(tmp_path, "phase1") == wsss_jax.__version__
+    assert config_lib.load(tmp_path, "phase1").to_dict() == config.to_dict()
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))  # as version 0.1 wrote it
+    assert config_lib.version(tmp_path, "phase1") == "0.1.0"
+    assert config_lib.load(tmp_path, "phase1").to_dict() == config.to_dict()
+
+
+def test_fields_that_came_later_do_what_was_done_without_them(tmp_path):
+    for job, fields in config_lib.ADDED.items():
+        assert fields.keys() <= config_lib.RULES[job].keys()
+        assert all(config_lib.RULES[job][field].allows(value) for field, value in fields.items())
+    config = base.masks("runs/phase1")
+    before = config.to_dict()
+    del before["absent"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    with pytest.raises(InputError, match="absent is missing"):
+        config_lib.load(tmp_path, "workdir")
+    with mock.patch.dict(config_lib.ADDED, masks={"absent": "zero"}):
+        assert config_lib.load(tmp_path, "workdir").absent == "zero"
+        config_lib.save(config, tmp_path)
+        assert config_lib.load(tmp_path, "workdir").absent == "excluded"

@@ -1,9 +1,10 @@
 """The job that looks whether everything works, as a user runs it."""
 
 import pytest
+import tifffile
 
 from configs import base
-from tests.slides.made_slides import drawn_tissue, write_pyramid
+from tests.slides.made_slides import drawn_tissue, smooth, tiles_of, write_pyramid
 from wsss_jax import doctor, jobs
 from wsss_jax.errors import InputError
 
@@ -54,6 +55,37 @@ def test_a_slide(slide, capsys):
         "100.0% of the slide",
         "285 of 32 pixels, every 16",
         "unknown: give --config.phase1",
+    ):
+        assert words in text, words
+
+
+def test_what_is_odd_about_a_slide(tmp_path, capsys):
+    """Pixels that are not square, a further section, a page that is no level."""
+    image = tiles_of(smooth(1024, 768))
+    path = tmp_path / "two.tif"
+    options = {"photometric": "rgb", "tile": (256, 256), "metadata": None}
+    with tifffile.TiffWriter(path) as writer:
+        for size, kind in (((768, 1024, 3), 0), ((700, 900, 3), 0), ((300, 900, 3), 1)):
+            tiles = (image(x, y) for y in range(0, size[0], 256) for x in range(0, size[1], 256))
+            writer.write(
+                tiles,
+                shape=size,
+                dtype="uint8",
+                subfiletype=kind,
+                resolution=(40000, 20000),
+                resolutionunit="CENTIMETER",
+                **options,
+            )
+    config = base.doctor()
+    config.slide, config.mpp, config.tile, config.stride = str(path), 0.5, 32, 16
+    text = " ".join(" ".join(_lines(config, capsys)).split())
+    for words in (
+        "1: 1024 x 768 pixels",
+        "0.25 x 0.5 micrometers per pixel of level 0, by metadata",
+        "its pixels are not square",
+        "it holds 2 large images; only the largest is used",
+        "an image of 900 x 300 pixels is no smaller version of the slide",
+        "512 x 768 pixels at 0.5 micrometers",
     ):
         assert words in text, words
 

@@ -11,7 +11,7 @@ from configs import base
 from data import folders, synthetic
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
-from wsss_jax import inputs
+from wsss_jax import inputs, patch_records
 from wsss_jax.errors import InputError
 
 
@@ -127,6 +127,44 @@ def test_missing_pseudo_masks_are_named(data, dataset, tmp_path):
     (tmp_path / "PM_bn7").mkdir()
     with pytest.raises(InputError, match=r"PM_bn7.*12 masks .* are missing"):
         inputs.open_source(data, dataset, "train", [tmp_path / "PM_bn7"])
+
+
+def test_masks_are_part_of_the_records(data, dataset, tmp_path):
+    """And they may have endings in capitals, beside hidden files."""
+    names = inputs.open_source(data, dataset, "train").names
+    for name in names:
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        folders.write_mask(tmp_path / f"{name}.PNG", mask, dataset)
+        (tmp_path / f"._{name}.png").write_bytes(b"macOS")
+    data.source = "tfds"
+    in_store = inputs.open_source(data, dataset, "train", [tmp_path])
+    data.source = "folder"
+    before = inputs.open_source(data, dataset, "train", [tmp_path])
+    assert in_store.records == before.records and len(before.records) == len(names)
+    assert in_store[0]["masks"].shape == before[0]["masks"].shape == (1, SIZE, SIZE)
+    folders.write_mask(tmp_path / f"{names[3]}.PNG", mask + np.uint8(1), dataset)
+    now = inputs.open_source(data, dataset, "train", [tmp_path])
+    difference = patch_records.first_difference(before.records, now.records)
+    assert difference == f"the content of {names[3]} has changed"
+
+
+def test_a_class_that_nothing_shows_is_named(data, dataset, tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "masks").mkdir()
+    image, mask = np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
+    for stem in ("a-[1 0 1 0]", "b-[0 0 0 0]", "c-[1 0 0 0]"):
+        folders.write_image(tmp_path / "train" / f"{stem}.png", image)
+        folders.write_mask(tmp_path / "masks" / f"{stem}.png", mask, dataset)
+    data.root = str(tmp_path)
+    inputs.open_source(data, dataset, "train", [tmp_path / "masks"])
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert "no training patch has necrosis, stroma in its label" in first
+    assert "1 training patches have no class in their label, such as b-[0 0 0 0]" in second
+    assert f"{tmp_path / 'masks'}: no mask has lymphocytes, though labels do" in third
+    folders.write_image(tmp_path / "train" / "d-[0 1 1 1].png", image)
+    (tmp_path / "train" / "b-[0 0 0 0].png").unlink()
+    inputs.open_source(data, dataset, "train")
+    assert capsys.readouterr().out == ""
 
 
 def _augment_config(**fields):

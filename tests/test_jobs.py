@@ -82,6 +82,19 @@ def test_demo(tmp_path, capsys):
     )
 
 
+def test_hidden_files_make_no_folder_of_masks(tissue_dir, tmp_path):
+    """What macOS leaves beside a folder that was copied."""
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "._a.png").write_bytes(b"macOS")
+    config = tiny_phase2(str(tmp_path / "masks"), layers=("truth",))
+    config.data.root, config.data.patch_size = str(tissue_dir), SIZE
+    with pytest.raises(InputError, match=r"config\.masks: .*masks"):
+        jobs.train_phase2(config, tmp_path / "run")
+    config.masks = str(tmp_path / "none")
+    with pytest.raises(InputError, match=r"config\.masks: .*none"):
+        jobs.train_phase2(config, tmp_path / "run")
+
+
 def test_frozen_statistics_need_weights(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.model.batch_norm = "frozen"

@@ -1,12 +1,14 @@
 import json
+import shutil
 
 import pytest
 
 from configs import base
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
-from wsss_jax import jobs, runs
+from wsss_jax import inputs, jobs, patch_records, runs
 from wsss_jax.errors import InputError
+from wsss_jax.patch_records import PatchRecord
 
 
 def test_save_and_load(tmp_path):
@@ -59,3 +61,56 @@ def test_another_setting_is_no_continuation(runs_dir, tissue_dir):
     config.epochs, config.seed = 1, 7
     with pytest.raises(InputError, match=r"other settings \(seed: 0 / 7\)"):
         jobs.train_phase1(config, runs_dir / "phase1")
+
+
+RECORDS = [PatchRecord("a", "1 0", "00000001"), PatchRecord("b", "0 1", "00000002")]
+
+
+@pytest.mark.parametrize(
+    ("now", "difference"),
+    [
+        (RECORDS[:1], "b is gone"),
+        ([*RECORDS, PatchRecord("c", "1 1", "00000003")], "c is new"),
+        ([RECORDS[0]._replace(label="1 1"), RECORDS[1]], "the label of a was 1 0 and is 1 1"),
+        ([RECORDS[0], RECORDS[1]._replace(checksum="00000003")], "the content of b has changed"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_patches_only(tmp_path, now, difference):
+    patch_records.save(RECORDS, tmp_path)
+    runs.check_patches(RECORDS, tmp_path, started=True)
+    runs.check_patches(now, tmp_path, started=False)
+    with pytest.raises(InputError) as caught:
+        runs.check_patches(now, tmp_path, started=True)
+    assert f"other patches than there are now ({difference}): restore" in str(caught.value)
+
+
+def test_a_run_without_records_goes_on_and_says_so(tmp_path, capsys):
+    runs.check_patches(RECORDS, tmp_path, started=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "going on without comparing them" in line
+    (tmp_path / patch_records.FILE).write_text("[1]")
+    with pytest.raises(InputError, match=r"patches\.json: damaged"):
+        runs.check_patches(RECORDS, tmp_path, started=True)
+
+
+def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path, capsys):
+    config = tiny_phase1(tmp_path / "data")
+    config.epochs, config.model.batch_norm = 1, "auto"
+    shutil.copytree(tissue_dir / "train", tmp_path / "data" / "train")
+    shutil.copytree(tissue_dir / "val", tmp_path / "data" / "val")
+    shutil.copy(tissue_dir / "dataset.json", tmp_path / "data")
+    path = sorted((tmp_path / "data" / "train").iterdir())[4]
+    path.write_bytes(path.read_bytes() + b"!")
+    before = (runs_dir / "phase1" / "patches.json").read_bytes()
+    with pytest.raises(InputError) as caught:
+        jobs.train_phase1(config, runs_dir / "phase1")
+    assert f"(the content of {path.stem} has changed): restore" in str(caught.value)
+    assert (runs_dir / "phase1" / "patches.json").read_bytes() == before
+    path.write_bytes(path.read_bytes()[:-1])  # the same patches, in another folder
+    records = inputs.open_source(config.data, DATASET, "train").records
+    runs.check_patches(records, runs_dir / "phase1", started=True)
+    assert "going on" not in capsys.readouterr().out
+    (runs_dir / "phase1" / "patches.json").unlink()  # as in a run of version 0.1
+    jobs.train_phase1(config, runs_dir / "phase1")
+    assert "going on without comparing them" in capsys.readouterr().out
+    assert (runs_dir / "phase1" / "patches.json").read_bytes() == before

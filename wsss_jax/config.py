@@ -6,7 +6,6 @@ possible, so that a misspelled or impossible field is refused before anything is
 
 import difflib
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,18 @@ from wsss_jax.files import atomic_path
 CONFIG_FILE = "config.json"
 VERSION = "version"  # in the file only: of the software that wrote it
 FIRST_VERSION = "0.1.0"  # which did not say
+
+
+# Bounds: a number beyond them is a slip of the keyboard and would take all memory, or crash.
+_LONGEST_TEXT = 4096  # as the longest path of Linux
+_LONGEST_SEQUENCE = 256
+_LONGEST_SHOWN = 200  # characters of a wrong value in a message
+_MOST_PIXELS = 8192  # of a side of what a network sees at once
+_MOST_EXAMPLES = 65_536  # of a batch
+_MOST_EPOCHS = 10_000
+_MOST_STEPS = 10**9
+_LARGEST = 1e6  # of factors, rates and statistics
+_LARGEST_AREA = 1e12  # square micrometers: a square meter
 
 
 class Rule(NamedTuple):
@@ -37,39 +48,51 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _integer(least: int, most: int | None = None) -> Rule:
+def _integer(least: int, most: int) -> Rule:
     return Rule(
-        lambda v: _is_int(v) and v >= least and (most is None or v <= most),
-        f"an integer of at least {least}" + ("" if most is None else f", at most {most}"),
+        lambda v: _is_int(v) and least <= v <= most,
+        f"an integer of at least {least}, at most {most}",
     )
 
 
-def _number(low: float, high: float = float("inf"), *, open_low: bool = False) -> Rule:
+def _number(low: float, high: float, *, open_low: bool = False) -> Rule:
     def allows(v: Any) -> bool:
         if not (_is_int(v) or isinstance(v, float)):
             return False
-        return abs(v) < math.inf and (low < v if open_low else low <= v) and v <= high
+        return (low < v if open_low else low <= v) and v <= high
 
     bounds = f"{'over' if open_low else 'at least'} {low:g}"
-    return Rule(
-        allows, f"a number {bounds}" + ("" if high == float("inf") else f", at most {high:g}")
-    )
+    return Rule(allows, f"a number {bounds}, at most {high:g}")
 
 
 def _sequence(item: Rule, length: int | None = None) -> Rule:
     def allows(v: Any) -> bool:
         return (
             isinstance(v, list | tuple)
-            and (length is None or len(v) == length)
+            and (len(v) <= _LONGEST_SEQUENCE if length is None else len(v) == length)
             and all(item.allows(x) for x in v)
         )
 
-    count = "a sequence" if length is None else f"a sequence of {length}"
+    count = (
+        f"a sequence of at most {_LONGEST_SEQUENCE}"
+        if length is None
+        else f"a sequence of {length}"
+    )
     return Rule(allows, f"{count}, each {item.text}")
 
 
-TEXT = Rule(lambda v: isinstance(v, str), "a text")
-NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a text that is not empty")
+def _is_text(value: Any) -> bool:
+    # A path with a control character in it is a mistake, and NUL is none to the system.
+    return (
+        isinstance(value, str)
+        and len(value) <= _LONGEST_TEXT
+        and not any(character < " " or character == "\x7f" for character in value)
+    )
+
+
+_TEXT = f"a text of at most {_LONGEST_TEXT} characters, none of them a control character"
+TEXT = Rule(_is_text, _TEXT)
+NAME = Rule(lambda v: _is_text(v) and bool(v), f"{_TEXT}, and not empty")
 BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
 PROBABILITY = _number(0, 1)
 SEED = _integer(0, 2**31 - 1)
@@ -93,9 +116,9 @@ PRECISION = _one_of("", "float32", "bfloat16")  # "" = that of the training run
 CODES = Rule(
     lambda v: (
         isinstance(v, Mapping | ml_collections.ConfigDict)
-        and all(_sequence(_integer(0)).allows(codes) for codes in v.values())
+        and all(_sequence(_integer(0, 255)).allows(codes) for codes in v.values())
     ),
-    "a mapping from class name to the mask values that mean it",
+    "a mapping from class name to the mask values (0 to 255) that mean it",
 )
 
 _DATA = {
@@ -103,36 +126,36 @@ _DATA = {
     "data.dataset": TEXT,
     "data.source": _one_of("folder", "tfds"),
     "data.resize": BOOLEAN,
-    "data.patch_size": _integer(0),
-    "data.workers": _integer(0),
+    "data.patch_size": _integer(0, _MOST_PIXELS),
+    "data.workers": _integer(0, 256),
 }
 _TRAINING = {
     "seed": SEED,
     "init": TEXT,
     "strict": BOOLEAN,
     "precision": _one_of("float32", "bfloat16"),
-    "batch_size": _integer(1),
-    "epochs": _integer(1),
-    "accumulate": _integer(1),
+    "batch_size": _integer(1, _MOST_EXAMPLES),
+    "epochs": _integer(1, _MOST_EPOCHS),
+    "accumulate": _integer(1, _MOST_EXAMPLES),
     "rematerialize": BOOLEAN,
     "drop_last": BOOLEAN,
-    "log_every": _integer(1),
-    "checkpoint_every": _integer(1),
+    "log_every": _integer(1, _MOST_STEPS),
+    "checkpoint_every": _integer(1, _MOST_STEPS),
     "select": _one_of("last", "best"),
     "augment.flip_horizontal": PROBABILITY,
     "augment.flip_vertical": PROBABILITY,
     "augment.blur": PROBABILITY,
     "augment.blur_radius": _number(0, 1.4, open_low=True),
-    "model.width": _number(0, open_low=True),
-    "model.mean": _sequence(_number(float("-inf")), 3),
-    "model.std": _sequence(_number(0, open_low=True), 3),
-    "optimizer.learning_rate": _number(0, open_low=True),
-    "optimizer.base_batch_size": _integer(0),
-    "optimizer.power": _number(0),
+    "model.width": _number(0, 4, open_low=True),
+    "model.mean": _sequence(_number(-_LARGEST, _LARGEST), 3),
+    "model.std": _sequence(_number(0, _LARGEST, open_low=True), 3),
+    "optimizer.learning_rate": _number(0, _LARGEST, open_low=True),
+    "optimizer.base_batch_size": _integer(0, _MOST_EXAMPLES),
+    "optimizer.power": _number(0, 100),
     "optimizer.momentum": _number(0, 1),
-    "optimizer.weight_decay": _number(0),
-    "optimizer.head_multiplier": _number(0, open_low=True),
-    "optimizer.bias_multiplier": _number(0, open_low=True),
+    "optimizer.weight_decay": _number(0, _LARGEST),
+    "optimizer.head_multiplier": _number(0, _LARGEST, open_low=True),
+    "optimizer.bias_multiplier": _number(0, _LARGEST, open_low=True),
     "optimizer.decay_biases": BOOLEAN,
 }
 _PHASE1 = {
@@ -145,11 +168,11 @@ _PHASE1 = {
     "pda.decay": _number(0, 1, open_low=True),
     "pda.floor": _number(0, 1, open_low=True),
     "pda.clip": BOOLEAN,
-    "pda.hold_epochs": _integer(1),
-    "pda.off_epochs": _integer(0),
+    "pda.hold_epochs": _integer(1, _MOST_EPOCHS),
+    "pda.off_epochs": _integer(0, _MOST_EPOCHS),
     "pda.constant": _number(0, 1, open_low=True),
     "pda.relu": BOOLEAN,
-    "pda.divisor": _integer(0),
+    "pda.divisor": _integer(0, 255),
     "cam.threshold": PROBABILITY,
     "cam.relu": BOOLEAN,
 }
@@ -158,11 +181,11 @@ _MASKS = {
     "phase1": NAME,
     "layers": _sequence(LAYER),
     "absent": _one_of("excluded", "zero"),
-    "white_threshold": _integer(0),
-    "white_min_area": _integer(0),
-    "batch_size": _integer(1),
+    "white_threshold": _integer(0, 255),
+    "white_min_area": _integer(0, _MOST_PIXELS**2),
+    "batch_size": _integer(1, _MOST_EXAMPLES),
     "palette": PALETTE,
-    "sheet_patches": _integer(0),
+    "sheet_patches": _integer(0, 1000),
     "seed": SEED,
 }
 _PHASE2 = {
@@ -170,11 +193,11 @@ _PHASE2 = {
     **_TRAINING,
     "masks": NAME,
     "layers": _sequence(NAME),
-    "layer_weights": _sequence(_number(0)),
+    "layer_weights": _sequence(_number(0, _LARGEST)),
     "loss.white": _one_of("excluded", "logit"),
-    "loss.white_logit": _number(0),
+    "loss.white_logit": _number(0, _LARGEST),
     "loss.divide_by_batch": BOOLEAN,
-    "model.blocks": _sequence(_integer(1), 4),
+    "model.blocks": _sequence(_integer(1, 100), 4),
     "model.dropout_rates": _sequence(_number(0, 0.99), 3),
 }
 _EVALUATE = {
@@ -184,28 +207,30 @@ _EVALUATE = {
     "split": _one_of("val", "test"),
     "gate.mode": _one_of("probabilities", "logits", "off"),
     "gate.threshold": PROBABILITY,
-    "batch_size": _integer(1),
+    "batch_size": _integer(1, _MOST_EXAMPLES),
     "precision": PRECISION,
     "palette": PALETTE,
-    "sheet_patches": _integer(0),
+    "sheet_patches": _integer(0, 1000),
 }
 _SLIDES = {
     "phase1": TEXT,
     "mpp": _number(0, 20),
     "slide_mpp": _number(0, 20),
-    "tile": _integer(0),
-    "stride": _integer(0),
+    "resampling": _one_of("area", "triangle"),
+    "tile": _integer(0, _MOST_PIXELS),
+    "stride": _integer(0, _MOST_PIXELS),
     "window": _one_of("flat", "hann"),
     "gate.mode": _one_of("probabilities", "logits", "off"),
     "gate.threshold": PROBABILITY,
     "tissue.source": NAME,
+    "tissue.mask_area": _one_of("auto", "scanned", "slide"),
     "tissue.threshold": SATURATION,
     "tissue.closing": _number(0, 1000),
-    "tissue.min_tissue": _number(0),
-    "tissue.min_hole": _number(0),
-    "white_threshold": _integer(0),
-    "white_min_area": _integer(1),
-    "batch_size": _integer(1),
+    "tissue.min_tissue": _number(0, _LARGEST_AREA),
+    "tissue.min_hole": _number(0, _LARGEST_AREA),
+    "white_threshold": _integer(0, 255),
+    "white_min_area": _integer(1, 4096),
+    "batch_size": _integer(1, _MOST_EXAMPLES),
     "precision": PRECISION,
 }
 _SEGMENT = {
@@ -215,8 +240,8 @@ _SEGMENT = {
     "mpp_table": TEXT,
     "engine": _one_of("local", "ray"),
     "probabilities": BOOLEAN,
-    "geojson.min_area": _number(0),
-    "geojson.simplify": _number(0),
+    "geojson.min_area": _number(0, _LARGEST_AREA),
+    "geojson.simplify": _number(0, 1000),
     "picture": _integer(64, 2048),
     "palette": PALETTE,
 }
@@ -227,20 +252,20 @@ _PREPARE = {
     "out": NAME,
     "dataset": NAME,
     "codes": CODES,
-    "excluded": _sequence(_integer(0)),
-    "patch": _integer(8),
-    "stride": _integer(1),
-    "resize": _integer(8),
+    "excluded": _sequence(_integer(0, 255)),
+    "patch": _integer(8, _MOST_PIXELS),
+    "stride": _integer(1, _MOST_PIXELS),
+    "resize": _integer(8, _MOST_PIXELS),
     "min_share": PROBABILITY,
     "shares": _sequence(PROBABILITY, 3),
     "seed": SEED,
-    "workers": _integer(1),
+    "workers": _integer(1, 256),
 }
 _DEMO = {
-    "size": _integer(32),
-    "train": _integer(1),
-    "val": _integer(1),
-    "test": _integer(1),
+    "size": _integer(32, 1024),
+    "train": _integer(1, 10**6),
+    "val": _integer(1, 10**6),
+    "test": _integer(1, 10**6),
     "seed": SEED,
 }
 _CONVERT = {"weights": NAME, "strict": BOOLEAN}
@@ -249,7 +274,7 @@ _EXPORT = {
     "formats": _sequence(_one_of("pth", "safetensors", "stablehlo", "orbax")),
     "precision": _one_of("float32", "bfloat16"),
     "platforms": _sequence(_one_of("cpu", "cuda", "tpu")),
-    "size": _integer(0),
+    "size": _integer(0, _MOST_PIXELS),
 }
 _COMPARE = {
     "phase": _integer(1, 2),
@@ -279,11 +304,12 @@ NESTED_JOBS = {
     "convert": ("phase1", "phase2"),
 }
 # Fields that came after version 0.1, by job, with the value that does what was done without them.
+_ADDED_SLIDES = {"resampling": "triangle", "tissue.mask_area": "slide", "precision": ""}
 ADDED: dict[str, dict[str, Any]] = {
     "masks": {"palette": "dataset"},
     "evaluate": {"palette": "dataset", "precision": ""},
-    "segment": {"palette": "dataset", "precision": ""},
-    "doctor": {"precision": ""},
+    "segment": {**_ADDED_SLIDES, "palette": "dataset"},
+    "doctor": _ADDED_SLIDES,
 }
 
 
@@ -309,17 +335,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
     job = config.get("job")
-    if job not in RULES:
-        raise InputError(f"{prefix}job is {job!r}: it must be {_one_of(*RULES).text}")
+    if not isinstance(job, str) or job not in RULES:
+        raise InputError(f"{prefix}job is {_shown(job)}: it must be {_one_of(*RULES).text}")
     rules = RULES[job]
     leaves = _leaves(config)
     del leaves["job"]
     nested = NESTED_JOBS.get(job)
     if nested:
         jobs = config.get("jobs", {})
-        if set(jobs) != set(nested):
-            raise InputError(f"{prefix}jobs must hold {', '.join(nested)}, it has {list(jobs)}")
+        if not isinstance(jobs, ml_collections.ConfigDict) or set(jobs) != set(nested):
+            raise InputError(f"{prefix}jobs must hold {', '.join(nested)} and nothing else")
         for name in nested:
+            if not isinstance(jobs[name], ml_collections.ConfigDict):
+                raise InputError(f"{prefix}jobs.{name} must hold the fields of that job")
             _validate(jobs[name], f"{prefix}jobs.{name}.")
         leaves = {k: v for k, v in leaves.items() if not k.startswith("jobs.")}
     for path, value in leaves.items():
@@ -328,7 +356,7 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise InputError(f"{prefix}{path}: the job {job!r} has no such field{hint}")
         if not rules[path].allows(value):
-            raise InputError(f"{prefix}{path} is {value!r}: it must be {rules[path].text}")
+            raise InputError(f"{prefix}{path} is {_shown(value)}: it must be {rules[path].text}")
     missing = sorted(set(rules) - set(leaves))
     if missing:
         raise InputError(f"{prefix}{missing[0]} is missing: it must be {rules[missing[0]].text}")
@@ -348,6 +376,11 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
         raise InputError(
             f"{prefix}shares is {tuple(config.shares)}: train, val and test must sum to 1"
         )
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -397,8 +430,11 @@ def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
     """
     path, values = _read(workdir, field)
     values.pop(VERSION, None)
-    config = ml_collections.ConfigDict(values)
-    _add_later_fields(config)
+    _add_later_fields(values)
+    try:
+        config = ml_collections.ConfigDict(values)
+    except (ValueError, TypeError, RecursionError) as error:  # names that no field can have
+        raise InputError(f"{path}: no configuration of a run; run that job again") from error
     try:
         _validate(config, f"{path}: ")
     except InputError as error:
@@ -434,14 +470,18 @@ def _object(path: Path, content: bytes) -> dict[str, Any]:
     return values
 
 
-def _add_later_fields(config: ml_collections.ConfigDict) -> None:
-    for path, value in ADDED.get(config.get("job"), {}).items():
+def _add_later_fields(values: dict[str, Any]) -> None:
+    job = values.get("job")
+    if not isinstance(job, str):
+        return
+    for path, value in ADDED.get(job, {}).items():
         *sections, name = path.split(".")
-        part = config
+        part = values
         for section in sections:
-            part = part.get(section, {})
-        if isinstance(part, ml_collections.ConfigDict) and name not in part:
-            part[name] = value
-    for nested in NESTED_JOBS.get(config.get("job"), ()):
-        if isinstance(inner := config.get("jobs", {}).get(nested), ml_collections.ConfigDict):
-            _add_later_fields(inner)
+            part = part.get(section) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            part.setdefault(name, value)
+    nested = values.get("jobs")
+    for name in NESTED_JOBS.get(job, ()):
+        if isinstance(nested, dict) and isinstance(nested.get(name), dict):
+            _add_later_fields(nested[name])

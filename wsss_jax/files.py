@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -93,7 +94,47 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{UNFINISHED}{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yields a new folder beside `path` that takes its place when the block ends well.
+
+    Parents are created. If the block raises, the temporary folder is removed.
+
+    Raises:
+      InputError: something is in `path` already.
+    """
+    path = Path(path)
+    check_empty(path)
+    temporary = path.parent / f"{UNFINISHED}{os.getpid()}.{secrets.token_hex(4)}"
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        check_empty(path)
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_empty(path: Path | str) -> None:
+    """Refuses a folder with something in it, and a file; one that does not exist is fine.
+
+    Raises:
+      InputError: names what is there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for entry in path.iterdir():
+            raise InputError(
+                f"{path}: exists and is not an empty folder, {entry.name} is in it; remove it or "
+                "name another"
+            )
+    elif path.exists() or path.is_symlink():
+        raise InputError(f"{path}: exists and is no folder; remove it or name another")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset, label_from_mask
@@ -51,7 +52,7 @@ class FolderSource:
         patches: Sequence[Patch],
         dataset: Dataset,
         size: int,
-        mask_dirs: Sequence[Path] = (),
+        masks: Sequence[Sequence[Path]] = (),
         *,
         resize: bool = False,
         records: Sequence[PatchRecord] = (),
@@ -59,18 +60,17 @@ class FolderSource:
         """Reads `patches` of `size` pixels.
 
         Args:
-          patches: with a label, a mask, or both.
+          patches: with a label, a mask, or both; found whole by `folders.check_patches`.
           dataset: what they are of.
           size: S, the side in pixels.
-          mask_dirs: folders with `<stem>.png` of S pixels, one for each mask; none: the patches'
-            own masks.
+          masks: L times a file of S pixels for every patch; none: the patches' own masks.
           resize: brings images (area or bilinear) and their own masks (nearest) to S.
           records: of the patches.
         """
         self.names = [patch.stem for patch in patches]
         self.records = records
         self._patches, self._dataset, self._size = patches, dataset, size
-        self._mask_dirs, self._resize = mask_dirs, resize
+        self._masks, self._resize = masks, resize
 
     def __len__(self) -> int:
         return len(self._patches)
@@ -78,13 +78,14 @@ class FolderSource:
     def __getitem__(self, index: int) -> Batch:
         patch = self._patches[index]
         own_size = None if self._resize else self._size
-        image = self._fitted(folders.read_image(patch.image, own_size), cv2.INTER_AREA)
+        image = folders.read_image(patch.image, own_size, checked=True)
+        image = self._fitted(image, cv2.INTER_AREA)
         masks = [
-            folders.read_mask(folder / f"{patch.stem}.png", self._dataset, self._size)
-            for folder in self._mask_dirs
+            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
+            for paths in self._masks
         ]
         if not masks and patch.mask is not None:
-            mask = folders.read_mask(patch.mask, self._dataset, own_size)
+            mask = folders.read_mask(patch.mask, self._dataset, own_size, checked=True)
             masks = [self._fitted(mask, cv2.INTER_NEAREST)]
         label = patch.label if patch.label is not None else label_from_mask(masks[0], self._dataset)
         return _element(index, image, label, masks)
@@ -103,11 +104,13 @@ class StoreSource:
         store: "patches_tfds.Store",
         dataset: Dataset,
         size: int,
-        mask_dirs: Sequence[Path] = (),
+        masks: Sequence[Sequence[Path]] = (),
+        *,
+        records: Sequence[PatchRecord] = (),
     ):
-        self.names, self.records = store.names, store.records
+        self.names, self.records = store.names, records
         self._store, self._dataset, self._size = store, dataset, size
-        self._mask_dirs = mask_dirs
+        self._masks = masks
 
     def __len__(self) -> int:
         return len(self._store)
@@ -115,8 +118,8 @@ class StoreSource:
     def __getitem__(self, index: int) -> Batch:
         record = self._store[index]
         masks = [
-            folders.read_mask(folder / f"{record['name']}.png", self._dataset, self._size)
-            for folder in self._mask_dirs
+            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
+            for paths in self._masks
         ]
         if not masks and record["mask"].size:
             masks = [record["mask"]]
@@ -163,30 +166,67 @@ def open_source(
         if parallel.is_first():
             patches_tfds.build(root, dataset, size, store_dir)
         parallel.wait_for_all("built the store")
-        source = StoreSource(patches_tfds.open_split(store_dir, split), dataset, size, mask_dirs)
+        store = patches_tfds.open_split(store_dir, split)
+        if split == "train":
+            _say_what_labels_lack(store.records, dataset)
+        masks, records = _checked_masks(mask_dirs, store.records, dataset, size)
+        return StoreSource(store, dataset, size, masks, records=records)
+    if split == "train" or not folders.has_masks(root, split):
+        patches = folders.labelled_patches(root, split, dataset)
     else:
-        if split == "train" or not folders.has_masks(root, split):
-            patches = folders.labelled_patches(root, split, dataset)
-        else:
-            patches = folders.annotated_patches(root, split, dataset)
-        checksums = folders.check_patches(patches, None if config.resize else size, dataset)
-        records = folders.patch_records(patches, checksums)
-        source = FolderSource(
-            patches, dataset, size, mask_dirs, resize=config.resize, records=records
-        )
+        patches = folders.annotated_patches(root, split, dataset)
+    checksums = folders.check_patches(patches, None if config.resize else size, dataset)
+    records = folders.patch_records(patches, checksums)
+    if split == "train":
+        _say_what_labels_lack(records, dataset)
+    masks, records = _checked_masks(mask_dirs, records, dataset, size)
+    return FolderSource(patches, dataset, size, masks, resize=config.resize, records=records)
+
+
+def _checked_masks(
+    mask_dirs: Sequence[Path], records: Sequence[PatchRecord], dataset: Dataset, size: int
+) -> tuple[list[list[Path]], list[PatchRecord]]:
+    """The masks of each folder, and the records with their checksums added."""
+    masks, records = [], list(records)
+    labelled = _classes_of_labels(records)
+    patches = [Patch(record.name, Path(), None, None) for record in records]
     for folder in mask_dirs:
-        checksums = _check_masks(folder, source.names, dataset, size)
-        source.records = [
+        masks.append([patch.mask for patch in folders.masks_for(patches, folder)])
+        checksums, present = folders.check_masks(masks[-1], size, dataset)
+        records = [
             record._replace(checksum=f"{record.checksum}{checksum:08x}")
-            for record, checksum in zip(source.records, checksums, strict=True)
+            for record, checksum in zip(records, checksums, strict=True)
         ]
-    return source
+        if missing := sorted(labelled - present):
+            tqdm.write(
+                f"{folder}: no mask has {_class_names(missing, dataset)}, though labels do: "
+                "that cannot be learned from these masks"
+            )
+    return masks, records
 
 
-def _check_masks(folder: Path, names: Sequence[str], dataset: Dataset, size: int) -> list[int]:
-    patches = [Patch(name, folder / f"{name}.png", None, None) for name in names]
-    patches = [patch._replace(image=patch.mask) for patch in folders.masks_for(patches, folder)]
-    return folders.check_patches(patches, size, dataset)
+def _say_what_labels_lack(records: Sequence[PatchRecord], dataset: Dataset) -> None:
+    missing = set(range(dataset.num_classes)) - _classes_of_labels(records)
+    if missing:
+        tqdm.write(
+            f"no training patch has {_class_names(sorted(missing), dataset)} in its label: that "
+            "cannot be learned; add patches that have it, or leave it out of the data set"
+        )
+    without = [record.name for record in records if "1" not in record.label]
+    if without:
+        tqdm.write(
+            f"{len(without)} training patches have no class in their label, such as {without[0]}: "
+            "correct their names if they show tissue"
+        )
+
+
+def _classes_of_labels(records: Sequence[PatchRecord]) -> set[int]:
+    labels = {record.label for record in records}
+    return {c for label in labels for c, value in enumerate(label.split()) if value == "1"}
+
+
+def _class_names(indices: Sequence[int], dataset: Dataset) -> str:
+    return ", ".join(dataset.classes[index] for index in indices)
 
 
 def batches(

@@ -53,7 +53,8 @@ def train_phase2(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if config.accumulate > 1:
         raise _statistics_of_parts(config.accumulate)
     masks = Path(config.masks)
-    if (masks / config_lib.CONFIG_FILE).is_file() or not any(masks.glob("*.png")):
+    is_folder_of_masks = masks.is_dir() and folders.find_pngs(masks)
+    if (masks / config_lib.CONFIG_FILE).is_file() or not is_folder_of_masks:
         earlier, dataset = runs.load(config.masks, "masks", "masks")
         runs.inherit_data(config.data, earlier.data)
         mask_dirs = [pseudo_masks.layer_dir(masks, layer) for layer in config.layers]

@@ -1,13 +1,17 @@
 """What a run leaves in its workdir for the runs after it: its configuration and its data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
+from tqdm import tqdm
 
 from data.dataset import Dataset, load_dataset, save_dataset
 from wsss_jax import config as config_lib
+from wsss_jax import patch_records
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
+from wsss_jax.patch_records import PatchRecord
 
 DATASET_FILE = "dataset.json"
 # Fields that may change between a run and its continuation.
@@ -51,6 +55,30 @@ def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) ->
         raise InputError(
             f"{workdir} holds a run with other settings ({'; '.join(changed[:3])}): set them as "
             "they were to go on with it, or name another --workdir"
+        )
+
+
+def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: bool) -> None:
+    """Refuses to go on in a folder with other patches than those of its results.
+
+    Args:
+      records: of the patches there are now.
+      workdir: of the run.
+      started: whether there are results in it that were made from patches.
+
+    Raises:
+      InputError: names the first patch that is gone, new, or changed.
+    """
+    before = patch_records.load(workdir) if started else []
+    if before is None:
+        tqdm.write(
+            f"{workdir}: begun by version 0.1, which did not write down its patches: going on "
+            "without comparing them"
+        )
+    elif started and (difference := patch_records.first_difference(before, records)):
+        raise InputError(
+            f"{workdir} was trained on other patches than there are now ({difference}): restore "
+            "them to go on with it, or name another --workdir"
         )
 
 

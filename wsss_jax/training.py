@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import inputs, parallel, runs
+from wsss_jax import inputs, parallel, patch_records, runs
 from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path
@@ -319,10 +319,10 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Trains a phase, or goes on where the run in `workdir` stopped.
 
-    Writes there: `config.json`, `dataset.json`, `parameters.txt`, `checkpoints/` every
-    `config.checkpoint_every` steps and at the end of each epoch, `tensorboard/` and `history.json`,
-    the figures of every epoch, which are also returned. A run that was killed and is started again
-    ends with what it would have ended with, to the last bit on the same devices.
+    Writes there: `config.json`, `dataset.json`, `patches.json`, `parameters.txt`, `checkpoints/`
+    every `config.checkpoint_every` steps and at the end of each epoch, `tensorboard/` and
+    `history.json`, the figures of every epoch, which are also returned. A run that was killed and
+    is started again ends with what it would have ended with, to the last bit on the same devices.
 
     Args:
       config: of the job; every field recorded.
@@ -349,6 +349,7 @@ def fit(
         )
     resumed = exist(workdir)
     runs.check(config, workdir, started=resumed)
+    runs.check_patches(source.records, workdir, started=resumed)
     if not resumed:  # before anything is written
         variables, report = initial_variables(config, phase.model)
         state = initial_state(phase, variables)
@@ -366,6 +367,8 @@ def fit(
             _describe(state.variables["params"], workdir)
             if report is not None:
                 weights.write_report(report, workdir / weights.REPORT_FILE)
+        if parallel.is_first():  # now that a run of version 0.1 could go on with them
+            patch_records.save(source.records, workdir)
         first, total = int(state.step), config.epochs * steps
         begun = time.monotonic()
         writer = SummaryWriter(

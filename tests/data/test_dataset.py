@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import numpy as np
@@ -68,6 +69,14 @@ def test_root_and_path_give_the_same(tmp_path):
         ({"classes": ["a"]}, "field 'classes' must be a list of 2 to 255"),
         ({"classes": ["a", 3]}, "has 3 as class 1"),
         ({"classes": ["a", "a"]}, "has 'a' twice"),
+        ({"classes": ["a", " "]}, "has ' ' as class 1; give a text"),
+        ({"classes": ["a", "b\nc"]}, r"has 'b\nc' as class 1; leave out characters that do not"),
+        ({"classes": ["a", "\x1b[2J"]}, r"has '\x1b[2J' as class 1; leave out characters"),
+        ({"classes": ["a", "\u202eb"]}, r"has '\u202eb' as class 1; leave out characters"),
+        ({"classes": ["a", "\ud800"]}, r"has '\ud800' as class 1; leave out characters"),
+        ({"classes": ["a", 101 * "b"]}, "as class 1; give at most 100 characters"),
+        ({"name": "mine\n"}, r"is 'mine\n'; leave out characters"),
+        ({"name": 101 * "b"}, "give at most 100 characters"),
         ({"palette": [[1, 2, 3], [4, 5, 6]]}, "must be a list of 3 colors"),
         ({"palette": [[1, 2, 3], [4, 5, 256], [0, 0, 0]]}, "color 1; give [R, G, B]"),
         ({"palette": [[1, 2, 3], [1, 2, 3], [0, 0, 0]]}, "has the color [1, 2, 3] twice"),
@@ -77,6 +86,8 @@ def test_root_and_path_give_the_same(tmp_path):
         ({"present_share": True}, "field 'present_share' is True"),
         ({"mpp": 0}, "field 'mpp' is 0; give micrometers per pixel"),
         ({"mpp": "0.5"}, "field 'mpp' is '0.5'"),
+        ({"mpp": 1e300}, "field 'mpp' is 1e+300"),
+        ({"mpp": 10**400}, "field 'mpp' is 1000"),
         ({"roles": ["a"]}, "field 'roles' is ['a']; give an object"),
         ({"roles": {"fat": "a"}}, "has 'fat'; the roles are tumor, stroma, lymphocytes"),
         ({"roles": {"tumor": "c"}}, "has 'c' as tumor; give one of a, b"),
@@ -88,6 +99,54 @@ def test_impossible_field(tmp_path, change, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         load_dataset("", tmp_path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 200
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe{\0}\0", "not JSON"),  # UTF-16
+        (b'{"name": "\xe4"}', "not JSON"),  # Latin-1
+        (50_000 * b"[", "not JSON"),
+        (50_000 * b'{"a":', "not JSON"),
+        (b'{"mpp": NaN}', "NaN is no number"),
+        (b'{"palette": [[1, 2, -Infinity]]}', "-Infinity is no number"),
+        (b'{"mpp": ' + 5000 * b"1" + b"}", "not JSON"),
+        (b'{"white": true, "white": false}', "'white' is there twice"),
+        (b'{"roles": {"tumor": "a", "tumor": "b"}}', "'tumor' is there twice"),
+        (b'"text"', "not a JSON object"),
+    ],
+    ids=lambda value: str(value[:20]),
+)
+def test_not_a_description(tmp_path, text, message):
+    (tmp_path / "dataset.json").write_bytes(text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_dataset("", tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / "dataset.json"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(FIELDS), encoding="utf-8-sig")
+    assert load_dataset("", tmp_path).classes == ("a", "b")
+
+
+def test_a_description_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "dataset.json")
+    with pytest.raises(InputError, match=r"dataset\.json: a named pipe, not a file"):
+        load_dataset("", tmp_path)
+    with pytest.raises(InputError, match="a folder, not a file"):
+        load_dataset(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    "name", ["Tumor, epithelium", "\u817a\u764c", "t\u00e4 \u3000x", "a" * 100]
+)
+def test_names_of_any_language(tmp_path, name):
+    write(tmp_path, FIELDS | {"classes": [name, "b"]})
+    assert load_dataset("", tmp_path).classes == (name, "b")
 
 
 @pytest.mark.parametrize("field", FIELDS)

@@ -1,5 +1,6 @@
 """data/patches_tfds.py: what comes out of the store is what lies in the folder."""
 
+import json
 import pickle
 
 import numpy as np
@@ -55,18 +56,53 @@ def test_a_finished_store_is_kept_and_another_refused(root, monkeypatch):
         patches_tfds.build(root, dataset, SIZE, store)
 
 
+def test_changed_contents_of_the_same_size_are_noticed(root):
+    dataset, store = load_dataset("", root), root / "arrayrecord"
+    patches_tfds.build(root, dataset, SIZE, store)
+    path = folders.labelled_patches(root, "train", dataset)[2].image
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"!")
+    with pytest.raises(InputError, match=r"the content of train_00002.* has changed\); remove it"):
+        patches_tfds.build(root, dataset, SIZE, store)
+    path.write_bytes(content)
+    patches_tfds.build(root, dataset, SIZE, store)
+
+
+def test_a_store_of_version_0_1_gets_its_records(root):
+    """It listed the names only."""
+    dataset, store = load_dataset("", root), root / "arrayrecord"
+    patches_tfds.build(root, dataset, SIZE, store)
+    path = store / patches_tfds.CONTENT
+    written = json.loads(path.read_text())
+    names = {
+        split: [fields[0] for fields in of_split] for split, of_split in written["records"].items()
+    }
+    path.write_text(json.dumps({"content": written["content"], "names": names}))
+    patches_tfds.build(root, dataset, SIZE, store)
+    assert json.loads(path.read_text()) == written
+    assert patches_tfds.open_split(store, "val").names == names["val"]
+    assert [p.name for p in store.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"content": 1}', '{"records": {"train": [["a"]]}}'])
+def test_a_damaged_store_is_named(tmp_path, text):
+    (tmp_path / patches_tfds.CONTENT).write_text(text)
+    with pytest.raises(InputError, match=r"content\.json: damaged .*it is then built anew"):
+        patches_tfds.open_split(tmp_path, "train")
+
+
 def test_a_bad_file_leaves_no_store(root):
     dataset = load_dataset("", root)
     patch = folders.labelled_patches(root, "train", dataset)[0]
     patch.image.write_bytes(patch.image.read_bytes()[:100])
     before = sorted(root.iterdir())
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not a whole picture"):
         patches_tfds.build(root, dataset, SIZE, root / "arrayrecord")
     assert sorted(root.iterdir()) == before
 
 
 def test_an_interrupted_build_leaves_no_store(root, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     before = sorted(root.iterdir())

@@ -1,11 +1,13 @@
 """data/prepare.py: regions drawn here, cut, read back and compared with what they were cut from."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from data import folders, prepare
@@ -181,7 +183,7 @@ def test_a_bad_region_costs_that_region(tmp_path):
         ("imageless", "no image with this stem"),
         ("maskless", "no such mask"),
         ("shape", "15x16 pixels but its image 16x16"),
-        ("truncated", "cannot be read"),
+        ("truncated", "not a whole picture"),
     ):
         assert part in bad[stem]
     assert list(json.loads((tmp_path / "out" / "split.json").read_text())) == ["good"]
@@ -207,6 +209,8 @@ def test_a_value_in_no_group(tmp_path):
         ({"stride": 17}, "stride 17 is above patch 16"),
         ({"resize": 0}, "resize is 0"),
         ({"workers": 0}, "workers is 0"),
+        ({"patch": 10**12}, "patch is 1000000000000; give at most 16384"),
+        ({"resize": 10**6}, "resize is 1000000; give at most 16384"),
         ({"shares": (0.5, 0.5, 0.5)}, "adding up to 1"),
         ({"shares": (1.5, -0.5, 0.0)}, "adding up to 1"),
         ({"min_share": 1.0}, "min_share is 1.0"),
@@ -233,8 +237,82 @@ def test_out_is_never_overwritten_nor_half_written(tmp_path, monkeypatch):
     cut(tmp_path)
     with pytest.raises(InputError, match="out: exists and is not an empty folder"):
         cut(tmp_path)
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".DS_Store").write_bytes(b"")
+    with pytest.raises(InputError, match=r"not an empty folder, \.DS_Store is in it"):
+        cut(tmp_path, out="hidden")
     with pytest.raises(InputError, match="no such folder of region images"):
         cut(tmp_path / "nowhere")
+
+
+def test_endings_of_masks_in_capitals(tmp_path):
+    for stem in ("a", "b"):
+        region(tmp_path, stem, np.full((16, 16), 1))
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.PNG")
+    (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a.PNG")
+    (tmp_path / "masks" / "._a.png").write_bytes(b"macOS")
+    (tmp_path / "masks" / "b.jpg").write_bytes(b"a picture of the mask")
+    summary = cut(tmp_path)
+    assert summary["patches"]["train"] == 2 and not summary["bad_regions"]
+
+
+def test_regions_as_viewers_show_them(tmp_path):
+    """The first is stored turned, the second is transparent; their masks show what is seen."""
+    codes = np.full((32, 16), 1)
+    codes[:, 8:] = 4
+    for stem in ("turned", "transparent"):
+        region(tmp_path, stem, codes)
+    shown = np.full((32, 16, 3), 60, np.uint8)
+    shown[:, 8:] = 200
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "images" / "turned.png").unlink()
+    Image.fromarray(np.rot90(shown)).save(tmp_path / "images" / "turned.jpg", exif=exif, quality=98)
+    alpha = np.full((32, 16), 255, np.uint8)
+    alpha[:, 8:] = 0
+    Image.fromarray(np.dstack([shown, alpha])).save(tmp_path / "images" / "transparent.png")
+    summary = cut(tmp_path)
+    assert summary["patches"]["train"] == 6 and not summary["bad_regions"]
+    for path in (tmp_path / "out" / "train" / "img").iterdir():
+        image = folders.read_image(path, 16).astype(int)
+        right = 200 if path.name.startswith("turned") else 255
+        assert np.abs(image[:, :8] - 60).max() < 9 and np.abs(image[:, 8:] - right).max() < 9
+
+
+def test_regions_that_would_be_read_wrongly_cost_themselves(tmp_path):
+    stems = ["cmyk", "deep", "good", "lab", "other", "pages", "pipe", "type", "wide", "x", "X"]
+    names = [*stems, "line\nbreak", 240 * "n"]
+    for stem in names:
+        region(tmp_path, stem, np.full((16, 16), 1))
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    for stem in ("cmyk", "deep", "lab", "other", "pages", "pipe"):
+        (images / f"{stem}.png").unlink()
+    Image.new("CMYK", (16, 16)).save(images / "cmyk.jpg")
+    Image.new("LAB", (16, 16)).save(images / "lab.tif")
+    tifffile.imwrite(images / "deep.tif", np.zeros((16, 16, 3), np.uint16), photometric="rgb")
+    Image.new("RGB", (16, 16)).save(images / "other.bmp")
+    page = Image.new("RGB", (16, 16))
+    page.save(images / "pages.tif", save_all=True, append_images=[page])
+    os.mkfifo(images / "pipe.png")
+    (masks / "type.png").rename(masks / "type.TIF")
+    Image.new("L", (16, 16), 1).save(masks / "wide.PNG")
+    bad = cut(tmp_path)["bad_regions"]
+    for stem, part in {
+        "cmyk": "pixel format CMYK, not an 8-bit RGB image; convert it",
+        "deep": "16 bits per channel; save it with 8",
+        "lab": "pixel format LAB",
+        "other": "other.bmp: neither PNG nor JPEG nor TIFF; save it as PNG",
+        "pages": "2 pictures in one file",
+        "pipe": "a named pipe, not a file",
+        "type": "type.TIF: masks are read from PNG only; save it as PNG",
+        "wide": "has the same stem; remove one",
+        "x": "x.png: X.png differs only in upper and lower case; rename one",
+        "X": "X.png: x.png differs only in upper and lower case; rename one",
+        "line\nbreak": r"'line\nbreak' has characters that do not print",
+        240 * "n": "too long a name for those of its patches; shorten it",
+    }.items():
+        assert part in bad.pop(stem)
+    assert not bad
 
 
 @pytest.mark.skipif(not LUNG.is_dir(), reason="the lung regions are not part of the repository")

@@ -148,11 +148,14 @@ def test_checkpoints_of_torch(form, protocol, tmp_path):
         name: (value.float() if name == "wide" else value).detach().contiguous().numpy()
         for name, value in state.items()
     }
-    loaded = load(path)
-    _assert_same(loaded, expected)
+    loaded = load(path, lambda names: [name for name in names if name.startswith("state_dict.")])
+    _assert_same(loaded, {f"state_dict.{name}": value for name, value in expected.items()})
     _assert_same(load(flat), expected)
     assert all(array.flags.c_contiguous for array in loaded.values())
-    assert np.shares_memory(loaded["row"], loaded["rows"])
+    assert np.shares_memory(loaded["state_dict.row"], loaded["state_dict.rows"])
+    assert load(path).keys() - loaded.keys() == {
+        f"optimizer.state.{i}.momentum_buffer" for i in range(4)
+    }
 
 
 def test_torch_loads_what_was_saved(tmp_path):
@@ -283,13 +286,46 @@ HOSTILE = {
         "line break in a name": _opcodes("a\nb") + _opcodes("c" * 10**4) + b"\x93",
     },
     "more than weights": {"many steps": b"}" * 400_000},
-    "no state dict": {"itself": b"]\x94h\x00a", "deep": NESTED, "tuple": b")"},
-    "not a named tensor": {
+    "no state dict": {
+        "itself": b"]\x94h\x00a",
+        "deep": NESTED,
+        "deep dictionaries": b"}X\x01\x00\x00\x00a" * 1000 + _tensor() + b"s" * 1000,
+        "tuple": b")",
         "itself as state dict": b"}\x94" + _opcodes("state_dict") + b"h\x00s",
         "number": _dict(state_dict=_dict(epoch=b"K\x01")),
-        "name that is a number": b"}K\x01" + _tensor() + b"s",
+    },
+    "a name of over 300": {"long name": _dict(**{"a" * 1000: _tensor()})},
+    "two tensors are called 'a.b'": {
+        "names that meet": _dict(**{"a.b": _tensor(), "a": _dict(b=_tensor(key="1"))}),
     },
 }
+
+
+def test_tensors_in_containers_are_named_after_them(tmp_path):
+    body = _dict(net=_dict(a=_tensor(), b=b"](" + _tensor() + b"K\x01e"), epoch=b"K\x05")
+    path = _write(tmp_path / "model.pth", "zip", body)
+    _assert_same(load(path), {"net.a": PAIR, "net.b.0": PAIR})
+    _assert_same(load(path, lambda names: ["net.a"]), {"net.a": PAIR})
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_settings_beside_the_weights_are_not_made(form, tmp_path):
+    """Lightning keeps hyperparameters, scripts their arguments: named in a table, never called."""
+
+    def call(name, arguments=b")"):
+        return b"c" + name.replace(b".", b"\n") + b"\n" + arguments + b"R"
+
+    attributes = b"clightning.fabric.utilities.data\nAttributeDict\n)\x81}" + _opcodes("x") + b"Nsb"
+    path_ = b"cpathlib\nPosixPath\n" + _opcodes("runs") + b"\x85R"
+    body = _dict(
+        a=_tensor(),
+        arguments=b"cargparse\nNamespace\n)\x81}" + _opcodes("lr") + b"Nsb",
+        hyper_parameters=attributes + b"(" + _opcodes("lr") + b"K\x01u",
+        path=path_,
+        counts=b"ccollections\ndefaultdict\n" + b"cbuiltins\nint\n\x85R",
+        device=call(b"torch.device", _opcodes("cpu") + b"\x85"),
+    )
+    _assert_same(load(_write(tmp_path / "model.pth", form, body)), {"a": PAIR})
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -1,3 +1,4 @@
+import json
 import tracemalloc
 
 import ml_dtypes
@@ -38,11 +39,26 @@ def _fit(source, strict=True):
     return to_torch(variables), report
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_pytorch_names_come_without_prefix_and_counters(tmp_path, prefix):
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model.",
+        "net.encoder.",
+        "state_dict.model._orig_mod.",
+        "module.module.",
+        "_fsdp_wrapped_module.",
+    ],
+)
+def test_pytorch_names_come_without_wrappers_and_counters(tmp_path, prefix):
     state_dict = _state_dict()
     stored = {f"{prefix}{name}": value for name, value in state_dict.items()}
     stored[f"{prefix}b2.bn_branch2a.num_batches_tracked"] = np.array(7)
+    stored["n_averaged"] = np.array(7)
     torch_files.save(stored, tmp_path / "a.pth")
     weights.save_safetensors(stored, tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
@@ -51,6 +67,94 @@ def test_pytorch_names_come_without_prefix_and_counters(tmp_path, prefix):
         for key, value in state_dict.items():
             np.testing.assert_array_equal(read.arrays[key], value)
         assert weights.phase_of(read) == 1 and weights.num_classes(read, 1) == 3
+
+
+def test_wrappers_within_a_network():
+    names = ["backbone._orig_mod.conv1.weight", "backbone._orig_mod.bn1.weight", "aspp.module.a"]
+    assert list(weights.find_network("a", names).names.values()) == [
+        "backbone.conv1.weight",
+        "backbone.bn1.weight",
+        "aspp.a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kept", "others"),
+    [
+        ("state_dict.", ["state_dict_ema.", "optimizer.state."]),
+        ("", ["ema.", "optimizer.exp_avg."]),
+        ("model.", ["model_ema.module.", "swa_model.module.", "teacher."]),
+        ("ema_model.module.", ["optimizer_states.0.state."]),
+        ("model.student.", ["model.student.ema.", "averaged_model.module."]),
+    ],
+)
+def test_weights_as_trained_come_before_averages_and_optimizers(tmp_path, kept, others):
+    state_dict = _state_dict()
+    stored = {f"{kept}{name}": value for name, value in state_dict.items()}
+    for place in others:
+        stored |= {f"{place}{name}": value + 1 for name, value in state_dict.items()}
+    stored["optimizer.param_groups.0.lr"] = np.array(0.1)
+    stored = dict(sorted(stored.items(), reverse=True))
+    torch_files.save(stored, tmp_path / "a.pth")
+    read = weights.read(tmp_path / "a.pth")
+    assert read.arrays.keys() == state_dict.keys()
+    for key, value in state_dict.items():
+        np.testing.assert_array_equal(read.arrays[key], value)
+    averages = [place for place in others if "optim" not in place]
+    assert all(place.rstrip(".") in read.kind for place in averages)
+
+
+def test_several_networks_are_refused_by_where_they_are():
+    for places in (["a.", "b."], ["", "b."], ["ema.", "teacher."], ["phase1.", "phase2."]):
+        names = [f"{place}b2.conv_branch2a.weight" for place in places]
+        if "phase2." in places:
+            names[1] = "phase2.backbone.conv1.weight"
+        with pytest.raises(InputError, match="holds several networks") as caught:
+            weights.find_network("a.pth", names)
+        assert all((place.rstrip(".") or "the top") in str(caught.value) for place in places)
+    with pytest.raises(InputError, match="two tensors of one name"):
+        weights.find_network("a.pth", ["b2.a.weight", "b2.module.a.weight"])
+
+
+def test_an_optimizer_alone_is_no_network(tmp_path):
+    path = tmp_path / "a.pth"
+    torch_files.save({"optimizer.state.b2.conv.exp_avg": np.ones(3, np.float32)}, path)
+    with pytest.raises(InputError, match=r"neither ResNet38 nor DeepLabV3\+ \(it has optimizer"):
+        weights.read(path)
+
+
+def test_checkpoints_of_torch_as_people_save_them(tmp_path):
+    """Compiled, averaged, in the containers of training programs, beside an optimizer."""
+    torch = pytest.importorskip("torch")
+    block = torch.nn.Module()
+    block.conv_branch2a = torch.nn.Conv2d(3, 4, 1)
+    network = torch.nn.Module()
+    network.b2 = block
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    optimizer = torch.optim.Adam(network.parameters())
+    sum(p.sum() for p in network.parameters()).backward()
+    optimizer.step()
+    lightning = {f"model.{name}": value for name, value in network.state_dict().items()}
+    lightning |= {"criterion.weight": torch.ones(3), "accuracy.total": torch.tensor(3)}
+    held = {
+        "compiled": torch.compile(network).state_dict(),
+        "averaged": averaged.state_dict(),
+        "lightning": {
+            "epoch": 3,
+            "state_dict": lightning,
+            "optimizer_states": [optimizer.state_dict()],
+            "hyper_parameters": {"lr": 0.1},
+        },
+        "both": {"model": network.state_dict(), "model_ema": averaged.module.state_dict()},
+    }
+    for name, value in held.items():
+        torch.save(value, tmp_path / f"{name}.pth")
+        found = weights.read(tmp_path / f"{name}.pth").arrays
+        source = averaged.module if name == "averaged" else network
+        expected = {key: tensor.numpy() for key, tensor in source.state_dict().items()}
+        assert found.keys() == expected.keys(), name
+        for key, array in expected.items():
+            np.testing.assert_array_equal(found[key], array)
 
 
 def test_what_a_file_is_shows_in_its_content_not_in_its_name(tmp_path):
@@ -67,6 +171,17 @@ def test_weights_become_float32(tmp_path, dtype):
     read = weights.read(tmp_path / "a.safetensors").arrays["conv1a.weight"]
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, value.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "I64", "BOOL"])
+def test_other_numbers_than_floats_are_refused_by_name(tmp_path, kind):
+    size = 8 if kind == "I64" else 1
+    entry = {"dtype": kind, "shape": [2], "data_offsets": [0, 2 * size]}
+    header = json.dumps({"conv1a.weight": entry}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2 * size))
+    with pytest.raises(InputError, match=rf"conv1a\.weight holds {kind}.* save floats of 16 or 32"):
+        weights.read(path)
 
 
 def test_imagenet_weights_of_resnet38(tmp_path):

@@ -174,6 +174,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     refused(r"no fc8\.weight in it.*--config\.phase", phase=1)
     refused("no PNG in", images=str(tmp_path / "none"))
     refused("no such file", weights=str(tmp_path / "none.pth"))
+    (tmp_path / "images" / "._0.png").write_bytes(b"macOS")
     (tmp_path / "images" / "2.png").unlink()
     refused(r"targets has the shape \(3, 3, 112, 112\), .* ask for \(3, 2, 112, 112\)")
     Image.fromarray(np.zeros((100, 112, 3), np.uint8)).save(tmp_path / "images" / "2.png")

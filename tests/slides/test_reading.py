@@ -1,7 +1,9 @@
 """Opening slides of every format, and the slide at the working resolution."""
 
+import os
 import sys
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from tests.slides.made_slides import (
     write_pyramid,
 )
 from wsss_jax.errors import InputError
-from wsss_jax.slides import formats, reading
+from wsss_jax.slides import formats, reading, tiff
 from wsss_jax.slides.reading import View, check_mpp, mpp_table, open_slide
 
 WIDTH, HEIGHT = 1111, 903
@@ -71,7 +73,7 @@ def _only_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise InputError(f"{path}: refused")
 
-    monkeypatch.setattr(formats, "_open_tiff", refuse)
+    monkeypatch.setattr(tiff, "open_tiff", refuse)
 
 
 @pytest.mark.parametrize("style", ["aperio", "generic"])
@@ -254,7 +256,7 @@ def test_unreadable_absurd_and_too_large(tmp_path, folder, monkeypatch):
     with pytest.raises(InputError, match=r"a\.svs: 250 micrometers .*config\.slide_mpp between"):
         open_slide(folder / "a.svs", 250)
     with monkeypatch.context() as patch:
-        patch.setattr(formats, "_SEGMENT_BYTES", 1000)
+        patch.setattr(tiff, "SEGMENT_BYTES", 1000)
         with pytest.raises(InputError, match=r"1111 x 903 pixels in pieces .*vips tiffsave"):
             tifffile.imwrite(tmp_path / "s.tif", smooth(WIDTH, HEIGHT), photometric="rgb")
             open_slide(tmp_path / "s.tif")
@@ -288,6 +290,110 @@ def test_a_damaged_tile_in_the_middle_is_named(tmp_path, monkeypatch, style, ope
         view.read(300, 600, 100, 100)
 
 
+@pytest.mark.parametrize("kind", [AttributeError, AssertionError, EOFError, Exception, zlib.error])
+def test_whatever_a_library_raises_becomes_a_line(folder, monkeypatch, kind):
+    def fail(*_: object, **__: object) -> None:
+        raise kind("first line\nsecond line")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile, "TiffFile", fail)
+        with pytest.raises(InputError, match=r"g\.tif: damaged .*\(first line\); copy the slide"):
+            open_slide(folder / "g.tif")
+    slide = open_slide(folder / "g.tif")
+    object.__setattr__(slide._opened, "read", fail)
+    with pytest.raises(InputError, match=r"g\.tif: cannot be decoded at x 5, y 6 .*\(first line\)"):
+        slide.read(0, 5, 6, 10, 10)
+
+
+def test_pipes_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.svs")
+    with pytest.raises(InputError, match=r"a\.svs: a named pipe, not a file; remove it"):
+        open_slide(tmp_path / "a.svs")
+    with pytest.raises(InputError, match=r"a\.svs: a named pipe"):
+        mpp_table(tmp_path / "a.svs")
+    (tmp_path / "m").mkdir()
+    os.mkfifo(tmp_path / "m" / "Slidedat.ini")
+    (tmp_path / "m.mrxs").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"Slidedat\.ini: a named pipe"):
+        open_slide(tmp_path / "m.mrxs")
+
+
+def test_pictures_are_upright_and_of_8_bits(tmp_path, waves):
+    exif = Image.Exif()
+    exif[274] = 6  # shown turned by a quarter
+    for name, options in (("r.png", {}), ("r.jpg", {"quality": 98, "subsampling": 0})):
+        Image.fromarray(np.rot90(waves)).save(tmp_path / name, exif=exif, **options)
+        slide = open_slide(tmp_path / name, 0.5)
+        assert (slide.width, slide.height) == (WIDTH, HEIGHT)
+        difference = np.abs(slide.read(0, 0, 0, WIDTH, HEIGHT).astype(int) - waves)
+        assert difference.max() <= 8
+        assert slide.warnings == ("it is turned upright as its EXIF orientation says",)
+    deep = (waves.astype(np.uint16) * 4)[..., ::-1]  # 10 bits: Pillow would show their upper 8
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    cv2.imwrite(str(tmp_path / "gray.png"), deep[..., 0])
+    for name in ("deep.png", "gray.png"):
+        with pytest.raises(InputError, match=rf"{name}: (more than 8|16) bits .*; save it"):
+            open_slide(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-0.5", "1e400", ""])
+def test_mpp_that_is_no_number(tmp_path, waves, text):
+    description = f"Aperio Image Library v1\r\n|AppMag = {text}|MPP = {text}"
+    path = tmp_path / "a.svs"
+    options = {"photometric": "rgb", "tile": (256, 256), "metadata": None}
+    tifffile.imwrite(path, waves, description=description, **options)
+    size = f'PhysicalSizeX="{text}" PhysicalSizeY="{text}"'
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels Type="uint8"'
+        f' DimensionOrder="XYCZT" SizeX="{WIDTH}" SizeY="{HEIGHT}" SizeC="3" SizeZ="1" SizeT="1"'
+        f' {size}><Channel SamplesPerPixel="3"/><TiffData/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "o.ome.tif", waves, description=xml, **options)
+    for name in ("a.svs", "o.ome.tif"):
+        slide = open_slide(tmp_path / name)
+        assert slide.mpp is None and len(slide.warnings) == 1
+        assert slide.objective_power is None or slide.objective_power == -0.5
+        with pytest.raises(InputError, match=r": .*micrometers per pixel.*: set --config\.slide"):
+            check_mpp(slide)
+
+
+@pytest.fixture(scope="module")
+def tall_pixels(tmp_path_factory: pytest.TempPathFactory, waves: np.ndarray) -> Path:
+    """A slide of 0.25 x 0.5 micrometers per pixel, of 0.0625 mm2."""
+    path = tmp_path_factory.mktemp("tall") / "t.tif"
+    image = cv2.resize(waves[:500, :500], (1000, 500), interpolation=cv2.INTER_NEAREST)
+    tifffile.imwrite(
+        path,
+        image,
+        photometric="rgb",
+        tile=(256, 256),
+        resolution=(40000, 20000),
+        resolutionunit="CENTIMETER",
+    )
+    return path
+
+
+def test_each_axis_of_pixels_that_are_not_square(tall_pixels, waves):
+    slide = open_slide(tall_pixels)
+    assert slide.mpp_xy == (0.25, 0.5)
+    assert slide.mpp**2 == slide.metadata_mpp**2 == pytest.approx(0.125)  # of their area
+    (note,) = slide.warnings
+    assert "not square (0.25 x 0.5 micrometers" in note
+    view = View(slide, 0.5)
+    assert (view.width, view.height, view.scale) == (500, 500, (2.0, 1.0))
+    np.testing.assert_array_equal(view.read(0, 0, 500, 500), waves[:500, :500])
+    assert view.overview(100)[0].shape == (100, 100, 3)
+    quarter = View(slide, 0.25)  # copied across, enlarged down
+    assert (quarter.width, quarter.height) == (1000, 1000)
+    found = quarter.read(100, 100, 800, 800).astype(int)
+    assert np.abs(found[:, ::2] - cv2.resize(waves[50:450, 50:450], (400, 800))).max() <= 4
+    with pytest.raises(InputError, match=r"its 0\.5 micrometers .* over twice the 0\.2 "):
+        View(slide, 0.2)
+    # One number of the user's is that of both axes.
+    slide = open_slide(tall_pixels, 0.5)
+    assert slide.mpp_xy == (0.5, 0.5) and "0.5 is used for both" in slide.warnings[0]
+
+
 def _difference(image: np.ndarray, source: np.ndarray, ratio: float) -> np.ndarray:
     """Between an image and its `ratio` times larger source, resized as a whole."""
     height, width = image.shape[:2]
@@ -297,11 +403,12 @@ def _difference(image: np.ndarray, source: np.ndarray, ratio: float) -> np.ndarr
     return np.abs(image.astype(int) - expected)
 
 
+@pytest.mark.parametrize("resample", ["area", "triangle"])
 @pytest.mark.parametrize("ratio", [1, 2, 3.7])
 @pytest.mark.parametrize("name", ["a.svs", "o.ome.tif"])
-def test_the_view_is_level_0_resized(folder, waves, name, ratio, monkeypatch):
+def test_the_view_is_level_0_resized(folder, waves, name, ratio, resample, monkeypatch):
     monkeypatch.setattr(reading, "_BLOCK", 128)  # several blocks
-    view = View(open_slide(folder / name), 0.5 * ratio)
+    view = View(open_slide(folder / name), 0.5 * ratio, resample)
     size = (round(WIDTH / ratio), round(HEIGHT / ratio))
     assert (view.width, view.height) == size
     # Where a level ends early its border is repeated: compared up to there.
@@ -309,11 +416,12 @@ def test_the_view_is_level_0_resized(folder, waves, name, ratio, monkeypatch):
     assert _difference(image, waves, ratio).max() <= (0 if ratio == 1 else 2)
 
 
-def test_blocks_and_their_size_do_not_show(folder, monkeypatch):
+@pytest.mark.parametrize("resample", ["area", "triangle"])
+def test_blocks_and_their_size_do_not_show(folder, monkeypatch, resample):
     slide = open_slide(folder / "g.tif")
-    whole = View(slide, 0.65)
+    whole = View(slide, 0.65, resample)
     monkeypatch.setattr(reading, "_BLOCK", 64)
-    blocks = View(slide, 0.65)
+    blocks = View(slide, 0.65, resample)
     region = (0, 0, whole.width, whole.height)
     difference = np.abs(whole.read(*region).astype(int) - blocks.read(*region))
     assert difference.max() <= 1

@@ -25,7 +25,7 @@ from wsss_jax import config as config_lib
 from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.report import slide_pictures
-from wsss_jax.slides import catalog, networks, pyramid, segmentation
+from wsss_jax.slides import catalog, networks, pyramid, segmentation, tissue_map
 
 REPOSITORY = Path(__file__).parents[2]
 SIZE = 640, 512  # of the made slides at level 0, pixels
@@ -410,6 +410,57 @@ def test_a_given_tissue_mask(slide, runs_dir, tmp_path, monkeypatch):
     jobs.segment(config, workdir)
     labels = tifffile.imread(workdir / "a slide" / "label_map.ome.tif")
     assert (labels[:, :160] == 4).all() and (labels[:, 160:] < 4).mean() > 0.5
+
+
+def _by_color(slide: Path, folder: Path, **changes: object) -> dict:
+    """The summary of a slide segmented without trained networks."""
+    config = base.segment(str(slide), "", "unused")
+    config.tile, config.stride, config.batch_size = 64, 64, 8
+    config.geojson.min_area, config.geojson.simplify = 0.0, 0.0
+    config.update_from_flattened_dict(changes)
+    made = networks.Networks(short_segmentation.predict, {"phase2": "by color"})
+    file = catalog.SlideFile(slide, slide.stem, None)
+    tissue_map.segment_slide(config, DATASET, made, file, folder, show_progress=False)
+    return json.loads((folder / "slide.json").read_text())
+
+
+def test_areas_and_polygons_of_pixels_that_are_not_square(tmp_path):
+    """1024 x 768 pixels of 0.25 x 0.5 µm are 256 x 384 µm; the left half is tissue."""
+    image = np.full((768, 1024, 3), 244, np.uint8)
+    image[:, :512] = (200, 130, 170)
+    path = tmp_path / "tall.tif"
+    resolution = {"resolution": (40000, 20000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, image, photometric="rgb", tile=(256, 256), **resolution)
+    changes = {"mpp": 0.5, "tissue.min_tissue": 1000.0}
+    summary = _by_color(path, tmp_path / "map", **changes)
+    assert summary["size"] == [512, 768] and summary["mpp_xy"] == [0.25, 0.5]
+    assert sum(row["mm2"] for row in summary["areas"]) == pytest.approx(0.098304)
+    in_classes = sum(row["mm2"] for row in summary["areas"][:4])
+    assert in_classes == pytest.approx(0.098304 / 2)
+    corners, area = [], 0.0
+    for feature in json.loads((tmp_path / "map/tissue.geojson").read_text())["features"]:
+        corners += [corner for ring in feature["geometry"]["coordinates"] for corner in ring]
+        (area_of_feature,) = feature["properties"]["measurements"].values()
+        area += area_of_feature
+    assert np.min(corners, axis=0).tolist() == [0, 0]
+    assert np.max(corners, axis=0).tolist() == [512, 768]  # pixels of the slide
+    assert area == pytest.approx(in_classes * 1e6)
+    assert any("not square" in warning for warning in summary["warnings"])
+    report = (tmp_path / "map/report.html").read_text()
+    assert "0.25 x 0.5 µm per pixel" in report and "mean of the area that a pixel" in report
+
+
+def test_other_resampling_makes_a_map_anew(slide, tmp_path, capsys):
+    changes = {"mpp": 0.7, "tissue.min_tissue": 500.0}
+    first = _by_color(slide, tmp_path / "map", **changes)
+    assert first["settings"]["map"]["resampling"] == "area"
+    labels = (tmp_path / "map/label_map.ome.tif").read_bytes()
+    second = _by_color(slide, tmp_path / "map", resampling="triangle", **changes)
+    assert "was finished with other resampling: done again" in capsys.readouterr().out
+    assert second["settings"]["map"]["resampling"] == "triangle"
+    assert second["tiles_of_last_start"] == second["tiles"]
+    assert (tmp_path / "map/label_map.ome.tif").read_bytes() != labels
+    assert "triangle filter" in (tmp_path / "map/report.html").read_text()
 
 
 def test_ray_gives_the_same_bytes(slide, finished, runs_dir, tmp_path):

@@ -1,5 +1,8 @@
 """Tissue on overviews, in mask files, and stretched over a slide."""
 
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -70,6 +73,22 @@ def test_sizes_are_in_micrometers():
     assert not at(10.0, closing=200.0)[102, 195]  # glass does not close with the border
 
 
+def test_glass_at_the_border_is_no_hole():
+    """A core of a tissue microarray that touches the borders of its picture, 640 µm across."""
+    y, x = np.mgrid[:160, :160] + 0.5 - 80
+    core = x**2 + y**2 <= 80**2
+    overview = np.where(core[..., None], np.uint8([200, 130, 170]), np.uint8(244))
+    found = detect(overview, 4.0, **SETTINGS)
+    assert abs(int(found.sum()) - int(core.sum())) < 300 and not found[0, 0] and not found[-1, -1]
+    overview[70:80, 70:80] = 244  # this one is a hole
+    overview[0:2, 80:82] = 244  # and this noise
+    np.testing.assert_array_equal(detect(overview, 4.0, **SETTINGS), found)
+    # The same glass inside of a larger picture is around the tissue, as before.
+    around = np.pad(overview, ((40, 40), (40, 40), (0, 0)), constant_values=244)
+    inside = detect(around, 4.0, **SETTINGS)[40:-40, 40:-40]
+    assert (inside != found).mean() < 0.01
+
+
 def test_threshold_that_is_none():
     for threshold in ("triangle", -1, 300, float("nan")):
         with pytest.raises(InputError, match=r"tissue threshold .*: set 'otsu' or a saturation"):
@@ -93,14 +112,49 @@ def test_from_file(tmp_path):
     for name, image in images.items():
         image.save(tmp_path / f"{name}.png")
         np.testing.assert_array_equal(from_file(tmp_path / f"{name}.png"), mask, err_msg=name)
+    for name, image in images.items():  # of other formats, whatever the name says
+        if name != "palette":
+            image.save(tmp_path / "x.png", format="TIFF")
+            np.testing.assert_array_equal(from_file(tmp_path / "x.png"), mask, err_msg=name)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.rot90(mask).astype(np.uint8)).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(from_file(tmp_path / "turned.png"), mask)
+    for bits in (2, 4):  # gray of so few bits, 1 is tissue
+        _write_gray(tmp_path / "few.png", mask, bits)
+        np.testing.assert_array_equal(from_file(tmp_path / "few.png"), mask)
+    cv2.imwrite(str(tmp_path / "color16.png"), np.dstack([mask] * 3).astype(np.uint16))
+    with pytest.raises(InputError, match=r"color16\.png: 16 bits per channel; save it with 8"):
+        from_file(tmp_path / "color16.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png: a named pipe"):
+        from_file(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"none\.png: no such tissue mask; correct"):
         from_file(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no image")
     cut = (tmp_path / "color.png").read_bytes()[:90]
     (tmp_path / "cut.png").write_bytes(cut)
     for name in ("text", "cut"):
-        with pytest.raises(InputError, match=rf"{name}\.png: not a whole image .*; save"):
+        with pytest.raises(InputError, match=rf"{name}\.png: not a whole picture .*; copy"):
             from_file(tmp_path / f"{name}.png")
+
+
+def _write_gray(path: Path, mask: np.ndarray, bits: int) -> None:
+    """A gray PNG of less than 8 bits, which Pillow does not write."""
+    height, width = mask.shape
+    values = mask.astype(np.uint8)[..., None] >> np.arange(bits - 1, -1, -1) & 1
+    rows = np.packbits(values.reshape(height, -1), axis=1)
+    data = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)),
+        (b"IDAT", data),
+        (b"IEND", b""),
+    ]
+    content = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(content))
 
 
 MASKS = st_numpy.arrays(bool, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -126,6 +180,33 @@ def test_a_stretched_mask_is_exact(mask, size, corner, region):
     expected = padded[y + 5 : y + 5 + region[1], x + 5 : x + 5 + region[0]]
     np.testing.assert_array_equal(tissue.pixels(*corner, *region), expected)
     assert tissue.any(*corner, *region) == expected.any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    MASKS,
+    st.tuples(*[st.integers(1, 30)] * 2),
+    st.tuples(*[st.floats(-3, 25)] * 2),
+    st.tuples(*[st.floats(0.5, 30)] * 2),
+    st.tuples(*[st.integers(-3, 30)] * 2),
+    st.tuples(*[st.integers(1, 20)] * 2),
+)
+def test_a_mask_of_a_part_of_the_slide(mask, size, start, extent, corner, region):
+    """Each working pixel has the value of the mask under its middle, none around the part."""
+    width, height = size
+    whole = np.zeros((height, width), bool)
+    for j in range(height):
+        for i in range(width):
+            y = np.floor((j + 0.5 - start[1]) / extent[1] * mask.shape[0])
+            x = np.floor((i + 0.5 - start[0]) / extent[0] * mask.shape[1])
+            if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]:
+                whole[j, i] = mask[int(y), int(x)]
+    tissue = Tissue(mask, width, height, (*start, *extent))
+    assert tissue.area() == whole.sum()
+    np.testing.assert_array_equal(tissue.pixels(0, 0, width, height), whole)
+    (x, y), (wide, tall) = corner, region
+    part = whole[max(y, 0) : max(y + tall, 0), max(x, 0) : max(x + wide, 0)]
+    assert tissue.any(x, y, wide, tall) == part.any()
 
 
 def test_everything_needs_no_memory():

@@ -13,7 +13,7 @@ import pickletools
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -36,19 +36,38 @@ _DTYPES = {
     "torch.BoolStorage": np.dtype("?"),
 }
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items() if kind != _BFLOAT16}
-# Numbers of NumPy beside the state dict, such as the best score: accepted and read as None.
-_NUMPY = frozenset(
+# What training programs keep beside the weights, such as the best score or their settings: never
+# made, read as None, or as an empty dictionary where entries follow.
+_IGNORED = frozenset(
     {
         "numpy.core.multiarray.scalar",
         "numpy._core.multiarray.scalar",
         "numpy.dtype",
         "_codecs.encode",
+        "argparse.Namespace",
+        "builtins.set",
+        "pathlib.PosixPath",
+        "pathlib.PurePosixPath",
+        "pathlib.WindowsPath",
+        "pathlib.PureWindowsPath",
+        "torch.device",
+    }
+)
+_IGNORED_MAPPINGS = frozenset(
+    {
+        "collections.defaultdict",
+        "lightning.fabric.utilities.data.AttributeDict",
+        "lightning_fabric.utilities.data.AttributeDict",
+        "lightning_utilities.core.rank_zero.AttributeDict",
+        "pytorch_lightning.utilities.parsing.AttributeDict",
     }
 )
 _GLOBALS = frozenset(
     {
         *_DTYPES,
-        *_NUMPY,
+        *_IGNORED,
+        *_IGNORED_MAPPINGS,
+        *(f"builtins.{name}" for name in ("dict", "float", "int", "list")),  # of a defaultdict
         "collections.OrderedDict",
         "torch.Size",
         "torch._utils._rebuild_parameter",
@@ -79,6 +98,8 @@ _TAKEN_TO_MARK = frozenset({"TUPLE", "APPENDS", "SETITEMS"})
 _MAX_STEPS = 150_000
 _MAX_PARSED = 2**21
 _MAX_DIMENSIONS = 8
+_MAX_NAME = 300  # characters; longer ones would be copied for every tensor of a container
+_MAX_DEPTH = 8  # of containers in each other
 _ARRAY_BYTES = 256  # of an array object, apart from its elements
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
@@ -125,17 +146,22 @@ class _Entry(NamedTuple):
     crc: int
 
 
-def load(path: Path) -> dict[str, np.ndarray]:
-    """The state dict in a file that `torch.save` wrote, in the zip or the legacy format.
+# All names of tensors in a file -> those to read.
+Choose = Callable[[Collection[str]], Collection[str]]
 
-    The file holds the state dict itself, or a mapping with it under "state_dict"; what else is in
-    the mapping is not returned. Contiguous tensors that share a storage share memory here too.
+
+def load(path: Path, choose: Choose = lambda names: names) -> dict[str, np.ndarray]:
+    """The tensors in a file that `torch.save` wrote, in the zip or the legacy format.
+
+    Contiguous tensors that share a storage share memory here too.
 
     Args:
       path: of the file, of up to 4 GiB; it is not trusted.
+      choose: which tensors to read; by default all.
 
     Returns:
-      name -> array in C order, names and order as in the file; bfloat16 becomes float32.
+      name -> array in C order, in the order of the file; bfloat16 becomes float32. Names of tensors
+      in containers follow those of the containers: "state_dict.fc8.weight", "optimizer.0.step".
 
     Raises:
       InputError: there is no such file, it is damaged, or it holds anything but plain weights.
@@ -144,20 +170,20 @@ def load(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: no such file; correct the path")
     try:
         with path.open("rb") as file:
-            return _load(file)
+            return _load(file, choose)
     except _Refusal as refusal:
         raise InputError(f"{path}: {refusal}") from refusal
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
 
 
-def _load(file: BinaryIO) -> dict[str, np.ndarray]:
+def _load(file: BinaryIO, choose: Choose) -> dict[str, np.ndarray]:
     size = os.fstat(file.fileno()).st_size
     head = file.read(_MAX_PARSED)
     if head.startswith(_ENTRY_SIGNATURE):
-        tensors, data = _load_zip(file, size)
+        tensors, data = _load_zip(file, size, choose)
     elif _LEGACY_MAGIC in head[:32]:
-        tensors, data = _load_legacy(file, size, head)
+        tensors, data = _load_legacy(file, size, head, choose)
     elif head[257:262] == b"ustar":
         raise _Refusal(f"is in the format of PyTorch 0.1; load it with PyTorch and {_RESAVE}")
     else:
@@ -165,7 +191,9 @@ def _load(file: BinaryIO) -> dict[str, np.ndarray]:
     return {name: _array(tensor, data[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
-def _load_zip(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
+def _load_zip(
+    file: BinaryIO, size: int, choose: Choose
+) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
     entries = _zip_entries(file, size)
     roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -180,7 +208,7 @@ def _load_zip(file: BinaryIO, size: int) -> tuple[dict[str, _Tensor], dict[str, 
     if pickled.size > _MAX_PARSED:
         raise _Refusal(f"holds far more than weights; {_RESAVE}")
     held, _ = _unpickle(io.BytesIO(_read_entry(file, size, pickled)))
-    tensors = _checked(_state_dict(held), size)
+    tensors = _checked(_chosen(held, choose), size)
     data = {}
     for storage in dict.fromkeys(tensor.storage for tensor in tensors.values()):
         entry = entries.get(f"{root}data/{storage.key}")
@@ -236,14 +264,14 @@ def _read_entry(file: BinaryIO, size: int, entry: _Entry) -> np.ndarray:
 
 
 def _load_legacy(
-    file: BinaryIO, size: int, head: bytes
+    file: BinaryIO, size: int, head: bytes, choose: Choose
 ) -> tuple[dict[str, _Tensor], dict[str, np.ndarray]]:
     stream = io.BytesIO(head)
     for _ in ("magic number", "protocol version", "system information"):
         _unpickle(stream)
     held, storages = _unpickle(stream)
     keys, _ = _unpickle(stream)
-    tensors = _checked(_state_dict(held), size)
+    tensors = _checked(_chosen(held, choose), size)
     missing = {tensor.storage.key for tensor in tensors.values()}
     data = {}
     file.seek(stream.tell())
@@ -408,8 +436,10 @@ def _reduce(function: Any, arguments: Any) -> Any:
             return tensor
         case _Global("torch.Size"), (tuple(shape),):
             return shape
-        case _Global(name), tuple() if name in _NUMPY:
+        case _Global(name), tuple() if name in _IGNORED:
             return None
+        case _Global(name), tuple() if name in _IGNORED_MAPPINGS:
+            return {}
     raise ValueError("a call with other arguments than torch.save writes")
 
 
@@ -429,15 +459,40 @@ def _view(persistent_id: Any) -> _View:
     return _View(_Storage(key, kind, numel), start)
 
 
-def _state_dict(held: Any) -> dict[str, _Tensor]:
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
-        held = held["state_dict"]
-    if not isinstance(held, dict):
+def _chosen(held: Any, choose: Choose) -> dict[str, _Tensor]:
+    tensors = _named_tensors(held)
+    if not tensors:
         raise _Refusal(f"holds no state dict; {_RESAVE}")
-    for name, value in held.items():
-        if not (isinstance(name, str) and isinstance(value, _Tensor)):
-            raise _Refusal(f"entry {_shown(name)} is not a named tensor; {_RESAVE}")
-    return held
+    return {name: tensors[name] for name in choose(tensors.keys())}
+
+
+def _named_tensors(held: Any) -> dict[str, _Tensor]:
+    """The tensors in a container and in those within it, each container once."""
+    tensors: dict[str, _Tensor] = {}
+    seen: set[int] = set()
+    waiting = [("", held, 0)]
+    while waiting:
+        prefix, container, depth = waiting.pop()
+        if isinstance(container, dict):
+            items = list(container.items())
+        elif isinstance(container, list | tuple) and not isinstance(container, _Tensor):
+            items = list(enumerate(container))
+        else:
+            continue
+        if depth > _MAX_DEPTH or id(container) in seen:
+            continue
+        seen.add(id(container))
+        inner = []
+        for key, value in items:
+            name = f"{prefix}{key}"
+            if len(name) > _MAX_NAME:
+                raise _damaged(f"a name of over {_MAX_NAME} characters")
+            if not isinstance(value, _Tensor):
+                inner.append((f"{name}.", value, depth + 1))
+            elif tensors.setdefault(name, value) is not value:
+                raise _damaged(f"two tensors are called {_shown(name)}")
+        waiting += reversed(inner)
+    return tensors
 
 
 def _checked(tensors: dict[str, _Tensor], size: int) -> dict[str, _Tensor]:

@@ -5,7 +5,8 @@ them is translated, what the network holds is listed by them.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,17 @@ from wsss_jax.interop.torch_names import to_flax
 
 REPORT_FILE = "init.txt"
 CLASSIFIERS = {1: "fc8.weight", 2: "decoder.last_conv.8.weight"}  # by phase; (C, ...)
-_COUNTER = ".num_batches_tracked"
+_COUNTERS = ("num_batches_tracked", "n_averaged")
+# Parts of names that wrappers put in: DataParallel, torch.compile, FSDP, checkpointing.
+_WRAPPERS = (
+    *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+    *("_forward_module", "_dist_wrapped_module"),
+)
+# The first block of a name that only a network of ours (or torchvision's ResNet) has.
+_BLOCK = re.compile(r"(?:^|\.)(?P<block>(?:conv1a|b2|backbone)\.|layer1\.0\.conv1\.)")
+_AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|teacher|momentum)(?:[._]|$)")
+_OPTIMIZER = re.compile(r"(?:^|[._])(?:optim\w*|grads?|gradients?)(?:[._]|$)")
+_SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 6  # tensors of a module are named one by one up to here
 
 
@@ -41,6 +52,18 @@ class Weights(NamedTuple):
     exceeds: tuple[str, ...] = ()
 
 
+class Network(NamedTuple):
+    """Where a network lies in a file.
+
+    Attributes:
+      names: name of a tensor in the file -> its name in the network.
+      note: what else the file holds of it, to be told; may be empty.
+    """
+
+    names: dict[str, str]
+    note: str
+
+
 class Report(NamedTuple):
     """What became of every tensor: (name, shape, reason) each, the reason "" for `loaded`."""
 
@@ -53,10 +76,10 @@ class Report(NamedTuple):
 def read(path: Path) -> Weights:
     """Reads a file of weights; what wrote it is seen from its content.
 
-    PyTorch checkpoints of either phase (`.pth`, zip or legacy, `state_dict` inside or not, with or
-    without the prefix `module.`), `.safetensors` with the same names, the ImageNet weights of
-    ResNet38 (`ilsvrc-cls_rna-a1_cls1000_ep-0001.params`, MXNet) and of ResNet-101 (torchvision),
-    and DeepLab checkpoints (`deeplab-resnet.pth.tar`).
+    PyTorch checkpoints of either phase (`.pth`, zip or legacy, in whatever containers and wrappers,
+    see `find_network`), `.safetensors` with the same names, the ImageNet weights of ResNet38
+    (`ilsvrc-cls_rna-a1_cls1000_ep-0001.params`, MXNet) and of ResNet-101 (torchvision), and DeepLab
+    checkpoints (`deeplab-resnet.pth.tar`).
 
     Raises:
       InputError: no such file, or it is damaged, hostile, or holds something else.
@@ -70,26 +93,99 @@ def read(path: Path) -> Weights:
         arrays = mxnet_files.to_torch_names(mxnet_files.load(path))
         kind, lacks, exceeds = "ImageNet weights, MXNet", ("fc8.",), ("linear1000_",)
         return Weights(path, kind, _float32(path, arrays), lacks, exceeds)
+    network = Network({}, "")
+
+    def choose(names: Collection[str]) -> Collection[str]:
+        nonlocal network
+        network = find_network(path, names)
+        return network.names.keys()
+
     if head[8:] == b"{" or path.suffix == ".safetensors":
-        kind, arrays = "safetensors", _load_safetensors(path)
+        kind, arrays = "safetensors", _load_safetensors(path, choose)
     else:
-        kind, arrays = "PyTorch", torch_files.load(path)
-    arrays = {k: v for k, v in arrays.items() if not k.endswith(_COUNTER)}
-    if arrays and all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): value for name, value in arrays.items()}
-    arrays = _float32(path, arrays)
+        kind, arrays = "PyTorch", torch_files.load(path, choose)
+    kind += network.note
+    arrays = _float32(path, {network.names[name]: array for name, array in arrays.items()})
     if "layer1.0.conv1.weight" in arrays:
         arrays = {k if k.startswith("fc.") else f"backbone.{k}": v for k, v in arrays.items()}
         return Weights(path, f"ImageNet weights, {kind}", arrays, ("aspp.", "decoder."), ("fc.",))
     return Weights(path, kind, arrays)
 
 
-def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
+def find_network(path: Path, names: Collection[str]) -> Network:
+    """Finds one of our networks among the tensors of a file.
+
+    People save networks inside of others (Lightning's `model.`), wrapped (`module.` of DataParallel
+    and of averaged models, `_orig_mod.` of torch.compile) and in containers (`state_dict`), beside
+    optimizers and running averages of the weights. The network is where its blocks are; the weights
+    as they were trained are preferred to averages of them.
+
+    Args:
+      path: of the file, for the message.
+      names: of all its tensors, containers and all.
+
+    Raises:
+      InputError: none there, or several.
+    """
+    places = dict.fromkeys(place for name in names if (place := _place(name)) is not None)
+    trained = [place for place in places if not _AVERAGE.search(place)]
+    if not places:
+        some = ", ".join(list(names)[:3])
+        raise InputError(
+            f"{path}: holds neither ResNet38 nor DeepLabV3+ (it has {some or 'nothing'}); name "
+            "a checkpoint of phase 1 or 2"
+        )
+    if len(trained) > 1 or (len(places) > 1 and not trained):
+        listed = ", ".join(place.rstrip(".") or "the top" for place in trained or places)
+        raise InputError(
+            f"{path}: holds several networks ({listed}): save the one to use by "
+            "torch.save(model.state_dict(), path), and give that file"
+        )
+    chosen = trained[0] if trained else next(iter(places))
+    beside = [place for place in places if place != chosen]
+    ours: dict[str, str] = {}
+    for name in names:
+        other = any(name.startswith(place) for place in beside if place)
+        if other or not name.startswith(chosen) or _OPTIMIZER.search(name):
+            continue
+        parts = [part for part in name[len(chosen) :].split(".") if part not in _WRAPPERS]
+        if parts[-1] not in _COUNTERS:
+            ours[name] = ".".join(parts)
+    if len(set(ours.values())) < len(ours):
+        raise InputError(
+            f"{path}: holds two tensors of one name, with and without wrappers: save the network "
+            "alone by torch.save(model.state_dict(), path), and give that file"
+        )
+    listed = ", ".join(place.rstrip(".") for place in beside)
+    note = f", not the averages beside it ({listed})" if beside else ""
+    return Network(ours, note)
+
+
+def _place(name: str) -> str | None:
+    """What comes before a block of our networks in the name of a tensor; None for others."""
+    found = _BLOCK.search(name)
+    if found is None or _OPTIMIZER.search(name, 0, found.start("block")):
+        return None
+    return name[: found.start("block")]
+
+
+def _load_safetensors(
+    path: Path, choose: Callable[[Collection[str]], Collection[str]]
+) -> dict[str, np.ndarray]:
+    arrays = {}
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name in choose(file.keys()):
+                kind = file.get_slice(name).get_dtype()
+                if kind not in _SAFETENSORS_FLOATS:
+                    raise InputError(
+                        f"{path}: {name} holds {kind}, which is not read as weights; save floats "
+                        "of 16 or 32 bits"
+                    )
+                arrays[name] = file.get_tensor(name)
     except safetensors.SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); copy it anew") from error
+    return arrays
 
 
 def _float32(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -222,7 +222,7 @@ def _exceeded_by_a_quarter(values: list[float]) -> float:
 
 def _read_images(folder: Path) -> np.ndarray:
     """The PNGs of a folder in sorted order, (N, H, W, 3) uint8."""
-    paths = sorted(folder.glob("*.png"))
+    paths = list(folders.find_pngs(folder).values()) if folder.is_dir() else []
     if not paths:
         raise InputError(f"config.images: no PNG in {folder}; name a folder of patches")
     images = [folders.read_image(path, None) for path in paths]

@@ -35,7 +35,7 @@ def places(
       per_class: numbers of a class, at most.
     """
     found: list[Place] = []
-    apart = max(labels.shape) / 4
+    apart = max(labels.shape) / per_class
     for value in range(num_classes):
         inside = np.pad((labels == value).astype(np.uint8), 1)
         room = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]

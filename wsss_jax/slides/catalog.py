@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wsss_jax.errors import InputError
+from wsss_jax.slides import dicom
+from wsss_jax.slides.dicom import is_hidden
 
 ENDINGS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu"),
@@ -19,6 +22,7 @@ RESERVED = (
     *("index.html", "areas.csv", "ratios.csv", "failed.txt", "networks.json"),
     *("config.json", "dataset.json", ".", ".."),
 )
+_KEY_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the files with the pixels
 _END = 1 << 20  # bytes of each end of a file that its checksum covers
 
 
@@ -39,8 +43,9 @@ class SlideFile(NamedTuple):
 def find(slides: str) -> list[Path]:
     """The slides that a text names: paths and patterns (`*`, `?`, `**`), separated by commas.
 
-    A folder stands for the files in it that end like slides, and for folders in it with .dcm files;
-    if it has .dcm files itself, it is one slide.
+    A folder stands for the files in it that end like slides and for the DICOM slides in it and in
+    its folders. All .dcm files of a series are one slide: the folder if it has no other slides,
+    else the first of them. Hidden files are passed over unless they are named in full.
 
     Returns:
       each path once, in the order of the text, sorted within a pattern.
@@ -54,8 +59,8 @@ def find(slides: str) -> list[Path]:
         whole = Path(text)
         if whole.name in ("", ".."):
             whole = whole.resolve()  # a folder's name is that of its results
-        if whole.is_dir() and not _is_dicom(whole):
-            inside = [path for path in sorted(whole.iterdir()) if _looks_like_slide(path)]
+        if whole.is_dir():
+            inside = _in_folder(whole)
             if not inside:
                 raise InputError(
                     f"config.slides: the folder {text} has no file that ends like a slide "
@@ -64,26 +69,71 @@ def find(slides: str) -> list[Path]:
         elif whole.exists():
             inside = [whole]
         else:
-            inside = sorted(map(Path, glob.glob(text, recursive=True)))
-            if not inside:
+            named = [
+                path for path in map(Path, glob.glob(text, recursive=True)) if not is_hidden(path)
+            ]
+            if not named:
                 raise InputError(f"config.slides: there is no {text}: correct --config.slides")
+            inside = sorted(slide for path in named for slide in _dicom_slides(path) or [path])
         found.update(dict.fromkeys(inside))
     if not found:
         raise InputError("config.slides names no slide: set --config.slides='slides/*.svs'")
-    return list(found)
+    return _without_parts(list(found))
 
 
-def _is_dicom(path: Path) -> bool:
-    # Not of a folder that cannot be read, which says so itself when it is named.
-    readable = path.is_dir() and os.access(path, os.R_OK | os.X_OK)
-    return readable and any(member.suffix.lower() == ".dcm" for member in path.iterdir())
+def _in_folder(folder: Path) -> list[Path]:
+    slides = other_slides(folder)
+    for path in folder.iterdir():
+        slides.extend(() if is_hidden(path) else _dicom_slides(path))
+    return sorted([*slides, *_dicom_slides(folder, alone=not slides)])
 
 
-def _looks_like_slide(path: Path) -> bool:
-    if path.name.startswith("."):
-        return False
+def other_slides(folder: Path) -> list[Path]:
+    """The files of a folder that end like slides, but for DICOM and for parts of other slides."""
     # A link that leads nowhere is no file, but it is to be reported, not passed over.
-    return _is_dicom(path) or (not path.is_dir() and path.suffix.lower() in ENDINGS)
+    slides = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in ENDINGS
+        and path.suffix.lower() != ".dcm"
+        and not path.is_dir()
+        and not is_hidden(path)
+    ]
+    key_files = [path for path in slides if path.suffix.lower() in _KEY_FILES]
+    parts = {part for path in key_files for part in _named_in(path)}
+    return [path for path in slides if path not in parts]
+
+
+def _dicom_slides(folder: Path, alone: bool | None = None) -> list[Path]:
+    """The slides of a folder with DICOM: itself if that is one slide, else a file of each.
+
+    Args:
+      folder: any path; what is no folder, or has no DICOM, has no slides.
+      alone: whether nothing else stands in it; None: to be seen, what does is added.
+    """
+    # Not of a folder that cannot be read, which says so itself when it is named.
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+        return []
+    found = dicom.files_in(folder)
+    others = other_slides(folder) if alone is None and any(found) else []
+    if any(found) and len(found.slides) < 2 and not others and alone is not False:
+        return [folder]
+    return [*others, *(files[0] for files in found.slides), *found.unreadable]
+
+
+def _without_parts(paths: list[Path]) -> list[Path]:
+    """The paths without .dcm files of a series that an earlier one is, or is of."""
+    kept, known = [], set()
+    for path in paths:
+        first, series = path, ""
+        if path.is_dir():
+            first = next((files[0] for files in dicom.files_in(path).slides), path)
+        if first.suffix.lower() == ".dcm":
+            series = dicom.series_of(first)
+        if not series or (first.parent, series) not in known:
+            kept.append(path)
+        known.add((first.parent, series))
+    return kept
 
 
 def files(paths: Sequence[Path], slide_mpp: float, table: dict[str, float]) -> list[SlideFile]:
@@ -103,7 +153,8 @@ def files(paths: Sequence[Path], slide_mpp: float, table: dict[str, float]) -> l
 def _names(paths: Sequence[Path]) -> list[str]:
     """The shortest of stem, file name, ... that no other slide could have, whatever the case.
 
-    Bytes of a file name that are no text (a Latin-1 "ä" on Linux) become "_".
+    Bytes of a file name that are no text (a Latin-1 "ä" on Linux) become "_". Some file systems
+    tell neither cases nor the two ways of writing "ä" in Unicode apart.
     """
     forms = [
         (
@@ -117,22 +168,55 @@ def _names(paths: Sequence[Path]) -> list[str]:
     forms = [[re.sub("[\ud800-\udfff]", "_", name) for name in of_slide] for of_slide in forms]
     counts = Counter(RESERVED)
     for of_slide in forms:
-        counts.update({name.casefold() for name in of_slide})
+        counts.update({_folded(name) for name in of_slide})
     return [
-        next((name for name in of_slide if counts[name.casefold()] == 1), of_slide[-1])
+        next((name for name in of_slide if counts[_folded(name)] == 1), of_slide[-1])
         for of_slide in forms
     ]
 
 
-def content(path: Path) -> dict[str, int | str]:
-    """What tells a slide's content from another's: bytes, and CRC-32 of the ends of its files.
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
-    A slide in several files has them in its folder, or in the folder with its stem (.mrxs).
+
+def members(path: Path) -> list[Path]:
+    """The files of a slide: its own, and those it has in its folder; hidden ones do not count.
+
+    A slide in several files has them in its folder, in the folder with its stem (.mrxs), or beside
+    it (.dcm of one series, those that .vms and .vmu name).
     """
+    if path.suffix.lower() in _KEY_FILES:
+        return [path, *_named_in(path)]
+    if path.suffix.lower() == ".dcm" and path.is_file():
+        return dicom.files_of(path)
     folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path
-    members = sorted(folder.iterdir()) if folder.is_dir() else []
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        *([] if path.is_dir() else [path]),
+        *(member for member in inside if not is_hidden(member) and not member.is_dir()),
+    ]
+
+
+def _named_in(key_file: Path) -> list[Path]:
+    """What a key file of Hamamatsu's names (ImageFile=x.jpg), as far as it exists."""
+    if not key_file.is_file():
+        return []
+    lines = key_file.read_bytes()[:_END].decode("utf-8", "replace").splitlines()
+    values = (line.partition("=")[2].strip() for line in lines)
+    return [key_file.parent / name for name in values if _exists(key_file.parent / name)]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):  # no name of a file at all
+        return False
+
+
+def content(path: Path) -> dict[str, int | str]:
+    """What tells a slide's content from another's: bytes, and CRC-32 of the ends of its files."""
     size, checksum = 0, 0
-    for member in [path, *members]:
+    for member in members(path):
         if member.is_file():
             length = member.stat().st_size
             with member.open("rb") as file:

@@ -10,7 +10,15 @@ import numpy as np
 
 from wsss_jax.doctor import Finding
 from wsss_jax.errors import InputError
-from wsss_jax.slides import memory, networks, outputs, parts, provenance, stitching, tissue_map
+from wsss_jax.slides import (
+    memory,
+    networks,
+    outputs,
+    parts,
+    provenance,
+    stitching,
+    tissue_search,
+)
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.reading import Slide, View, check_mpp, open_slide
 from wsss_jax.wording import two_digits
@@ -54,7 +62,9 @@ def _description(slide: Slide) -> Iterator[Finding]:
         yield Finding("objective", f"{slide.objective_power:g}x")
     if slide.mpp is not None:
         source = "metadata" if slide.mpp == slide.metadata_mpp else "config.slide_mpp"
-        yield Finding("mpp", f"{slide.mpp:g} micrometers per pixel of level 0, by {source}")
+        across, down = slide.mpp_xy
+        size = f"{slide.mpp:g}" if across == down else f"{across:g} x {down:g}"
+        yield Finding("mpp", f"{size} micrometers per pixel of level 0, by {source}")
         for warning in slide.warnings:
             yield Finding("note", warning)
 
@@ -71,17 +81,19 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
         text = "unknown: set --config.mpp=1.0 (10x), 0.5 (20x) or 0.25 (40x), or --config.phase2"
         yield Finding("networks' mpp", text, True)
         return
-    view = View(slide, config.mpp)
+    view = View(slide, config.mpp, config.resampling)
     if view.warning:
         yield Finding("note", view.warning)
     size = f"{view.width} x {view.height} pixels at {view.mpp:g} micrometers per pixel"
     yield Finding("map", size)
     file = SlideFile(slide.path, slide.name, None)
-    mask_file = tissue_map.mask_file_of(config.tissue.source, file)
+    mask_file = tissue_search.mask_file_of(config.tissue.source, file)
     begun = time.monotonic()
     overview, factor = view.overview(outputs.OVERVIEW)
-    tissue = tissue_map.find_tissue(config, view, overview, factor, mask_file)
+    tissue, note = tissue_search.find_tissue(config, view, overview, factor, mask_file)
     share = tissue.area() / (view.width * view.height)
+    if note:
+        yield Finding("note", note)
     yield Finding("tissue", f"{share:.1%} of the slide, in {time.monotonic() - begun:.1f} s")
     tiles = stitching.plan(
         view.width,

@@ -4,67 +4,30 @@ OpenSlide opens what it knows, tifffile the TIFF files that OpenSlide misses or 
 wsidicom (optional) the DICOM that OpenSlide does not take, Pillow plain pictures.
 """
 
+import contextlib
 import dataclasses
-import functools
-import math
-import struct
-import threading
-import warnings
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import openslide
 import tifffile
-from PIL import Image
+from PIL import ExifTags, Image
 
+from data.pictures import lay_on_white, open_picture, turn_upright
 from wsss_jax.errors import InputError
-from wsss_jax.slides.blocks import Cache, paste, white
-
-_SEGMENT_BYTES = 128 << 20
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_JPEG = (6, 7, 33007, 34892)  # compressions of TIFF that share tables
-_PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-_CONVERT = "convert it, e.g. with vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
-_MICROMETERS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-# What the libraries raise on damaged files; wsidicom's own errors join where it is imported.
-UNREADABLE = (
-    openslide.OpenSlideError,
-    ElementTree.ParseError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    LookupError,
-    SyntaxError,
-    struct.error,
+from wsss_jax.files import check_regular
+from wsss_jax.slides import catalog, tiff
+from wsss_jax.slides.dicom import open_dicom
+from wsss_jax.slides.opened import (
+    CONVERT,
+    Opened,
+    check_size,
+    keep_levels,
+    number,
+    one_line,
 )
 
-_Read = Callable[[int, int, int, int, int], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """What a library makes of a file.
-
-    `sizes` are (width, height) of each level, the largest first. `read(level, x, y, width, height)`
-    is only called for regions inside the level, by several threads. `mpp` is what the file says,
-    plausible or not. A pyramid is not `complete` if tiles were left out of it, which OpenSlide
-    fills from other levels. `notes` are sentences on what is odd, for the slide's warnings.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
-    read: _Read
-    close: Callable[[], None]
-    vendor: str
-    mpp: tuple[float, float] | None = None
-    objective_power: float | None = None
-    bounds: tuple[int, int, int, int] | None = None
-    errors: tuple[type[Exception], ...] = UNREADABLE
-    complete: bool = True
-    notes: tuple[str, ...] = ()
+_PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 def open_file(path: Path) -> Opened:
@@ -80,38 +43,57 @@ def open_file(path: Path) -> Opened:
     try:
         folder = path.is_dir()
         if not folder:
+            if path.exists():
+                check_regular(path)
             with path.open("rb") as file:
                 head = file.read(132)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; correct the path") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; make the file readable") from error
-    if folder:
-        return _open_dicom(path)
-    if not head:
+    if not folder and not head:
         raise InputError(f"{path}: an empty file; copy the slide again")
-    dicom = head[128:] == b"DICM"
-    try:
-        vendor = openslide.OpenSlide.detect_format(str(path))
-        if vendor == "generic-tiff":
-            return _open_generic_tiff(path)
-        if vendor == "aperio":
-            return _by_tifffile(path, _open_openslide(path, vendor))
-        if vendor is not None:
-            return _open_openslide(path, vendor)
-        if head[:4] in _TIFF_MAGIC:
-            return _open_tiff(path)
-        if head.startswith(_PICTURE_MAGIC):
-            return _open_picture(path)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        if not dicom:
+    with contextlib.ExitStack() as stack:
+        try:
+            if folder and (others := catalog.other_slides(path)):
+                raise InputError(
+                    f"{path}: a folder with other slides than DICOM ({min(others).name}); name "
+                    "one slide"
+                )
+            if folder or head[128:] == b"DICM":
+                opened = open_dicom(path, _open_openslide)
+            else:
+                opened = _open(path, head)
+            stack.callback(opened.close)  # unless all is well
+            size = sum(file.stat().st_size for file in catalog.members(path) if file.is_file())
+            check_size(path, opened.sizes, size)
+            opened = keep_levels(opened)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # the libraries raise of every kind on damaged files
             raise InputError(
                 f"{path}: damaged or cut short ({one_line(error)}); copy the slide again"
             ) from error
-    if dicom:
-        return _open_wsidicom(path)
+        stack.pop_all()
+    return opened
+
+
+def _open(path: Path, head: bytes) -> Opened:
+    if head[:4] in tiff.MAGIC:
+        tiff.check_header(path)
+    for member in catalog.members(path):
+        check_regular(member)
+    vendor = openslide.OpenSlide.detect_format(str(path))
+    if vendor == "generic-tiff":
+        return _open_generic_tiff(path)
+    if vendor == "aperio":
+        return _by_tifffile(path, _open_openslide(path, vendor))
+    if vendor is not None:
+        return _open_openslide(path, vendor)
+    if head[:4] in tiff.MAGIC:
+        return tiff.open_tiff(path)
+    if head.startswith(_PICTURE_MAGIC):
+        return _open_picture(path)
     raise InputError(
         f"{path}: not a slide, whatever its name says; give a slide that OpenSlide or tifffile "
         "reads, DICOM, PNG or JPEG"
@@ -119,18 +101,25 @@ def open_file(path: Path) -> Opened:
 
 
 def _open_generic_tiff(path: Path) -> Opened:
-    """By OpenSlide if it can; but it reads neither the levels in SubIFDs nor OME's metadata."""
+    """By OpenSlide if it can; it reads neither levels in SubIFDs nor OME's metadata.
+
+    Nor does it see any picture but the first; it takes every fourth sample for transparency, and
+    of 16 bits the upper 8.
+    """
     with tifffile.TiffFile(path) as file:
-        ome, levels = file.is_ome, len(file.series[0].levels)
-    if not ome:
-        try:
-            opened = _open_openslide(path, "generic-tiff")
-        except openslide.OpenSlideError:
-            return _open_tiff(path)  # which knows more compressions
-        if len(opened.sizes) >= levels:
-            return _by_tifffile(path, opened)
-        opened.close()
-    return _open_tiff(path)
+        slide, notes = tiff.find_slide(path, file)
+        first = slide.pages[0].offset == file.pages[0].offset
+        if file.is_ome or not first or not tiff.is_plain(slide):
+            return tiff.open_tiff(path)
+    try:
+        opened = _open_openslide(path, "generic-tiff")
+    except openslide.OpenSlideError:
+        return tiff.open_tiff(path)  # which knows more compressions
+    opened = dataclasses.replace(keep_levels(opened), notes=notes)
+    if len(opened.sizes) >= len(slide.pages):
+        return _by_tifffile(path, opened)
+    opened.close()
+    return tiff.open_tiff(path)
 
 
 def _by_tifffile(path: Path, opened: Opened) -> Opened:
@@ -141,9 +130,11 @@ def _by_tifffile(path: Path, opened: Opened) -> Opened:
     borders of blocks would show. tifffile is exact, and decodes JPEG two to three times as fast.
     """
     try:
-        exact = _open_tiff(path)
-    except UNREADABLE:
-        return opened  # a kind that only OpenSlide knows
+        exact = tiff.open_tiff(path)
+    except MemoryError:
+        raise
+    except Exception:  # a kind that only OpenSlide knows: it says what is wrong, if anything is
+        return opened
     if exact.sizes != opened.sizes or not exact.complete:
         exact.close()
         return opened
@@ -187,232 +178,26 @@ def _open_openslide(path: Path, vendor: str) -> Opened:
     )
 
 
-def _open_tiff(path: Path) -> Opened:
-    file = tifffile.TiffFile(path)
-    try:
-        # OME-TIFF may hold a label or a macro image before the slide.
-        series = max(file.series, key=_pixels) if file.is_ome else file.series[0]
-        # A macro image is far smaller than a section.
-        sections = sum(16 * _pixels(other) > _pixels(series) for other in file.series)
-        note = f"it holds {sections} large images; only the largest is used"
-        cache, lock = Cache(_SEGMENT_BYTES), threading.Lock()
-        readers = [_tiff_level(path, file, lock, level, cache) for level in series.levels]
-        pages = [level.keyframe for level in series.levels]
-        return Opened(
-            sizes=tuple((page.imagewidth, page.imagelength) for page in pages),
-            read=lambda level, *region: readers[level](level, *region),
-            close=file.close,
-            vendor="ome-tiff" if file.is_ome else "tiff",
-            mpp=_ome_mpp(file.ome_metadata, series) if file.is_ome else _tag_mpp(series.keyframe),
-            complete=all(
-                all(page.databytecounts) for level in series.levels for page in level.pages
-            ),
-            notes=(note,) if file.is_ome and sections > 1 else (),
-        )
-    except BaseException:
-        file.close()
-        raise
-
-
-def _tiff_level(
-    path: Path,
-    file: tifffile.TiffFile,
-    lock: threading.Lock,
-    level: tifffile.TiffPageSeries,
-    cache: Cache,
-) -> _Read:
-    """Reads a level by its tiles or strips; channels are interleaved, in planes or in pages.
-
-    Raises:
-      InputError: it is not 8-bit gray, RGB or RGBA, its tiles or strips are too large, or some
-        lie beyond the end of the file.
-    """
-    page = level.keyframe
-    width, height = page.imagewidth, page.imagelength
-    plain = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK)
-    # The decoder of JPEG turns it into RGB; that of JPEG 2000 does not, and Aperio's (33003) is
-    # YCbCr whatever it says.
-    plain = plain and page.compression != tifffile.COMPRESSION.APERIO_JP2000_YCBC
-    encoded = page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression in _JPEG
-    channels = page.samplesperpixel * len(level.pages)
-    if (
-        page.dtype != np.uint8
-        or channels not in (1, 3, 4)
-        or math.prod(level.shape) != width * height * channels
-        or not (plain or encoded)
-    ):
-        raise InputError(
-            f"{path}: {level.axes} {level.shape} of {page.dtype} ({page.photometric.name}); "
-            "save it as one 8-bit RGB picture"
-        )
-    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
-    tall = min(tall, height)
-    if tall * wide * page.samplesperpixel > _SEGMENT_BYTES:
-        raise InputError(
-            f"{path}: {width} x {height} pixels in pieces of {wide} x {tall}, which need too much "
-            f"memory; {_CONVERT}"
-        )
-    across = -(-width // wide)
-    planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
-    step = across * -(-height // tall)
-    # Looked up here: these properties read the file when they are first used.
-    sources = [
-        (member.dataoffsets, member.databytecounts, plane * step, _decoder(member))
-        for member in level.pages
-        for plane in range(planes)
-    ]
-    ends = (max(map(sum, zip(offsets, counts, strict=True))) for offsets, counts, _, _ in sources)
-    if max(ends) > file.filehandle.size:
-        raise InputError(f"{path}: cut short; copy the slide again")
-
-    def segment(row: int, column: int) -> np.ndarray:
-        parts = []
-        for offsets, counts, first, decode in sources:
-            index = first + row * across + column
-            if not counts[index]:
-                return white(tall, wide)
-            with lock:
-                file.filehandle.seek(offsets[index])
-                data = file.filehandle.read(counts[index])
-            parts.append(decode(data, index)[0][0])
-        pixels = np.concatenate(parts, axis=-1)
-        if channels == 4:
-            return _on_white(Image.fromarray(pixels))
-        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-    def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        image = white(height, width)
-        for row in range(y // tall, -(-(y + height) // tall)):
-            for column in range(x // wide, -(-(x + width) // wide)):
-                make = functools.partial(segment, row, column)
-                part = cache.get((level, row, column), make)
-                paste(image, x, y, part, column * wide, row * tall)
-        return image
-
-    return read
-
-
-def _decoder(page: tifffile.TiffPage | tifffile.TiffFrame) -> Callable[..., tuple]:
-    decode = page.keyframe.decode
-    if page.keyframe.compression in _JPEG:
-        tables, header = page.jpegtables, page.keyframe.jpegheader
-        return functools.partial(decode, jpegtables=tables, jpegheader=header)
-    return decode
-
-
-def _tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    unit = {2: 25400.0, 3: 1e4}.get(page.tags.valueof("ResolutionUnit", 1))
-    rates = [page.tags.valueof(tag) for tag in ("XResolution", "YResolution")]
-    if unit is None or not all(rate and rate[0] and rate[1] for rate in rates):
-        return None
-    horizontal, vertical = (unit * below / above for above, below in rates)
-    return horizontal, vertical
-
-
-def _pixels(series: tifffile.TiffPageSeries) -> int:
-    return series.keyframe.imagewidth * series.keyframe.imagelength
-
-
-def _ome_mpp(metadata: str, series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
-    root = ElementTree.fromstring(metadata)
-    images = [node for node in root.iter() if node.tag.endswith("Pixels")]
-    size = str(series.keyframe.imagewidth), str(series.keyframe.imagelength)
-    own = (node for node in images if (node.get("SizeX"), node.get("SizeY")) == size)
-    pixels = next(own, images[0])
-    sizes = []
-    for axis in "XY":
-        unit = _MICROMETERS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = number(pixels.get(f"PhysicalSize{axis}"))
-        if unit is None or size is None:
-            return None
-        sizes.append(unit * size)
-    return sizes[0], sizes[1]
-
-
 def _open_picture(path: Path) -> Opened:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            picture = Image.open(path)
-        except Image.DecompressionBombError as error:
-            raise InputError(f"{path}: too large to be read without tiles; {_CONVERT}") from error
-    with picture:
-        if picture.mode[0] in "IF":
-            raise InputError(f"{path}: more than 8 bits a channel; save it as 8-bit RGB")
-        if picture.has_transparency_data:
-            pixels = _on_white(picture.convert("RGBA"))
-        else:
-            pixels = np.asarray(picture.convert("RGB"))
+    try:
+        with open_picture(path, ("PNG", "JPEG")) as picture:
+            if picture.info["bits"] > 8:
+                raise InputError(f"{path}: more than 8 bits per channel; save it as 8-bit RGB")
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            pixels = lay_on_white(turn_upright(picture))
+    except InputError as error:
+        cause = error.__cause__
+        if isinstance(cause, Image.DecompressionBombError):
+            raise InputError(f"{path}: too large to be read without tiles; {CONVERT}") from cause
+        if cause is not None:
+            raise InputError(
+                f"{path}: damaged or cut short ({one_line(cause)}); copy the slide again"
+            ) from cause
+        raise
     return Opened(
         sizes=((pixels.shape[1], pixels.shape[0]),),
         read=lambda level, x, y, width, height: pixels[y : y + height, x : x + width],
         close=lambda: None,
         vendor="picture",
+        notes=("it is turned upright as its EXIF orientation says",) if turned else (),
     )
-
-
-def _open_dicom(folder: Path) -> Opened:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".dcm")
-    if not files:
-        raise InputError(f"{folder}: a folder without .dcm files; name a slide")
-    try:
-        # Any file leads OpenSlide to the others of its series.
-        vendor = openslide.OpenSlide.detect_format(str(files[0]))
-        if vendor == "dicom":
-            return _open_openslide(files[0], vendor)
-    except openslide.OpenSlideError:
-        pass  # wsidicom takes more kinds, and says what is wrong
-    return _open_wsidicom(folder)
-
-
-def _open_wsidicom(path: Path) -> Opened:
-    try:
-        import wsidicom
-        import wsidicom.errors
-    except ImportError as error:
-        raise InputError(
-            f"{path}: OpenSlide cannot read this DICOM; pip install wsidicom, or convert the slide"
-        ) from error
-    own = [kind for kind in vars(wsidicom.errors).values() if isinstance(kind, type)]
-    errors = (*UNREADABLE, *(kind for kind in own if issubclass(kind, Exception)))
-    try:
-        handle = wsidicom.WsiDicom.open(path)
-        levels = list(handle.pyramid)
-        mpp = handle.mpp
-    except errors as error:
-        raise InputError(
-            f"{path}: not a whole DICOM slide ({one_line(error)}); copy it again"
-        ) from error
-
-    def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        region = handle.read_region((x, y), levels[level].level, (width, height))
-        return np.asarray(region.convert("RGB"))
-
-    return Opened(
-        sizes=tuple((level.size.width, level.size.height) for level in levels),
-        read=read,
-        close=handle.close,
-        vendor="dicom",
-        mpp=(mpp.width, mpp.height),
-        errors=errors,
-    )
-
-
-def _on_white(rgba: Image.Image) -> np.ndarray:
-    """(h, w, 3) uint8 of an RGBA image laid on white."""
-    image = Image.new("RGB", rgba.size, "white")
-    image.paste(rgba, mask=rgba.getchannel("A"))
-    return np.asarray(image)
-
-
-def number(text: str | None) -> float | None:
-    """What a text says as a number; None if it says none."""
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error, for messages."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -216,13 +216,16 @@ def make_pictures(
     return pictures
 
 
-def describe(sources: Sources, folder: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    sources: Sources, folder: Path, made: Mapping[str, Any], tissue_note: str
+) -> dict[str, Any]:
     """What `slide.json` says of the slide, its networks and its map.
 
     Args:
       sources: as of `write_maps`.
       folder: of the slide.
       made: what `write_maps` returned.
+      tissue_note: one sentence on the tissue mask, or "".
     """
     config, dataset, networks, file, slide, view = sources
     pixels = [row["pixels"] for row in made["areas"][: dataset.num_classes]]
@@ -237,6 +240,7 @@ def describe(sources: Sources, folder: Path, made: Mapping[str, Any]) -> dict[st
         "format": slide.vendor,
         "levels": [[level.width, level.height] for level in slide.levels],
         "mpp": slide.mpp,
+        "mpp_xy": list(slide.mpp_xy),
         "metadata_mpp": slide.metadata_mpp,
         "objective_power": slide.objective_power,
         "bounds": list(slide.bounds),
@@ -247,7 +251,7 @@ def describe(sources: Sources, folder: Path, made: Mapping[str, Any]) -> dict[st
         "runs": {"phase1": config.phase1, "phase2": config.phase2},
         "warnings": [
             *slide.warnings,
-            *filter(None, [view.warning]),
+            *filter(None, [view.warning, tissue_note]),
             *provenance.warnings(networks.origins, config.mpp),
             *_polygon_warnings(folder, shares),
         ],

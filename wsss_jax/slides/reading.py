@@ -8,16 +8,19 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image
 
 from wsss_jax.errors import InputError
+from wsss_jax.files import check_regular
+from wsss_jax.slides import resampling
 from wsss_jax.slides.blocks import Cache, paste, white
-from wsss_jax.slides.formats import Opened, number, one_line, open_file
+from wsss_jax.slides.formats import open_file
+from wsss_jax.slides.opened import Opened, number, one_line
 
 _PLAUSIBLE_MPP = (0.05, 20.0)
 _BLOCK = 1024  # working pixels: 3 MB, and whole tiles of 256 and 512 where nothing is resampled
 _SOURCE = 4096  # a block never needs more level pixels than about the square of this
 _BLOCK_BYTES = 128 << 20  # two rows of blocks of a strip of 8192 columns, twice
+_SQUARE = 0.01  # metadata is rounded: sides of pixels that differ by this share are alike
 _SLACK = 1.01  # metadata is rounded: a level this much coarser than asked for still serves
 
 
@@ -38,8 +41,10 @@ class Slide:
       path: the file, or the folder of a DICOM slide.
       name: its name without the ending.
       levels: the pyramid; level 0 is the largest.
-      mpp: micrometers per level-0 pixel, the caller's if given, or None if nobody knows.
-      metadata_mpp: what the file says, the mean of both axes, or None if it says nothing plausible.
+      mpp: micrometers per level-0 pixel, the caller's if given, or None if nobody knows. Of pixels
+        that are not square it is the side of a square of their area.
+      mpp_xy: likewise, across and down; what geometry is computed with.
+      metadata_mpp: what the file says, or None if it says nothing plausible.
       objective_power: magnification of the objective, or None. It is no mpp: see `check_mpp`.
       vendor: scanner or format, such as "aperio", "generic-tiff", "ome-tiff", "dicom", "picture".
       bounds: (x, y, width, height) of what was scanned, in level-0 pixels; else the whole slide.
@@ -50,6 +55,7 @@ class Slide:
     name: str
     levels: tuple[Level, ...]
     mpp: float | None
+    mpp_xy: tuple[float, float] | None
     metadata_mpp: float | None
     objective_power: float | None
     vendor: str
@@ -83,7 +89,9 @@ class Slide:
             return white(height, width)
         try:
             found = self._opened.read(level, left, top, right - left, bottom - top)
-        except self._opened.errors as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # the libraries raise of every kind on damaged files
             raise InputError(
                 f"{self.path}: cannot be decoded at x {left}, y {top} of level {level} "
                 f"({one_line(error)}); copy the slide again, or leave it out"
@@ -134,31 +142,48 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
     (width, height), metadata = opened.sizes[0], opened.mpp
     notes = list(opened.notes)
     if metadata is not None and not all(map(_plausible, metadata)):
-        notes.append(f"its metadata says {metadata[0]:g} micrometers per pixel, which is absurd")
+        absurd = next(value for value in metadata if not _plausible(value))
+        notes.append(f"its metadata says {absurd:g} micrometers per pixel, which is absurd")
         metadata = None
     elif metadata is None and mpp is None:
         notes.append("no micrometers per pixel in its metadata")
-    elif metadata is not None and abs(metadata[0] / metadata[1] - 1) > 0.01:
+    metadata_mpp = None
+    if metadata is not None and abs(metadata[0] / metadata[1] - 1) > _SQUARE:
+        metadata_mpp = math.sqrt(metadata[0] * metadata[1])
         size = "{:g} x {:g}".format(*metadata)
-        notes.append(f"its pixels are not square ({size} micrometers); the mean is used")
-    metadata_mpp = sum(metadata) / 2 if metadata else None
-    if mpp is not None and metadata_mpp is not None and abs(mpp / metadata_mpp - 1) > 0.1:
-        notes.append(
-            f"its metadata says {metadata_mpp:g} micrometers per pixel, not the {mpp:g} that were "
-            f"set; {mpp:g} is used"
-        )
+        used = "each axis is resampled by its own" if mpp is None else f"{mpp:g} is used for both"
+        notes.append(f"its pixels are not square ({size} micrometers by its metadata); {used}")
+    elif metadata is not None:
+        metadata_mpp = sum(metadata) / 2
+        metadata = metadata_mpp, metadata_mpp
+        if mpp is not None and abs(mpp / metadata_mpp - 1) > 0.1:
+            notes.append(
+                f"its metadata says {metadata_mpp:g} micrometers per pixel, not the {mpp:g} that "
+                f"were set; {mpp:g} is used"
+            )
     return Slide(
         path=path,
         name=path.name if path.is_dir() else path.stem,
         levels=tuple(Level(*size, _downsample(opened.sizes[0], size)) for size in opened.sizes),
         mpp=metadata_mpp if mpp is None else mpp,
+        mpp_xy=metadata if mpp is None else (mpp, mpp),
         metadata_mpp=metadata_mpp,
         objective_power=opened.objective_power,
         vendor=opened.vendor,
-        bounds=opened.bounds or (0, 0, width, height),
+        bounds=_inside(opened.bounds, width, height),
         warnings=tuple(notes),
         _opened=opened,
     )
+
+
+def _inside(
+    bounds: tuple[int, int, int, int] | None, width: int, height: int
+) -> tuple[int, int, int, int]:
+    """What of `bounds` is on the slide; the whole slide if nothing is."""
+    x, y, wide, tall = bounds or (0, 0, width, height)
+    left, top = max(x, 0), max(y, 0)
+    wide, tall = min(x + wide, width) - left, min(y + tall, height) - top
+    return (left, top, wide, tall) if min(wide, tall) > 0 else (0, 0, width, height)
 
 
 def check_mpp(slide: Slide) -> float:
@@ -187,6 +212,8 @@ def mpp_table(path: Path) -> dict[str, float]:
       InputError: no such file or not such a table, a slide twice, or an absurd number.
     """
     table: dict[str, float] = {}
+    if Path(path).exists():
+        check_regular(path)
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True)
@@ -213,40 +240,42 @@ def mpp_table(path: Path) -> dict[str, float]:
 class View:
     """A slide at the working resolution.
 
-    Working pixel (i, j) covers the square of `scale` level-0 pixels a side whose upper left corner
-    is (i * scale, j * scale). Its value depends on nothing else: blocks of a fixed grid are
+    Working pixel (i, j) covers the rectangle of `scale` level-0 pixels whose upper left corner is
+    (i * scale[0], j * scale[1]). Its value depends on nothing else: blocks of a fixed grid are
     resampled, each with a margin, kept, and regions cut from them. Several threads may read.
 
     Attributes:
       slide: what is read.
-      mpp: micrometers per working pixel.
-      scale: level-0 pixels per working pixel.
+      mpp: micrometers per working pixel, which is square.
+      scale: level-0 pixels per working pixel, across and down.
       width, height: size in working pixels.
       warning: one sentence if the slide is coarser than `mpp`, else "".
     """
 
-    def __init__(self, slide: Slide, mpp: float):
+    def __init__(self, slide: Slide, mpp: float, resample: resampling.Method = "area"):
         """Looks at `slide` at `mpp` micrometers per pixel.
 
         Raises:
           InputError: the slide's mpp is unknown, or over twice `mpp`.
         """
-        slide_mpp = check_mpp(slide)
-        self.slide, self.mpp, self.scale = slide, mpp, mpp / slide_mpp
-        if self.scale < 0.5 / _SLACK:
+        check_mpp(slide)
+        across, down = slide.mpp_xy
+        self.slide, self.mpp, self.scale = slide, mpp, (mpp / across, mpp / down)
+        self.warning, coarsest = "", max(across, down)
+        if min(self.scale) < 0.5 / _SLACK:
             raise InputError(
-                f"{slide.path}: its {slide_mpp:g} micrometers per pixel are over twice the {mpp:g} "
+                f"{slide.path}: its {coarsest:g} micrometers per pixel are over twice the {mpp:g} "
                 "that the networks were trained at; scan it finer, or train at a coarser resolution"
             )
-        self.warning = ""
-        if self.scale < 0.9:
+        if min(self.scale) < 0.9:
             self.warning = (
-                f"its {slide_mpp:g} micrometers per pixel are coarser than the {mpp:g} that the "
+                f"its {coarsest:g} micrometers per pixel are coarser than the {mpp:g} that the "
                 "networks were trained at: it is enlarged, detail is missing"
             )
-        self.width = max(1, round(slide.width / self.scale))
-        self.height = max(1, round(slide.height / self.scale))
-        self._grid = _grid(slide, self.scale, self.width, self.height)
+        self.width = max(1, round(slide.width / self.scale[0]))
+        self.height = max(1, round(slide.height / self.scale[1]))
+        self._resample: resampling.Method = resample
+        self._grid = _grid(slide, self.scale, self.width, self.height, resample)
         self._blocks = Cache(_BLOCK_BYTES)
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -283,7 +312,8 @@ class View:
         """
         factor = max(1.0, max(self.width, self.height) / longest)
         width, height = (max(1, round(size / factor)) for size in (self.width, self.height))
-        grid = _grid(self.slide, self.scale * factor, width, height)
+        scale = self.scale[0] * factor, self.scale[1] * factor
+        grid = _grid(self.slide, scale, width, height, self._resample)
         image = white(height, width)
         for top in range(0, height, grid.side):
             for left in range(0, width, grid.side):
@@ -293,55 +323,59 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
-    """A level resampled in square blocks of `side` pixels, `ratio` level pixels per pixel."""
+    """A level resampled in square blocks of `side` pixels.
+
+    `ratio` is level pixels per pixel, across and down.
+    """
 
     level: int
-    ratio: float
+    ratio: tuple[float, float]
     width: int
     height: int
     side: int
+    resample: resampling.Method
 
 
-def _grid(slide: Slide, scale: float, width: int, height: int) -> _Grid:
-    fine = [i for i, level in enumerate(slide.levels) if level.downsample <= scale * _SLACK]
+def _grid(
+    slide: Slide,
+    scale: tuple[float, float],
+    width: int,
+    height: int,
+    resample: resampling.Method,
+) -> _Grid:
+    least = min(scale) * _SLACK
+    fine = [i for i, level in enumerate(slide.levels) if level.downsample <= least]
     level = max(fine, key=lambda i: slide.levels[i].downsample, default=0)
-    ratio = scale / slide.levels[level].downsample
     # Below half a pixel of drift over the whole slide the nearest neighbor of every pixel is the
     # pixel itself. Resampling would shift by less than that and blur in bands.
-    if abs(ratio - 1) * max(width, height) < 0.5:
-        ratio = 1.0
+    longest = max(width, height)
+    across, down = (along / slide.levels[level].downsample for along in scale)
+    ratio = tuple(1.0 if abs(r - 1) * longest < 0.5 else r for r in (across, down))
     side = _BLOCK
-    while side > 1 and side * ratio > _SOURCE:
+    while side > 1 and side * max(ratio) > _SOURCE:
         side //= 2
-    return _Grid(level, ratio, width, height, side)
+    return _Grid(level, ratio, width, height, side, resample)
 
 
 def _block(slide: Slide, grid: _Grid, x: int, y: int) -> np.ndarray:
     """The block with the upper left corner (x, y), cropped to the grid's size; uint8 RGB."""
     width, height = min(grid.side, grid.width - x), min(grid.side, grid.height - y)
     level = slide.levels[grid.level]
-    # The triangle filter reaches `ratio` level pixels beyond the box, one when enlarging.
-    margin = 0 if grid.ratio == 1 else math.ceil(max(grid.ratio, 1.0)) + 1
-    left, right, columns = _span(x, width, grid.ratio, margin, level.width)
-    top, bottom, rows = _span(y, height, grid.ratio, margin, level.height)
+    left, right, columns = _span(x, width, grid.ratio[0], level.width)
+    top, bottom, rows = _span(y, height, grid.ratio[1], level.height)
     source = slide.read(grid.level, left, top, right - left, bottom - top)
     # Levels end up to a pixel of their own before the slide does; their border is repeated.
     missing = (max(0, math.ceil(rows[1]) - bottom), max(0, math.ceil(columns[1]) - right))
     if any(missing):
         source = np.pad(source, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (columns[0] - left, rows[0] - top, columns[1] - left, rows[1] - top)
-    if grid.ratio == 1:
-        x0, y0, x1, y1 = map(round, box)
-        return source[y0:y1, x0:x1]
-    # With `box`, Pillow's filter sees the margin; its support grows with the ratio (no aliasing).
-    resized = Image.fromarray(source).resize((width, height), Image.Resampling.BILINEAR, box)
-    return np.asarray(resized)
+    return resampling.resize(source, box, width, height, grid.ratio, grid.resample)
 
 
-def _span(
-    start: int, length: int, ratio: float, margin: int, size: int
-) -> tuple[int, int, tuple[float, float]]:
+def _span(start: int, length: int, ratio: float, size: int) -> tuple[int, int, tuple[float, float]]:
     """First and last (exclusive) level pixel to read along an axis, and the exact interval."""
+    # The triangle filter reaches `ratio` level pixels beyond the box, one when enlarging.
+    margin = 0 if ratio == 1 else math.ceil(max(ratio, 1.0)) + 1
     interval = (start * ratio, (start + length) * ratio)
     first = min(max(0, math.floor(interval[0]) - margin), size - 1)
     last = min(max(math.ceil(interval[1]) + margin, first + 1), size)

@@ -20,6 +20,11 @@ _RATIOS = {
     ),
 }
 
+_RESAMPLING = {
+    "area": "mean of the area that a pixel covers",
+    "triangle": "triangle filter over twice the area that a pixel covers",
+}
+
 
 def index_entry(
     summary: Mapping[str, Any], folder: str, dataset: Dataset
@@ -69,7 +74,7 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "File": Path(summary["file"]).name,
         "Format": summary["format"],
         "Size": f"{width:,} x {height:,} pixels, {counted(len(summary['levels']), 'level')}",
-        "Resolution": f"{used:g} µm per pixel ({'metadata' if used == known else 'given'})",
+        "Resolution": f"{_mpp_text(summary)} ({'metadata' if used == known else 'given'})",
         "Objective": f"{summary['objective_power']:g}x"
         if summary["objective_power"]
         else "unknown",
@@ -77,6 +82,7 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
     method = {
         "Working resolution": f"{settings['mpp']:g} µm per pixel",
+        "Resampling": _RESAMPLING[settings["resampling"]],
         "Size of the map": "{:,} x {:,} pixels".format(*summary["size"]),
         "Tiles": f"{summary['tiles']:,} of {tile} x {tile} pixels",
         "Stride": f"{stride} pixels ({1 - stride / tile:.0%} overlap)",
@@ -121,6 +127,13 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "Polygons": polygons,
         "Run": run,
     }
+
+
+def _mpp_text(summary: Mapping[str, Any]) -> str:
+    across, down = summary["mpp_xy"]
+    if across == down:
+        return f"{summary['mpp']:g} µm per pixel"
+    return f"{across:g} x {down:g} µm per pixel, not square"
 
 
 def _tissue_text(tissue: Mapping[str, Any]) -> str:

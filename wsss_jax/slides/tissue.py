@@ -1,18 +1,18 @@
 """Where a slide has tissue: found by color on its overview, or given as a mask image."""
 
-import warnings
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from data.pictures import open_picture, turn_upright
 from wsss_jax.errors import InputError
 
 # Saturation (0..255) of glass stays below the first, that of pale stroma above the second. Otsu's
 # threshold is held between them: on glass alone it would split noise, on tissue alone the tissue.
 _OTSU_LIMITS = (10, 25)
+_SPECK = 16  # pixels of the overview; what is smaller at its border is noise
 _DARKEST = 30  # largest channel; below it saturation is noise: frames, and what was not scanned
 
 
@@ -36,7 +36,8 @@ def detect(
       threshold: least saturation of tissue as HSV has it, 0..255, or "otsu" to choose it by slide.
       closing: radius in micrometers; narrower gaps in tissue are closed.
       min_tissue: square micrometers; smaller pieces of tissue are dropped.
-      min_hole: square micrometers; smaller pieces of glass become tissue.
+      min_hole: square micrometers; smaller pieces of glass become tissue, unless they touch the
+        border of the slide: those are no holes.
 
     Returns:
       (h, w) bool, True where there is tissue.
@@ -51,7 +52,7 @@ def detect(
         found, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
         threshold = min(max(found, _OTSU_LIMITS[0]), _OTSU_LIMITS[1])
     tissue = _closed((saturation > threshold) & (value > _DARKEST), round(closing / mpp))
-    tissue = ~_without_small(~tissue, min_hole / mpp**2, connectivity=4)
+    tissue = ~_without_small(~tissue, min_hole / mpp**2, connectivity=4, keep_border=True)
     return _without_small(tissue, min_tissue / mpp**2, connectivity=8)
 
 
@@ -64,59 +65,80 @@ def _closed(mask: np.ndarray, radius: int) -> np.ndarray:
     return closed[radius : radius + mask.shape[0], radius : radius + mask.shape[1]] > 0
 
 
-def _without_small(mask: np.ndarray, area: float, connectivity: int) -> np.ndarray:
-    """`mask` without its components of less than `area` pixels."""
+def _without_small(
+    mask: np.ndarray, area: float, connectivity: int, *, keep_border: bool = False
+) -> np.ndarray:
+    """`mask` without its components of less than `area` pixels.
+
+    With `keep_border` those at the border of the image, which go on beyond it, are dropped only if
+    they are noise.
+    """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         mask.astype(np.uint8), connectivity=connectivity
     )
     keep = stats[:, cv2.CC_STAT_AREA] >= area
+    if keep_border:
+        for border in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+            keep[border] |= stats[border, cv2.CC_STAT_AREA] >= _SPECK
     keep[0] = False  # what is not in the mask
     return keep[labels]
 
 
 def from_file(path: Path) -> np.ndarray:
-    """Reads a mask image that covers the whole slide, at any size; what is not zero is tissue.
+    """Reads a mask image, at any size; what is not zero is tissue.
 
     Transparency does not count, nor do a palette's colors: its indices do.
+
+    Args:
+      path: a PNG, JPEG or TIFF, whatever its name ends in; shown turned if its EXIF says so.
 
     Returns:
       (h, w) bool.
 
     Raises:
-      InputError: no such file, not an image, or one of over 178 million pixels.
+      InputError: no such file, not an image, color of 16 bits, or over 178 million pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                values = np.asarray(image)
-                opaque = len(image.getbands()) - ("A" in image.getbands())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such tissue mask; correct the path") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: too large for a tissue mask; save it smaller") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a whole image ({error}); save the tissue mask as PNG"
-        ) from error
+    if not path.exists():
+        raise InputError(f"{path}: no such tissue mask; correct the path")
+    with open_picture(path, ("PNG", "JPEG", "TIFF")) as picture:
+        bands = picture.getbands()
+        values = np.asarray(turn_upright(picture))
+    opaque = len(bands) - ("A" in bands)
     return values > 0 if values.ndim == 2 else (values[..., :opaque] > 0).any(axis=-1)
 
 
 class Tissue:
-    """A tissue mask stretched over a slide: a working pixel has the value nearest to it.
+    """A tissue mask stretched over a slide or a part of it: a working pixel has the nearest value.
 
     Keeps nothing of the slide's size but one index for each row and column.
     """
 
-    def __init__(self, mask: np.ndarray, width: int, height: int):
-        """Stretches `mask` (h, w) bool over `width` x `height` working pixels."""
-        rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
-        if mask.shape[0] > height:
-            mask, rows = mask[rows], np.arange(height)
-        if mask.shape[1] > width:
-            mask, columns = mask[:, columns], np.arange(width)
-        # From here on every row and column of the mask is that of some working pixel.
-        self._mask, self._rows, self._columns = mask, rows, columns
+    def __init__(
+        self,
+        mask: np.ndarray,
+        width: int,
+        height: int,
+        area: tuple[float, float, float, float] | None = None,
+    ):
+        """Stretches a mask over working pixels.
+
+        Args:
+          mask: (h, w) bool.
+          width, height: of the slide in working pixels.
+          area: left, top, width, height of what the mask covers, in working pixels; around it
+            there is no tissue. None: the whole slide.
+        """
+        if area is None:
+            rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
+        else:
+            left, top, wide, tall = area
+            mask = np.pad(mask, 1)  # the border stands for all that is around the area
+            rows = _nearest_within(mask.shape[0] - 2, height, top, tall)
+            columns = _nearest_within(mask.shape[1] - 2, width, left, wide)
+        # Every row and column that is kept of the mask is that of some working pixel.
+        kept_rows, self._rows = np.unique(rows, return_inverse=True)
+        kept_columns, self._columns = np.unique(columns, return_inverse=True)
+        self._mask = mask = mask[np.ix_(kept_rows, kept_columns)]
         self._width, self._height = width, height
         self._integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
         self._integral[1:, 1:] = mask.cumsum(axis=0).cumsum(axis=1)
@@ -157,3 +179,9 @@ class Tissue:
 def _nearest(size: int, length: int) -> np.ndarray:
     """(length,) int: the index, of `size`, that each of `length` pixels falls on."""
     return (2 * np.arange(length, dtype=np.int64) + 1) * size // (2 * length)
+
+
+def _nearest_within(size: int, length: int, start: float, extent: float) -> np.ndarray:
+    """(length,) int: 1 + the index, of `size`, in an interval; 0 before it, size + 1 after it."""
+    position = (np.arange(length) + 0.5 - start) / extent
+    return (1 + np.floor(position * size)).clip(0, size + 1).astype(np.int64)

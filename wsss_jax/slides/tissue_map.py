@@ -6,16 +6,13 @@ all was made with. The map's parts stay beside it: other polygons or pictures ne
 
 import importlib.metadata
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import ml_collections
-import numpy as np
 from tqdm import tqdm
 
 from data.dataset import Dataset
@@ -28,12 +25,12 @@ from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.networks import Networks
 from wsss_jax.slides.parts import Parts
 from wsss_jax.slides.reading import Slide, View, open_slide
-from wsss_jax.slides.tissue import Tissue, detect, from_file
+from wsss_jax.slides.tissue import Tissue
+from wsss_jax.slides.tissue_search import find_tissue, is_scanned_in_part, mask_file_of
 from wsss_jax.wording import counted, two_digits
 
 PARTS = "parts"
 _LOCK = "lock"  # in the folder of parts
-_DETECTED_AT = 4.0  # micrometers per pixel; finer, noise and nuclei are seen instead of tissue
 # Of a summary, for a slide to count as finished.
 _NEEDED = {"settings", "files", "tiles", "tissue_pixels", "areas", "ratios", "warnings"}
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
@@ -73,7 +70,7 @@ def segment_slide(
     """
     begun = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
-        view = View(slide, config.mpp)
+        view = View(slide, config.mpp, config.resampling)
         mask_file = mask_file_of(config.tissue.source, file)
         settings = _settings(config, dataset, networks, slide, mask_file)
         wanted = outputs.wanted(config, areas.ratio_names(dataset.roles))
@@ -98,11 +95,11 @@ def segment_slide(
         sources = outputs.Sources(config, dataset, networks, file, slide, view)
         overview = lru_cache(partial(view.overview, outputs.OVERVIEW))
 
-        def look_for_tissue() -> Tissue:
+        def look_for_tissue() -> tuple[Tissue, str]:
             return find_tissue(config, view, *overview(), mask_file)
 
         same_map = before is not None and before["settings"]["map"] == settings["map"]
-        tissue = None if same_map else look_for_tissue()
+        tissue, note = (None, before.get("tissue_note", "")) if same_map else look_for_tissue()
         with locked(folder / PARTS / _LOCK):
             names = outputs.outdated(
                 folder, wanted, before["settings"] if same_map else None, settings
@@ -122,7 +119,7 @@ def segment_slide(
                 total, left, tissue_pixels = before["tiles"], 0, before["tissue_pixels"]
             else:
                 if tissue is None:
-                    tissue = look_for_tissue()
+                    tissue, note = look_for_tissue()
                 tissue_pixels = tissue.area()
                 total, left = _stitch(
                     config,
@@ -138,8 +135,9 @@ def segment_slide(
             stitched = time.monotonic() - begun
             made = outputs.write_maps(sources, folder, parts, names, tissue_pixels, before)
             pictures = outputs.make_pictures(sources, folder, parts, names, overview)
-            summary = outputs.describe(sources, folder, made) | {
+            summary = outputs.describe(sources, folder, made, note) | {
                 "tissue_pixels": tissue_pixels,
+                "tissue_note": note,
                 "settings": settings,
                 "tiles": total,
                 "tiles_of_last_start": left,
@@ -164,77 +162,6 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if ours else None
 
 
-def find_tissue(
-    config: ml_collections.ConfigDict,
-    view: View,
-    overview: np.ndarray,
-    factor: float,
-    mask_file: Path | None,
-) -> Tissue:
-    """Where the slide has tissue, as `config.tissue` says.
-
-    Args:
-      config: the fields `tissue`.
-      view: the slide.
-      overview, factor: as `View.overview` returns.
-      mask_file: the tissue mask, if `config.tissue.source` is a folder.
-
-    Raises:
-      InputError: nowhere; or the mask cannot be read, or has another shape than the slide.
-    """
-    options = config.tissue
-    if options.source == "off":
-        return Tissue.everything(view.width, view.height)
-    if mask_file is not None:
-        mask = from_file(mask_file)
-        _check_shape(mask, view, mask_file)
-        remedy = f"mend {mask_file}"
-    else:
-        coarse, mpp = _coarser(overview, view.mpp * factor)
-        mask = detect(
-            coarse,
-            mpp,
-            threshold=options.threshold if options.threshold == "otsu" else int(options.threshold),
-            closing=options.closing,
-            min_tissue=options.min_tissue,
-            min_hole=options.min_hole,
-        )
-        remedy = (
-            "lower --config.tissue.threshold or --config.tissue.min_tissue, or set "
-            "--config.tissue.source=off"
-        )
-    if not mask.any():
-        raise InputError(f"{view.slide.path}: no tissue found; look at the slide, {remedy}")
-    return Tissue(mask, view.width, view.height)
-
-
-def _check_shape(mask: np.ndarray, view: View, mask_file: Path) -> None:
-    """Raises InputError for the mask of another region; rounding to its pixels is no matter."""
-    height, width = mask.shape
-    stretched = abs(math.log(width / height * view.height / view.width))
-    if stretched > 0.02 + 1 / width + 1 / height:
-        raise InputError(
-            f"{mask_file}: {width} x {height} pixels, another shape than the slide's "
-            f"{view.width} x {view.height}; save a mask of the whole slide"
-        )
-
-
-def _coarser(overview: np.ndarray, mpp: float) -> tuple[np.ndarray, float]:
-    """The overview at no less than `_DETECTED_AT` micrometers per pixel, and at how many."""
-    ratio = max(1.0, _DETECTED_AT / mpp)
-    height, width = overview.shape[:2]
-    size = max(1, round(width / ratio)), max(1, round(height / ratio))
-    return cv2.resize(overview, size, interpolation=cv2.INTER_AREA), mpp * width / size[0]
-
-
-def mask_file_of(source: str, file: SlideFile) -> Path | None:
-    """The tissue mask of a slide if `source` (config.tissue) is a folder; it may be missing."""
-    if source in ("detect", "off"):
-        return None
-    stem = file.path.name if file.path.is_dir() else file.path.stem
-    return Path(source) / f"{stem}.png"
-
-
 def _settings(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
@@ -256,14 +183,17 @@ def _settings(
                 "--config.tissue.source=detect"
             )
         tissue = {"mask": catalog.content(mask_file)}
+        if is_scanned_in_part(slide):
+            tissue["mask_area"] = config.tissue.mask_area
     elif tissue["source"] == "off":
         tissue = {"source": "off"}
     white = [config.white_threshold, config.white_min_area] if dataset.white else None
     return {
         "map": {
             "slide": catalog.content(slide.path),
-            "slide_mpp": slide.mpp,
+            "slide_mpp": list(slide.mpp_xy),
             "mpp": config.mpp,
+            "resampling": config.resampling,
             "networks": networks.checksums,
             "gate": config.gate.to_dict() if config.phase1 else None,
             "tile": config.tile,

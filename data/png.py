@@ -1,0 +1,106 @@
+"""Whether a PNG file is whole: all checksums right, and all rows there that its header claims.
+
+Pillow leaves black what a file lacks, and looks at no checksum of pixels when it decodes.
+"""
+
+import struct
+import zlib
+from typing import BinaryIO, NamedTuple
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
+# First column, first row and distances of the seven passes of an interlaced picture.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_BLOCK = 1 << 20  # bytes read, and inflated, at a time
+
+
+class Header(NamedTuple):
+    """Size in pixels, bits per channel, channels, and whether rows come interlaced."""
+
+    width: int
+    height: int
+    bits: int
+    channels: int
+    interlaced: bool
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Reads the header of a PNG file.
+
+    Raises:
+        ValueError: it has none.
+    """
+    file.seek(0)
+    start = file.read(29)
+    if len(start) < 29 or start[:8] != _SIGNATURE or start[12:16] != b"IHDR":
+        raise ValueError("no PNG header")
+    width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", start[16:])
+    if color not in _CHANNELS:
+        raise ValueError(f"unknown color type {color}")
+    return Header(width, height, bits, _CHANNELS[color], bool(interlaced))
+
+
+def check_whole(file: BinaryIO) -> None:
+    """Inflates the pixels of a PNG file, block by block, without keeping them.
+
+    Raises:
+        ValueError: says what is damaged, missing, or more than the header claims.
+    """
+    expected = _pixel_bytes(read_header(file))
+    inflater, inflated = zlib.decompressobj(), 0
+    file.seek(len(_SIGNATURE))
+    kind = b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", _read(file, 8))
+        checksum = zlib.crc32(kind)
+        while length:
+            block = _read(file, min(length, _BLOCK))
+            length -= len(block)
+            checksum = zlib.crc32(block, checksum)
+            while kind == b"IDAT" and block:
+                inflated += len(_inflate(inflater, block))
+                if inflated > expected or inflater.unused_data:
+                    raise ValueError("more pixels than its header says")
+                block = inflater.unconsumed_tail
+        if _read(file, 4) != checksum.to_bytes(4, "big"):
+            raise ValueError(f"wrong checksum of the chunk {kind.decode('latin-1')!r}")
+    inflated += len(inflater.flush())
+    if inflated < expected or not inflater.eof:
+        raise ValueError(f"only {inflated / expected:.0%} of its pixels are there")
+
+
+def _read(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise ValueError("it breaks off")
+    return data
+
+
+def _inflate(inflater: "zlib._Decompress", block: bytes) -> bytes:
+    if inflater.eof:
+        raise ValueError("more pixels than its header says")
+    try:
+        return inflater.decompress(block, _BLOCK)
+    except zlib.error as error:
+        raise ValueError(f"damaged pixels: {error}") from error
+
+
+def _pixel_bytes(header: Header) -> int:
+    """Bytes of all rows, each after the byte of its filter."""
+    width, height = header.width, header.height
+    sizes = [(width, height)]
+    if header.interlaced:
+        sizes = [
+            (-(-max(width - left, 0) // across), -(-max(height - top, 0) // down))
+            for left, top, across, down in _ADAM7
+        ]
+    row_bits = header.bits * header.channels
+    return sum(rows * (1 + -(-columns * row_bits // 8)) for columns, rows in sizes if columns)

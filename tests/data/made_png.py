@@ -1,0 +1,32 @@
+"""PNG files made chunk by chunk, as no library would write them."""
+
+import struct
+import zlib
+
+import numpy as np
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def made(
+    width: int,
+    height: int,
+    pixels: bytes,
+    *,
+    bits: int = 8,
+    color: int = 0,
+    interlaced: bool = False,
+    extra: bytes = b"",
+    compressed: bytes | None = None,
+) -> bytes:
+    """A PNG file; `pixels` are its rows, each after the byte of its filter (0 for none)."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced)
+    data = zlib.compress(pixels) if compressed is None else compressed
+    parts = chunk(b"IHDR", header), extra, chunk(b"IDAT", data), chunk(b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def rows(array: np.ndarray) -> bytes:
+    return b"".join(b"\0" + row.tobytes() for row in array)

@@ -1,0 +1,195 @@
+"""Slides in folders with more than one thing."""
+
+import os
+import struct
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from tests.slides.made_slides import smooth, write_dicom
+from wsss_jax.errors import InputError
+from wsss_jax.slides import catalog, dicom
+from wsss_jax.slides.reading import open_slide
+
+SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + b"\0" * 4072
+
+
+def _header(
+    path: Path,
+    series: str,
+    kind: str = SLIDE,
+    syntax: str = EXPLICIT,
+    frame: int = 256,
+    table: tuple[int, ...] = (),
+) -> None:
+    """The beginning of a DICOM file, with another series in a sequence before its own."""
+
+    def element(group: int, number: int, vr: bytes, data: bytes) -> bytes:
+        data += b"\0" * (len(data) % 2)
+        if syntax == IMPLICIT and group > 2:
+            return struct.pack("<HHI", group, number, len(data)) + data
+        return struct.pack("<HH2sH", group, number, vr, len(data)) + data
+
+    def text(group: int, number: int, value: str) -> bytes:
+        return element(group, number, b"UI", value.encode())
+
+    other = text(0x0020, 0x000E, "9.9.9")
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(other)) + other
+    if syntax == IMPLICIT:
+        sequence = struct.pack("<HHI", 0x0008, 0x1115, 0xFFFFFFFF)
+    else:
+        sequence = struct.pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+    size = struct.pack("<H", frame)
+    parts = [
+        text(0x0002, 0x0010, syntax),
+        text(0x0008, 0x0016, kind),
+        sequence + item + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
+        text(0x0020, 0x000E, series),
+        element(0x0028, 0x0010, b"US", size),
+        element(0x0028, 0x0011, b"US", size),
+    ]
+    if table:
+        parts.append(struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF))
+        parts.append(struct.pack("<HHI", 0xFFFE, 0xE000, 4 * len(table)))
+        parts.append(struct.pack(f"<{len(table)}I", *table))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\0" * 128 + b"DICM" + b"".join(parts))
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of its own: other tests look for slides beside theirs."""
+    (tmp_path / "f").mkdir()
+    return tmp_path / "f"
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_files_of_a_series_are_one_slide(folder, syntax):
+    for name, series in (("0.dcm", "1.1"), ("1.DCM", "1.1"), ("2.dcm", "1.2")):
+        _header(folder / name, series, syntax=syntax)
+    _header(folder / "annotations.dcm", "1.3", "1.2.840.10008.5.1.4.1.1.66.4", syntax)
+    found = dicom.files_in(folder)
+    assert [[path.name for path in files] for files in found.slides] == [
+        ["0.dcm", "1.DCM"],
+        ["2.dcm"],
+    ]
+    assert [path.name for path in found.other] == ["annotations.dcm"] and not found.unreadable
+    assert dicom.files_of(folder / "1.DCM") == found.slides[0]
+    assert dicom.series_of(folder / "2.dcm") == "1.2"
+
+
+def _found(text: str, root: Path) -> list[str]:
+    paths = catalog.find(text.replace("ROOT", str(root)))
+    return [str(path.relative_to(root)) for path in paths]
+
+
+def test_dicom_beside_other_slides(folder):
+    _touch(folder, "mixed/one.svs", "mixed/two.svs")
+    _header(folder / "mixed/three.dcm", "1.1")
+    mixed = ["mixed/one.svs", "mixed/three.dcm", "mixed/two.svs"]
+    assert _found("ROOT/mixed", folder) == mixed
+    # A folder of one series is one slide, of several as many, hidden files are none.
+    for name in ("one/0.dcm", "one/1.dcm"):
+        _header(folder / name, "1.2")
+    (folder / "one/._0.dcm").write_bytes(APPLE_DOUBLE)
+    for name, series in (("two/a.dcm", "1.3"), ("two/b.dcm", "1.3"), ("two/c.dcm", "1.4")):
+        _header(folder / name, series)
+    assert _found("ROOT/one", folder) == ["one"]
+    assert _found("ROOT/two", folder) == ["two/a.dcm", "two/c.dcm"]
+    _touch(folder, "x.svs", "._x.svs", "empty/note.txt", "hidden/._0.dcm")
+    inside = ["one", "two/a.dcm", "two/c.dcm", "x.svs"]
+    assert _found("ROOT", folder) == sorted([*inside, *mixed])
+    assert _found("ROOT/two/*.dcm", folder) == ["two/a.dcm", "two/c.dcm"]
+    assert _found("ROOT/one/0.dcm,ROOT/one/1.dcm", folder) == ["one/0.dcm"]
+    assert _found("ROOT/[ox]*", folder) == ["one", "x.svs"]
+    assert _found("ROOT/m*", folder) == mixed
+    assert _found("ROOT/on**", folder) == _found("ROOT/one,ROOT/one/1.dcm", folder) == ["one"]
+    with pytest.raises(InputError, match=r"mixed: a folder with other slides .*\(one\.svs\); name"):
+        open_slide(folder / "mixed")
+
+
+def test_hidden_files_are_no_slides(folder):
+    _touch(folder, "a.svs", "._a.svs", ".b.svs")
+    assert _found("ROOT/*", folder) == _found("ROOT", folder) == ["a.svs"]
+    with pytest.raises(InputError, match="there is no "):
+        catalog.find(str(folder / "._*"))
+
+
+def test_content_leaves_out_hidden_files_and_has_all_of_a_series(folder):
+    for name in ("0.dcm", "1.dcm"):
+        _header(folder / "d" / name, "1.1")
+    whole = catalog.content(folder / "d")
+    assert whole == catalog.content(folder / "d/1.dcm")
+    (folder / "d/._0.dcm").write_bytes(APPLE_DOUBLE)
+    os.mkfifo(folder / "d/pipe")
+    assert whole == catalog.content(folder / "d") == catalog.content(folder / "d/1.dcm")
+    (folder / "m").mkdir()
+    for name in ("m.mrxs", "m/Data0000.dat", "m/._Data0000.dat"):
+        (folder / name).write_bytes(b"x" * 9)
+    assert catalog.content(folder / "m.mrxs")["bytes"] == 18
+
+
+def test_pictures_that_a_key_file_names_are_its_own(folder):
+    (folder / "s.vms").write_text("[Virtual Microscope Specimen]\nImageFile=s-0.jpg\nMapFile=\n")
+    _touch(folder, "s-0.jpg", "other.jpg")
+    assert _found("ROOT", folder) == ["other.jpg", "s.vms"]
+    assert [path.name for path in catalog.members(folder / "s.vms")] == ["s.vms", "s-0.jpg"]
+
+
+def test_names_that_file_systems_take_for_one(folder):
+    composed, decomposed = (unicodedata.normalize(form, "Schäfer") for form in ("NFC", "NFD"))
+    paths = [Path("a.svs"), Path("A.tif"), Path(f"{composed}.svs"), Path(f"{decomposed}.tif")]
+    names = [file.name for file in catalog.files(paths, 0.0, {})]
+    assert names == [path.name for path in paths]
+
+
+def test_a_folder_of_several_slides_is_refused_where_one_is_asked_for(folder):
+    for name, series in (("a.dcm", "1.3"), ("b.dcm", "1.3"), ("c.dcm", "1.4")):
+        _header(folder / name, series)
+    with pytest.raises(InputError, match=r"2 slides in one folder \(a\.dcm, c\.dcm\); name one"):
+        open_slide(folder)
+
+
+def test_pipes_in_a_folder_of_dicom_are_not_opened(folder):
+    _header(folder / "a.dcm", "1.3")
+    os.mkfifo(folder / "notes")
+    for path in (folder, folder / "a.dcm"):
+        with pytest.raises(InputError, match=r"notes: a named pipe, not a file"):
+            open_slide(path)
+
+
+def test_frames_that_would_end_the_process_cost_a_line(folder):
+    _header(folder / "a.dcm", "1.3", frame=65535)
+    with pytest.raises(InputError, match=r"a\.dcm: frames of 65535 x 65535 pixels, .*too much"):
+        open_slide(folder)
+    for table in ((0, 9, 5), (0, 5, 2**31), (7, 7)):
+        _header(folder / "a.dcm", "1.3", table=table)
+        with pytest.raises(InputError, match=r"a\.dcm: its table of frames is damaged; copy"):
+            open_slide(folder)
+    _header(folder / "a.dcm", "1.3", table=(0, 5, 9))
+    with pytest.raises(InputError, match=r"OpenSlide cannot read|not a whole DICOM slide"):
+        open_slide(folder)
+
+
+def test_hidden_files_beside_dicom(folder, monkeypatch):
+    pytest.importorskip("pydicom")
+    image = smooth(300, 280)
+    write_dicom(folder / "d", [image, image[::2, ::2]], 0.5)
+    for name in ("._level0.dcm", "._level1.dcm"):
+        (folder / "d" / name).write_bytes(APPLE_DOUBLE)
+    monkeypatch.setitem(sys.modules, "wsidicom", None)
+    slide = open_slide(folder / "d")
+    assert [(level.width, level.height) for level in slide.levels] == [(300, 280), (150, 140)]
+    assert slide.warnings == ()
+    (folder / "d" / "a.dcm").write_bytes(b"broken")
+    assert "no DICOM are left out: a.dcm" in open_slide(folder / "d").warnings[0]
