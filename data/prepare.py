@@ -5,11 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +15,9 @@ from tqdm import tqdm
 
 from data.dataset import Dataset, format_label, label_from_mask, save_dataset
 from data.folders import read_image, read_values, write_image, write_mask
+from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_folder, check_empty
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -118,9 +116,7 @@ def cut_patches(
         raise InputError(f"{images}: no usable region among {len(bad)}: {reasons}")
     split = split_regions(regions, shares, seed)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    try:
+    with atomic_folder(out) as temporary:
         for name in set(split.values()):
             (temporary / name / "img").mkdir(parents=True)
             (temporary / name / "mask").mkdir()
@@ -132,11 +128,6 @@ def cut_patches(
         (temporary / "split.json").write_text(text + "\n", encoding="utf-8")
         if not sum(summary["patches"].values()):
             raise InputError(f"{masks}: no patch has a class on {min_share:.0%} of its pixels")
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return {**summary, "bad_regions": dict(sorted(bad.items()))}
 
 
@@ -199,8 +190,7 @@ def _validate(
     for folder, what in ((images, "region images"), (masks, "region masks")):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of {what}; correct the path")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not an empty folder; remove it or name another")
+    check_empty(out)
     for field, value in (*grid._asdict().items(), ("workers", workers)):
         if value < 1:
             raise InputError(f"{field} is {value}; give a whole number from 1 on")
@@ -362,5 +352,5 @@ def _mapped(function: Callable, items: Sequence, workers: int, what: str) -> Ite
     if workers == 1:
         yield from progress(map(function, items))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_processes.pool(workers) as pool:
         yield from progress(pool.map(function, items))

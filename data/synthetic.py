@@ -7,11 +7,7 @@ vary per patch. So a tissue is known by its nuclei and fibers (3 to 12 pixels), 
 says next to nothing.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -19,7 +15,8 @@ import numpy as np
 
 from data.dataset import Dataset, format_label, label_from_mask, save_dataset
 from data.folders import write_image, write_mask
-from wsss_jax.errors import InputError
+from wsss_jax import workers as worker_processes
+from wsss_jax.files import atomic_folder
 
 TUMOR, NECROSIS, LYMPHOCYTES, STROMA = range(4)
 DATASET = Dataset(
@@ -91,31 +88,23 @@ def write_dataset(
         InputError: something is in `root` already.
     """
     root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root}: exists and is not an empty folder; remove it or name another")
-    temporary = root.parent / f".{root.name}.{os.getpid()}.tmp"
-    tasks = [
-        (temporary, split, number, size, seed)
-        for split, count in counts.items()
-        for number in range(count)
-    ]
-    try:
+    with atomic_folder(root) as temporary:
+        tasks = [
+            (temporary, split, number, size, seed)
+            for split, count in counts.items()
+            for number in range(count)
+        ]
         for split in counts:
             parts = [""] if split == "train" else ["img", "mask"]
             for part in parts:
                 (temporary / split / part).mkdir(parents=True)
         if workers > 1:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with worker_processes.pool(workers) as pool:
                 list(pool.map(_write_patch, tasks, chunksize=32))
         else:
             for task in tasks:
                 _write_patch(task)
         save_dataset(DATASET, temporary / "dataset.json")
-        if root.exists():
-            root.rmdir()
-        temporary.rename(root)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return DATASET
 
 
