@@ -3,10 +3,21 @@
 Any field of the configuration can be set: `--config.batch_size=40`.
 """
 
+from wsss_jax import signals
+
+if __name__ == "__main__":
+    signals.handle()  # before the imports, which take a while
+elif __name__ == "__mp_main__":  # a worker process, which imports this first
+    from wsss_jax import workers
+
+    workers.begin()
+
 import errno
 import os
 import re
 import sys
+from collections.abc import Coroutine
+from logging import getLogger
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,11 +38,11 @@ _PROCESS = flags.DEFINE_integer("process", None, "Several hosts: which of them t
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config's name>.")
 
 EXIT_INPUT_ERROR = 2
-EXIT_PREEMPTED = 75  # "temporary failure" of sysexits.h: try again
 
 
 def _refuse(message: str) -> NoReturn:
     """Says in one line what the user can mend, and stops."""
+    signals.check()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(EXIT_INPUT_ERROR)
 
@@ -92,15 +103,35 @@ def main(_: list[str]) -> None:
         _refuse(str(error))
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(EXIT_PREEMPTED)
+        sys.exit(signals.EXIT_PREEMPTED)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _refuse(f"{workdir}: {error.strerror}: free some or name another --workdir")
+        signals.check()
         if error.filename is None:  # not about a file, so not for the user to mend
             raise
         _refuse(f"{error.filename}: {error.strerror}: mend it or name another folder")
+    except Exception:
+        signals.check()
+        raise
+
+
+def _ignore_echoes() -> None:
+    """Drops what Orbax's threads and tasks print, a page for each, of an error that it raises."""
+    logging.set_verbosity(logging.FATAL)
+    getLogger("asyncio").setLevel("CRITICAL")
+    show, show_lost = sys.excepthook, sys.unraisablehook
+
+    def is_echo(error: BaseException | None, source: object) -> bool:
+        closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        return closed or isinstance(source, Coroutine)
+
+    sys.excepthook = lambda *error: None if is_echo(error[1], None) else show(*error)
+    sys.unraisablehook = lambda lost: (
+        None if is_echo(lost.exc_value, lost.object) else show_lost(lost)
+    )
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO
+    _ignore_echoes()
     app.run(main, flags_parser=_parse)

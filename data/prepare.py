@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +23,7 @@ from data.folders import (
     write_image,
     write_mask,
 )
+from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, check_empty
 
@@ -387,5 +386,5 @@ def _mapped(function: Callable, items: Sequence, workers: int, what: str) -> Ite
     if workers == 1:
         yield from progress(map(function, items))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_processes.pool(workers) as pool:
         yield from progress(pool.map(function, items))

@@ -8,8 +8,6 @@ says next to nothing.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ import numpy as np
 
 from data.dataset import Dataset, format_label, label_from_mask, save_dataset
 from data.folders import write_image, write_mask
+from wsss_jax import workers as worker_processes
 from wsss_jax.files import atomic_folder
 
 TUMOR, NECROSIS, LYMPHOCYTES, STROMA = range(4)
@@ -88,6 +87,7 @@ def write_dataset(
     Raises:
         InputError: something is in `root` already.
     """
+    root = Path(root)
     with atomic_folder(root) as temporary:
         tasks = [
             (temporary, split, number, size, seed)
@@ -99,7 +99,7 @@ def write_dataset(
             for part in parts:
                 (temporary / split / part).mkdir(parents=True)
         if workers > 1:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with worker_processes.pool(workers) as pool:
                 list(pool.map(_write_patch, tasks, chunksize=32))
         else:
             for task in tasks:

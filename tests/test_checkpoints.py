@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.checkpoints import Checkpoints, State, load_variables
+from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
 from wsss_jax.errors import InputError
 
 
@@ -65,6 +65,91 @@ def test_a_damaged_checkpoint_is_gone_back_from(tmp_path, capsys):
     with pytest.raises(InputError, match="no checkpoint there is whole"):
         checkpoints.restore_latest(_state(0))
     checkpoints.close()
+
+
+DAMAGES = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"\x00\xff garbage" * 20),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "file", ["_CHECKPOINT_METADATA", "variables/_METADATA", "variables/manifest.ocdbt"]
+)
+def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
+    """Of the newest step, which is the best as well."""
+    _save(tmp_path, [0.1, 0.3, 0.8]).close()
+    DAMAGES[damage](tmp_path / "checkpoints" / "3" / file)
+    like = jax.eval_shape(lambda: _state(0).variables)
+    for score in (None, "miou"):
+        variables = load_variables(tmp_path, score, like)
+        jax.tree.map(np.testing.assert_array_equal, variables, _state(2).variables)
+        said = capsys.readouterr().out
+        assert "checkpoints/3 is damaged" in said or "checkpoints/3 is no whole" in said
+    checkpoints = Checkpoints(tmp_path, "miou")
+    state, _ = checkpoints.restore_latest(_state(0))
+    assert int(state.step) == 2
+    checkpoints.save(_state(3), {"history": [3]}, {"miou": 0.8})  # in its place
+    assert int(checkpoints.restore_latest(_state(0))[0].step) == 3
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("scores", ["", "{", "[]", '{"other": 1}', '{"miou": "high"}'])
+def test_damaged_figures_of_a_step(scores, tmp_path, capsys):
+    _save(tmp_path, [0.1, 0.3, 0.8]).close()
+    (tmp_path / "checkpoints" / "3" / "metrics" / "metrics").write_text(scores)
+    variables = load_variables(tmp_path, "miou", None)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], _state(2).variables["params"])
+    assert "checkpoints/3 is no whole checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("meta", ["", "null", "[]", "{}", '{"history": 3}'])
+def test_a_damaged_position_is_gone_back_from(meta, tmp_path):
+    _save(tmp_path, [0.1, 0.8]).close()
+    (tmp_path / "checkpoints" / "2" / "meta" / "metadata").write_text(meta)
+    checkpoints = Checkpoints(tmp_path, "miou")
+    assert int(checkpoints.restore_latest(_state(0))[0].step) == 1
+    checkpoints.close()
+
+
+def test_what_a_killed_deletion_left_is_removed(tmp_path):
+    _save(tmp_path, [0.1, 0.8, 0.3]).close()
+    old = tmp_path / "checkpoints" / "1"
+    (old / "variables").mkdir(parents=True)
+    Checkpoints(tmp_path, "miou", read_only=True).close()
+    assert old.is_dir()
+    Checkpoints(tmp_path, "miou").close()
+    assert _steps(tmp_path) == ["2", "3"]
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    (folder / "3").mkdir(parents=True)
+    (folder / "12345").mkdir()
+    (folder / "12345" / "notes.txt").write_text("theirs")
+    (folder / "4").write_text("theirs")
+    assert not exist(tmp_path)
+    with pytest.raises(InputError, match="no checkpoint there; train that phase first"):
+        load_variables(tmp_path, None)
+    _save(tmp_path, [0.1, 0.2, 0.3, 0.8, 0.3]).close()
+    assert "12345 is no whole checkpoint" in capsys.readouterr().out
+    checkpoints = Checkpoints(tmp_path, "miou")
+    assert int(checkpoints.restore_latest(_state(0))[0].step) == 5 and checkpoints.best() == 4
+    checkpoints.close()
+    assert (folder / "12345" / "notes.txt").read_text() == "theirs"
+    (moved,) = folder.glob("no_checkpoint_4_*")
+    assert moved.read_text() == "theirs"
+
+
+def test_a_run_that_was_not_validated_yet(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "miou")
+    checkpoints.save(_state(1), {"history": []}, None)
+    checkpoints.close()
+    with pytest.raises(InputError, match=r"was validated, as they are at the end .*: go on with"):
+        load_variables(tmp_path, "miou", _state(0).variables)
 
 
 def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path):

@@ -1,6 +1,7 @@
 """Weights from files to runs and back; what a run starts from."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -182,7 +183,36 @@ def test_an_export_takes_the_place_of_the_one_before(runs_dir, trained, tmp_path
     with ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(tmp_path / "phase1.orbax")
     _assert_same(restored, trained["phase1"].variables)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["phase1.orbax", "phase1.safetensors"]
+    names = ["config.json", "exported.json", "phase1.orbax", "phase1.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+
+
+def test_an_export_overwrites_nothing_that_is_not_its_own(runs_dir, tmp_path):
+    config = base.export(str(runs_dir / "phase1"))
+    config.formats = ("orbax",)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "phase1.pth").write_text("theirs")
+    with pytest.raises(InputError, match=r"theirs holds no run .* such as phase1\.pth"):
+        conversion.export(config, theirs)
+
+    ours = tmp_path / "ours"
+    (ours / "phase1.orbax").mkdir(parents=True)
+    (ours / "phase1.orbax" / "notes.txt").write_text("theirs")
+    config_lib.save(config, ours)
+    with pytest.raises(InputError, match=r"phase1\.orbax is no Orbax checkpoint: move it"):
+        conversion.export(config, ours)
+    assert (ours / "phase1.orbax" / "notes.txt").read_text() == "theirs"
+
+    shutil.rmtree(ours / "phase1.orbax")
+    conversion.export(config, ours)
+    other = tmp_path / "other"
+    other.symlink_to(runs_dir / "phase1")  # the same run by another name
+    config.run = str(other)
+    conversion.export(config, ours)
+    (ours / "exported.json").write_text('{"phase1": "/some/other/run"}')
+    with pytest.raises(InputError, match="exported of the run /some/other/run, this one is"):
+        conversion.export(config, ours)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(

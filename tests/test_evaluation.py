@@ -9,6 +9,7 @@ from configs import base
 from data import folders
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
+from wsss_jax import config as config_lib
 from wsss_jax import jobs, metrics
 from wsss_jax.errors import InputError
 from wsss_jax.report.colors import OKABE_ITO
@@ -50,8 +51,6 @@ def test_one_phase_alone(runs_dir, tmp_path, phase1, phase2, rows):
         str(runs_dir / "phase1") if phase1 else "", str(runs_dir / "phase2") if phase2 else ""
     )
     config.data.workers, config.batch_size, config.sheet_patches = 0, 4, 0
-    (tmp_path / "predictions").mkdir()
-    (tmp_path / "predictions" / "of_another_split.png").touch()
     jobs.evaluate(config, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert [row["name"] for row in scores["rows"]] == ["majority class", *rows]
@@ -87,3 +86,29 @@ def test_another_data_set_is_refused(runs_dir, tmp_path):
     with pytest.raises(InputError, match="the earlier run learned ''"):
         jobs.evaluate(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_only_its_own_predictions_are_removed(runs_dir, tmp_path):
+    config = base.evaluate(str(runs_dir / "phase1"), "")
+    config.data.workers, config.batch_size, config.sheet_patches = 0, 4, 0
+    config.split = "val"
+    elsewhere, workdir = tmp_path / "elsewhere", tmp_path / "run"
+    for folder in (elsewhere, workdir):
+        folder.mkdir()
+    (workdir / "predictions").symlink_to(elsewhere)
+    config_lib.save(config, workdir)
+    jobs.evaluate(config, workdir)
+    assert len(list(elsewhere.iterdir())) == COUNTS["val"]
+    note = elsewhere / "what I saw.png"
+    note.write_text("theirs")
+    config.split = "test"
+    jobs.evaluate(config, workdir)
+    assert {path.name for path in elsewhere.iterdir() if path != note} == {
+        f"test_{number:05d}.png" for number in range(COUNTS["test"])
+    }
+    assert note.read_text() == "theirs"
+
+    (workdir / "patches.json").unlink()  # as in a run of version 0.1
+    with pytest.raises(InputError, match=r"what I saw\.png is of no patch of this split: remove"):
+        jobs.evaluate(config, workdir)
+    assert note.read_text() == "theirs"

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_folder, atomic_path
+from wsss_jax.files import LOCK, UNFINISHED, atomic_folder, atomic_path, locked
 
 
 def test_creates_parents_and_leaves_nothing_else(tmp_path):
@@ -39,35 +41,69 @@ def test_names_may_be_as_long_as_names_can_be(tmp_path):
         assert [path.name for path in (tmp_path / "folders" / name).iterdir()] == ["a"]
 
 
+def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
+    path = tmp_path / "runs" / "run" / LOCK
+    with locked(path):
+        for shared in (False, True):
+            with (
+                pytest.raises(InputError, match=r"another process works in .*/run: wait until"),
+                locked(path, shared=shared),
+            ):
+                pass
+        (path.parent / "result").touch()
+    assert os.listdir(path.parent) == ["result"]
+    (path.parent / "result").unlink()
+    with locked(path), pytest.raises(InputError, match="another process"), locked(path):
+        pass
+    assert path.parent.is_dir()  # it was there before
+    with locked(tmp_path / "new" / "folder" / LOCK):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_shared_lock_keeps_out_those_who_want_it_alone(tmp_path):
+    path = tmp_path / LOCK
+    with locked(path, shared=True):
+        with locked(path, shared=True):
+            pass
+        with pytest.raises(InputError, match="another process"), locked(path):
+            pass
+    with locked(path):
+        pass
+    assert not os.listdir(tmp_path)
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    def fail_halfway():
-        with atomic_folder(tmp_path / "out") as temporary:
-            (temporary / "a").write_text("hal")
-            raise RuntimeError("disk full")
-
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / ".hidden").write_text("kept")
+    with atomic_folder(path) as temporary:
+        (temporary / "patch").touch()
+        with pytest.raises(InputError, match="another process"), atomic_folder(path):
+            pass
+        assert os.listdir(path) == [".hidden"]
+    assert sorted(os.listdir(path)) == [".hidden", "patch"] and os.listdir(tmp_path) == ["out"]
+    with pytest.raises(InputError, match="not an empty folder, patch is in it"):
+        _fill(path)
     with pytest.raises(RuntimeError, match="disk full"):
-        fail_halfway()
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "out").mkdir()
+        _fill(tmp_path / "other")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def _fill(path):
+    with atomic_folder(path) as temporary:
+        (temporary / "patch").touch()
+        raise RuntimeError("disk full")
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
+    if not os.fork():
+        with atomic_folder(tmp_path / "out") as temporary:
+            (temporary / "half").mkdir()
+            os._exit(0)  # no `finally`, as when it is killed
+    os.wait()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(UNFINISHED)
     with atomic_folder(tmp_path / "out") as temporary:
-        (temporary / "a").write_text("whole")
-        assert list((tmp_path / "out").iterdir()) == []
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out" / "a").read_text() == "whole"
-
-
-def test_a_folder_with_something_in_it_is_not_replaced(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".DS_Store").write_bytes(b"")
-    with (
-        pytest.raises(InputError, match=r"not an empty folder, \.DS_Store is in it; remove it"),
-        atomic_folder(tmp_path / "out"),
-    ):
-        pass
-    (tmp_path / "file").write_bytes(b"")
-    with (
-        pytest.raises(InputError, match="file: exists and is no folder"),
-        atomic_folder(tmp_path / "file"),
-    ):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+        assert not (temporary / "half").exists()
+    assert os.listdir(tmp_path) == ["out"] and not os.listdir(tmp_path / "out")

@@ -1,4 +1,5 @@
 import os
+import pwd
 import subprocess
 import sys
 from functools import partial
@@ -69,3 +70,50 @@ def test_map_batch_keeps_the_order():
     batch = {"x": np.arange(6, dtype=np.float32)}
     out = parallel.map_batch(lambda scale, batch: batch["x"] * scale)(np.float32(2), batch)
     np.testing.assert_array_equal(out, 2 * batch["x"])
+
+
+@pytest.fixture
+def no_cache(monkeypatch, tmp_path):
+    """JAX as if no cache was set, and a home folder of one's own."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_kept_programs_are_the_user_s_own(no_cache):
+    folder = no_cache / ".cache" / "wsss_jax"
+    parallel.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)  # as version 0.1 may have made it
+    jax.config.update("jax_compilation_cache_dir", None)
+    parallel.keep_compiled_programs()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_programs_of_somebody_else_are_not_run(no_cache, monkeypatch, capsys):
+    theirs = no_cache / "theirs"
+    theirs.mkdir()
+    (no_cache / ".cache").mkdir()
+    (no_cache / ".cache" / "wsss_jax").symlink_to(theirs)
+    monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
+    parallel.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    said = capsys.readouterr().err
+    assert "wsss_jax belongs to another user; set JAX_COMPILATION_CACHE_DIR" in said
+    assert said.count("\n") == 1
+
+
+def test_without_a_home_nothing_is_kept(no_cache, monkeypatch, capsys):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", _raise_key_error)
+    parallel.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "no programs are kept for later runs: " in capsys.readouterr().err
+
+
+def _raise_key_error(_):
+    raise KeyError

@@ -91,3 +91,65 @@ def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch
     (workdir / pseudo_masks.FOLDER / "classifier.txt").write_text("trained further since")
     jobs.make_masks(config, workdir)
     assert len(written) == len(paths)
+
+
+def _stamp(workdir):
+    return workdir / pseudo_masks.FOLDER / "classifier.txt"
+
+
+def test_masks_in_linked_folders_are_made_anew(runs_dir, tmp_path):
+    workdir, elsewhere = tmp_path / "masks", tmp_path / "elsewhere"
+    shutil.copytree(runs_dir / "masks", workdir)
+    (workdir / pseudo_masks.FOLDER).rename(elsewhere)
+    (workdir / pseudo_masks.FOLDER).symlink_to(elsewhere)
+    (elsewhere / "PM_bn7").rename(tmp_path / "bn7")
+    (elsewhere / "PM_bn7").symlink_to(tmp_path / "bn7")
+    theirs = tmp_path / "bn7" / "mine.png"
+    theirs.write_text("theirs")
+    stamp = _stamp(workdir).read_text()
+    _stamp(workdir).write_text("of another classifier")
+    expected = {}
+    for path in sorted(elsewhere.glob("PM_*/train_*.png")):
+        expected[path] = path.read_bytes()
+        path.write_bytes(b"of another classifier")
+    jobs.make_masks(config_lib.load(workdir, "workdir"), workdir)
+    assert len(expected) == 3 * COUNTS["train"]
+    for path, content in expected.items():
+        assert path.read_bytes() == content
+    assert theirs.read_text() == "theirs" and _stamp(workdir).read_text() == stamp
+
+
+def test_a_mask_that_cannot_be_removed_is_told_and_the_stamp_stays(runs_dir, tmp_path):
+    workdir = tmp_path / "masks"
+    shutil.copytree(runs_dir / "masks", workdir)
+    _stamp(workdir).write_text("of another classifier")
+    mask = sorted(pseudo_masks.layer_dir(workdir, "bn7").iterdir())[0]
+    mask.unlink()
+    mask.mkdir()  # which nothing removes as a file
+    with pytest.raises(OSError, match=mask.stem.replace("[", r"\[").replace("]", r"\]")):
+        jobs.make_masks(config_lib.load(workdir, "workdir"), workdir)
+    assert _stamp(workdir).read_text() == "of another classifier"
+
+
+def test_masks_of_other_patches_are_made_anew(runs_dir, tissue_dir, tmp_path, monkeypatch):
+    workdir, root = tmp_path / "masks", tmp_path / "data"
+    shutil.copytree(runs_dir / "masks", workdir)
+    shutil.copytree(tissue_dir, root)
+    first, second, *_ = sorted((root / "train").iterdir())
+    second.unlink()
+    image = np.asarray(Image.open(first))
+    Image.fromarray(image[::-1].copy()).save(first)
+    written = []
+    write_mask = folders.write_mask
+
+    def count(path, *arguments):
+        written.append(path)
+        write_mask(path, *arguments)
+
+    monkeypatch.setattr(folders, "write_mask", count)
+    config = config_lib.load(workdir, "workdir")
+    config.data.root = str(root)
+    jobs.make_masks(config, workdir)
+    assert {path.stem for path in written} == {first.stem} and len(written) == 3
+    for layer in config.layers:
+        assert not (pseudo_masks.layer_dir(workdir, layer) / second.name).exists()

@@ -6,7 +6,7 @@ import pytest
 from configs import base
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
-from wsss_jax import inputs, jobs, patch_records, runs
+from wsss_jax import files, inputs, jobs, patch_records, runs
 from wsss_jax.errors import InputError
 from wsss_jax.patch_records import PatchRecord
 
@@ -114,3 +114,77 @@ def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path, capsy
     jobs.train_phase1(config, runs_dir / "phase1")
     assert "going on without comparing them" in capsys.readouterr().out
     assert (runs_dir / "phase1" / "patches.json").read_bytes() == before
+
+
+CONFIGS = {
+    "phase1": base.phase1(""),
+    "masks": base.masks("no run"),
+    "phase2": base.phase2("no run"),
+    "evaluate": base.evaluate("no run", "no run"),
+    "segment": base.segment("no slide", "", "no run"),
+    "demo": base.demo(32, 1, 1, 1),
+    "convert": base.convert(""),
+    "export": base.export("no run"),
+    "compare": base.compare(),
+}
+
+
+def _files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("job", CONFIGS)
+def test_a_folder_of_other_files_is_refused(job, tmp_path):
+    theirs = tmp_path / "theirs"
+    for name in ("predictions", "train_PM", "checkpoints/3", "data"):
+        (theirs / name).mkdir(parents=True)
+        (theirs / name / "work of years.png").write_text("theirs")
+    before = _files(theirs)
+    with pytest.raises(InputError, match=r"theirs holds no run .* such as checkpoints: name"):
+        jobs.run(CONFIGS[job].copy_and_resolve_references(), theirs)
+    assert _files(theirs) == before
+
+
+@pytest.mark.parametrize("job", CONFIGS)
+def test_a_folder_in_which_another_process_works_is_refused(job, tmp_path):
+    runs.save(CONFIGS[job], DATASET, tmp_path)
+    before = _files(tmp_path)
+    with (
+        files.locked(tmp_path / files.LOCK),
+        pytest.raises(InputError, match="another process works in"),
+    ):
+        jobs.run(CONFIGS[job].copy_and_resolve_references(), tmp_path)
+    assert _files(tmp_path) == before
+
+
+def test_array_jobs_share_a_folder(tmp_path):
+    with (
+        files.locked(tmp_path / files.LOCK, shared=True),
+        pytest.raises(InputError, match="no slide"),
+    ):
+        jobs.run(CONFIGS["segment"].copy_and_resolve_references(), tmp_path)
+
+
+def test_hidden_files_and_what_was_left_do_not_matter(tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / files.LOCK).touch()
+    (tmp_path / f"{files.UNFINISHED}config.json.x").mkdir()
+    with pytest.raises(InputError, match=r"config\.phase1: no run holds no run"):
+        jobs.run(CONFIGS["masks"].copy_and_resolve_references(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".DS_Store"]
+    with pytest.raises(InputError, match="no run holds no run"):
+        jobs.run(CONFIGS["masks"].copy_and_resolve_references(), tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_configuration_is_written_first(tmp_path, monkeypatch):
+    """By it a folder is known as ours, so nothing may be in one whose start was killed before."""
+
+    def killed(dataset, path):
+        assert (tmp_path / "config.json").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "save_dataset", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runs.save(CONFIGS["masks"], DATASET, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -1,3 +1,6 @@
+import os
+import shutil
+import signal
 from functools import partial
 
 import jax
@@ -11,7 +14,7 @@ from data.synthetic import DATASET
 from tests.conftest import tiny_phase1, tiny_phase2
 from wsss_jax import inputs, jobs, parallel, phase1, phase2, training
 from wsss_jax.checkpoints import Checkpoints
-from wsss_jax.errors import InputError
+from wsss_jax.errors import InputError, Preempted
 from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Dropout
 
 
@@ -188,3 +191,36 @@ def test_trained_statistics_need_the_whole_batch(tissue_dir, tmp_path):
     config.accumulate = 2
     with pytest.raises(InputError, match=r"accumulate is 2 .*--config\.rematerialize=True"):
         jobs.run(config, tmp_path)
+
+
+@pytest.mark.parametrize("history", ["", "[{", "null", "3", '{"epoch": 0}'])
+def test_a_damaged_history_is_told_of(history, runs_dir, tmp_path, capsys):
+    shutil.copytree(runs_dir / "phase1", tmp_path / "run")
+    (tmp_path / "run" / "history.json").write_text(history)
+    phase1.load(str(tmp_path / "run"), "phase1")
+    assert "history.json is damaged" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_from_a_damaged_history(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    source, phase = _build(tissue_dir, config)
+    whole = training.fit(config, DATASET, tmp_path, phase, source)
+    (tmp_path / "history.json").write_text("nul")
+    assert training.fit(config, DATASET, tmp_path, phase, source) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_save_and_name_themselves(number, tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    source, phase = _build(tissue_dir, config)
+    told = []
+
+    def validate(variables):
+        if not told:
+            told.append(number)
+            os.kill(os.getpid(), number)
+        return {"miou": 0.0}
+
+    with pytest.raises(Preempted, match=f"stopped by {number.name} after step 4 of 6; the same"):
+        training.fit(config, DATASET, tmp_path, phase._replace(validate=validate), source)
+    assert int(_variables(tmp_path, phase).step) == 4

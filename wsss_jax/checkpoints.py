@@ -1,7 +1,11 @@
 """Checkpoints: the state of a run with its position, by Orbax."""
 
+import errno
+import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +19,9 @@ from wsss_jax import parallel
 from wsss_jax.errors import InputError
 
 FOLDER = "checkpoints"
+METADATA = "_CHECKPOINT_METADATA"  # in every checkpoint of Orbax
+_DAMAGES = ValueError, TypeError, KeyError, OSError, RecursionError  # what reading them raises
+_FILES = {METADATA, "commit_success.txt", "variables", "training", "meta", "metrics"}
 
 
 class State(NamedTuple):
@@ -34,8 +41,80 @@ class State(NamedTuple):
 
 
 def exist(workdir: Path) -> bool:
-    """Whether a run has a finished checkpoint; one that is being written has another name."""
-    return any(path.name.isdigit() for path in (Path(workdir) / FOLDER).glob("*"))
+    """Whether a run has a checkpoint, whole or damaged; one being written has another name."""
+    return any(
+        path.name.isdecimal() and _is_ours(path) for path in (Path(workdir) / FOLDER).glob("*")
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is a checkpoint, or what is left of one that was being deleted."""
+    names = set(os.listdir(path)) if path.is_dir() and not path.is_symlink() else set()
+    return bool(names) and names <= _FILES
+
+
+def _check_files(path: Path) -> None:
+    """Looks at what Orbax reads of every step at the start.
+
+    Raises:
+      ValueError, OSError: a file is missing or damaged.
+    """
+    if not isinstance(json.loads((path / METADATA).read_bytes())["commit_timestamp_nsecs"], int):
+        raise ValueError(f"{METADATA} is damaged")
+    for item in ("variables", "meta"):
+        if not (path / item).is_dir():
+            raise ValueError(f"there is no {item} in it")
+    scores = path / "metrics" / "metrics"
+    if scores.parent.is_dir() and not isinstance(json.loads(scores.read_bytes()), dict):
+        raise ValueError("its figures are damaged")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _check_files(path)
+    except _DAMAGES:
+        return False
+    return True
+
+
+def _remove_remains(folder: Path) -> None:
+    """Removes old checkpoints that a killed process was deleting; not the newest, if damaged."""
+    steps = {int(path.name): path for path in folder.glob("*") if path.name.isdecimal()}
+    whole = [step for step, path in steps.items() if _is_whole(path)]
+    for step, path in steps.items():
+        if step < max(whole, default=0) and step not in whole and _is_ours(path):
+            shutil.rmtree(path)
+
+
+class _WholeSteps:
+    """Orbax's naming of steps; what has such a name but is no whole checkpoint is passed over."""
+
+    def __init__(self, score: str | None):
+        self._score, self._names, self._told = score, ocp.path.step.standard_name_format(), set()
+
+    def build_name(self, step: int) -> str:
+        return self._names.build_name(step)
+
+    def find_step(self, base_path: Any, step: int) -> ocp.path.step.Metadata:
+        return self._names.find_step(base_path, step)
+
+    def find_all(self, base_path: Any) -> Iterator[ocp.path.step.Metadata]:
+        for path in sorted(Path(base_path).glob("*")):
+            if not (path.name.isdecimal() and path.name == str(int(path.name))):
+                continue
+            try:
+                _check_files(path)
+                self._check_score(path)
+                yield self.find_step(base_path, int(path.name))
+            except _DAMAGES as error:
+                if path not in self._told:
+                    tqdm.write(f"{path} is no whole checkpoint ({_first_line(error)}); left aside")
+                self._told.add(path)
+
+    def _check_score(self, path: Path) -> None:
+        scores = path / "metrics" / "metrics"
+        if self._score is not None and scores.is_file():
+            float(json.loads(scores.read_bytes())[self._score])
 
 
 class Checkpoints:
@@ -43,7 +122,7 @@ class Checkpoints:
 
     Two, so that there is one to go back to if the newest is damaged.
 
-    `read_only` neither makes the folder nor clears what an interrupted save left in it.
+    `read_only` neither makes the folder nor clears what an interrupted save or deletion left in it.
     """
 
     def __init__(self, workdir: Path, score: str | None = None, *, read_only: bool = False):
@@ -59,11 +138,15 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             best_fn=metric if score is not None else None,
+            step_name_format=_WholeSteps(score),
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,
             create=not read_only,
         )
+        self._score = score
         self._path = (Path(workdir) / FOLDER).absolute()
+        if not read_only and parallel.is_first():
+            _remove_remains(self._path)
         self._manager = ocp.CheckpointManager(
             self._path,
             options=options,
@@ -96,6 +179,8 @@ class Checkpoints:
             step = int(state.step)
             if step in self._manager.all_steps():  # a damaged one that was gone back from
                 self._manager.delete(step)
+            elif parallel.is_first():
+                self._clear_way(self._path / str(step))
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=scores, force=True)
         except Exception as error:  # TensorStore and Orbax raise many kinds, such as ValueError
             raise InputError(
@@ -104,9 +189,32 @@ class Checkpoints:
                 "the same command again; the checkpoints before it are kept"
             ) from error
 
+    def _clear_way(self, path: Path) -> None:
+        """Removes a damaged checkpoint; what is none gets another name."""
+        if _is_ours(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            path.rename(path.with_name(f"no_checkpoint_{path.name}_{time.time_ns()}"))
+
     def best(self) -> int | None:
         """Step of the checkpoint with the highest score, None without any."""
         return self._manager.best_step()
+
+    def restore_best_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
+        """The variables of the checkpoint with the highest score of those that are whole.
+
+        Raises:
+          InputError: none has a score yet, none of them is whole, or they hold another network.
+        """
+        scores = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
+        scores = {step: figures[self._score] for step, figures in scores.items() if figures}
+        if not scores and self._manager.all_steps():
+            raise InputError(
+                f"{self._path}: no checkpoint there was validated, as they are at the end of each "
+                "epoch: go on with the training of this run until then"
+            )
+        steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
+        return self._first_whole(steps, lambda step: self.restore_variables(step, like))
 
     def restore_latest(self, like: State) -> tuple[State, dict]:
         """The newest state that is whole, and its `meta`; damaged ones are told of.
@@ -125,7 +233,10 @@ class Checkpoints:
         return self._newest_whole(lambda step: self.restore_variables(step, like))
 
     def _newest_whole(self, restore: Callable[[int], Any]) -> Any:
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        return self._first_whole(sorted(self._manager.all_steps(), reverse=True), restore)
+
+    def _first_whole(self, steps: Sequence[int], restore: Callable[[int], Any]) -> Any:
+        for step in steps:
             try:
                 return restore(step)
             except InputError:
@@ -133,7 +244,7 @@ class Checkpoints:
             except Exception as error:  # whatever Orbax stumbles over in a damaged folder
                 tqdm.write(
                     f"{self._path / str(step)} is damaged ({_first_line(error)}); going back to "
-                    "the checkpoint before it"
+                    "another checkpoint"
                 )
         raise InputError(
             f"{self._path}: no checkpoint there is whole: name another --workdir, or remove this "
@@ -146,11 +257,14 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint holds a network of another shape, or weights only.
         """
-        if "training" not in os.listdir(self._path / str(step)):
+        is_there = (self._path / str(step) / "training").is_dir()
+        if not is_there and step == 0:
             raise InputError(
                 f"{self._path.parent} holds converted weights, no training to go on with: name "
                 "another --workdir and start from them with --config.init"
             )
+        if not is_there:
+            raise ValueError("there is no training in it")
         self._check_shapes(step, like.variables)
         training = _training(like)
         restored = self._manager.restore(
@@ -161,6 +275,8 @@ class Checkpoints:
                 meta=ocp.args.JsonRestore(),
             ),
         )
+        if not isinstance(restored["meta"].get("history"), list):
+            raise ValueError("there is no history in it")
         state = State(variables=restored["variables"], **restored["training"])
         return parallel.from_everywhere(state), restored["meta"]
 
@@ -201,6 +317,9 @@ def _training(state: State) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if os.strerror(number) in str(error):  # somewhere in what TensorStore says
+            return os.strerror(number)
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -234,6 +353,6 @@ def load_variables(
     try:
         if score is None:
             return checkpoints.restore_latest_variables(like)
-        return checkpoints.restore_variables(checkpoints.best(), like)
+        return checkpoints.restore_best_variables(like)
     finally:
         checkpoints.close()

@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class Preempted(Exception):
-    """The machine is taken away (SIGTERM); what was done is saved and the same command goes on.
+    """SIGTERM or SIGINT came; what was done is saved and the same command goes on.
 
     `main.py` prints the message and exits with code 75, by convention "try again".
     """

@@ -1,7 +1,6 @@
 """The job that scores both phases on annotated patches."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,19 @@ from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset
-from wsss_jax import inputs, metrics, parallel, phase1, phase2, runs, training
+from wsss_jax import (
+    inputs,
+    metrics,
+    parallel,
+    patch_records,
+    phase1,
+    phase2,
+    runs,
+    training,
+)
 from wsss_jax.errors import InputError
+from wsss_jax.files import clear_unfinished
+from wsss_jax.patch_records import PatchRecord
 from wsss_jax.report import colors, figures, tables
 
 # (variables of both phases, batch) -> {row of the table: (label maps, confusion matrices)}
@@ -46,8 +56,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     parallel.wait_for_all("looked at the workdir")
     if parallel.is_first():
         runs.save(config, dataset, workdir)
-        shutil.rmtree(workdir / PREDICTIONS, ignore_errors=True)  # they may be of another split
-        (workdir / PREDICTIONS).mkdir()
+        _remove_predictions(source.records, workdir)
     parallel.wait_for_all("made the folders")
 
     predict = _predictor(config, dataset, classifier, segmenter)
@@ -86,6 +95,28 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     figures.confusion_figure(totals[last], dataset.classes, workdir / "confusion.png")
     if config.sheet_patches:
         _write_sheets(config, workdir, dataset, source, by_patch[last], last, predict, variables)
+
+
+def _remove_predictions(records: Sequence[PatchRecord], workdir: Path) -> None:
+    """Makes the folder of predictions, without those of the run before, maybe of another split.
+
+    Raises:
+      InputError: files in it that this run will not write, and no record that one before did.
+    """
+    folder = workdir / PREDICTIONS
+    before = patch_records.load(workdir)
+    folder.mkdir(exist_ok=True)
+    clear_unfinished(folder)
+    if before is None:
+        names = {f"{record.name}.png" for record in records}
+        for path in sorted(folder.iterdir()):
+            if path.name not in names and not path.name.startswith("."):
+                raise InputError(
+                    f"{path} is of no patch of this split: remove it, or name another --workdir"
+                )
+    for record in before or ():
+        (folder / f"{record.name}.png").unlink(missing_ok=True)
+    patch_records.save(records, workdir)
 
 
 def summary(workdir: Path) -> dict[str, float]:

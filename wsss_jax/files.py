@@ -3,13 +3,14 @@
 import errno
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from wsss_jax.errors import InputError
 
@@ -53,36 +54,135 @@ UNFINISHED = ".unfinished."
 def clear_unfinished(folder: Path) -> None:
     """Removes from a folder what a killed process was about to write."""
     for path in folder.glob(f"{UNFINISHED}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 _NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # of some shared file systems
+LOCK = ".lock"  # its usual name
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds the lock of the file `path`, made if need be; it ends with the process at the latest.
 
-    Where the file system knows no locks, nothing is held.
+    At the end the file is removed, with the folders made for it if nothing else is in them. Where
+    the file system knows no locks, nothing is held.
+
+    Args:
+      path: of the lock file.
+      shared: others may share it; they keep out those who want it for themselves.
 
     Raises:
       InputError: another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    folder = path.parent
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            held = _try_lock(file, kind)
+            if held is False:
+                raise InputError(
+                    f"another process works in {folder}: wait until it ends, or stop it"
+                )
+            if held and not _is_at(file, path):
+                continue  # the one that held it before has removed it
+            try:
+                yield
+            finally:
+                if held and _try_lock(file, fcntl.LOCK_EX):  # nobody shares it
+                    _remove_lock(path, made)
+            return
+
+
+def _try_lock(file: BinaryIO, kind: int) -> bool | None:
+    """Whether the lock is held now; None where there are no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_lock(path: Path, folders: Iterable[Path]) -> None:
+    path.unlink(missing_ok=True)  # its folder may have another name by now
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            try:
+                folder.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                return
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a new folder beside `path` that takes its place when the block ends well.
+
+    What a killed process has left of it is removed first. Only hidden files, which are kept, may be
+    in an earlier `path`.
+
+    Raises:
+      InputError: `path` is no folder or not empty, or another process makes it.
+    """
+    check_empty(path)
+    path = Path(path).resolve()  # of a link, the folder takes the place
+    # One name for it, so that what is left is found again; a short one, as that of `path` may be.
+    temporary = path.parent / f"{UNFINISHED}{zlib.crc32(os.fsencode(path.name)):08x}"
+    with locked(temporary / LOCK):
+        for left in temporary.iterdir():
+            if left.name != LOCK:
+                _remove(left)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process works in {path.parent}: wait until it ends, or stop it"
-            ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
+            yield temporary
+            check_empty(path)
+            if path.exists():
+                for hidden in path.iterdir():
+                    hidden.rename(temporary / hidden.name)
+                path.rmdir()
+            (temporary / LOCK).unlink(missing_ok=True)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary)
+            raise
+
+
+def check_empty(path: Path | str) -> None:
+    """Refuses a folder with anything but hidden files in it, and a file; none at all is fine.
+
+    Raises:
+      InputError: names what is there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in sorted(os.listdir(path)):
+            if not name.startswith("."):
+                raise InputError(
+                    f"{path}: exists and is not an empty folder, {name} is in it; remove it or "
+                    "name another"
+                )
+    elif os.path.lexists(path):
+        raise InputError(f"{path}: exists and is no folder; remove it or name another")
 
 
 @contextmanager
@@ -98,43 +198,3 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
-
-
-@contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yields a new folder beside `path` that takes its place when the block ends well.
-
-    Parents are created. If the block raises, the temporary folder is removed.
-
-    Raises:
-      InputError: something is in `path` already.
-    """
-    path = Path(path)
-    check_empty(path)
-    temporary = path.parent / f"{UNFINISHED}{os.getpid()}.{secrets.token_hex(4)}"
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        check_empty(path)
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_empty(path: Path | str) -> None:
-    """Refuses a folder with something in it, and a file; one that does not exist is fine.
-
-    Raises:
-      InputError: names what is there.
-    """
-    path = Path(path)
-    if path.is_dir():
-        for entry in path.iterdir():
-            raise InputError(
-                f"{path}: exists and is not an empty folder, {entry.name} is in it; remove it or "
-                "name another"
-            )
-    elif path.exists() or path.is_symlink():
-        raise InputError(f"{path}: exists and is no folder; remove it or name another")

@@ -1,6 +1,7 @@
 """Patches to batches: Grain over a folder or an ArrayRecord store; augmentation on the device."""
 
-import gc
+import signal
+import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -17,6 +18,7 @@ from data import folders
 from data.dataset import Dataset, label_from_mask
 from data.folders import Patch
 from wsss_jax import parallel
+from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
 from wsss_jax.patch_records import PatchRecord
 
@@ -280,16 +282,24 @@ def batches(
     options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)
     if workers:
+        # Batches come through pipes: shared memory is small in containers, and outlives a kill.
+        iterable = grain.experimental.WithOptionsIterDataset(
+            iterable, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        )
         iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=worker_processes.begin,
         )
     iterator = iter(iterable)
     try:
-        for batch in iterator:
-            if workers:
-                # It lies in memory shared with the worker, which must be free before the end.
-                batch = {key: np.array(value) for key, value in batch.items()}
-            yield batch
+        # With the first batch all processes have been started. Those who stop a run may tell all of
+        # its processes, but it needs them until its state is saved.
+        stopping = (signal.SIGINT, signal.SIGTERM) if workers else ()
+        with worker_processes.out_of_reach(*stopping):
+            first = next(iterator, None)
+        if first is not None:
+            yield first
+            yield from iterator
     except RuntimeError as error:
         if "Worker process" not in str(error):
             raise
@@ -299,9 +309,6 @@ def batches(
         ) from error
     finally:
         iterator.close()
-        # It refers to itself: until it is collected, its last batches stay in shared memory.
-        del iterator
-        gc.collect()
 
 
 def each_patch(

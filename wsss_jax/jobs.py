@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -23,15 +22,16 @@ from wsss_jax import (
     phase2,
     pseudo_masks,
     runs,
+    signals,
     training,
 )
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path
 from wsss_jax.parity import compare as parity
 from wsss_jax.report import figures
 
-Job = Callable[[ml_collections.ConfigDict, Path], None]
 
-
+@runs.holds_workdir
 def train_phase1(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains the patch classifier."""
     if config.model.batch_norm == "auto":
@@ -48,6 +48,7 @@ def train_phase1(config: ml_collections.ConfigDict, workdir: Path) -> None:
     _train(config, workdir, dataset, phase1, source)
 
 
+@runs.holds_workdir
 def train_phase2(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains the segmentation network on the masks of an earlier run, or of a folder."""
     if config.accumulate > 1:
@@ -97,16 +98,19 @@ def _train(
         figures.training_curves(history, workdir / "curves.png", dataset.classes)
 
 
+@runs.holds_workdir
 def make_masks(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the pseudo masks of the training patches."""
     pseudo_masks.run(config, workdir)
 
 
+@runs.holds_workdir
 def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores the trained phases on annotated patches."""
     evaluation.run(config, workdir)
 
 
+@runs.shares_workdir
 def segment(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes tissue maps of whole slides."""
     from wsss_jax.slides import segmentation  # its libraries load slowly, and few jobs need them
@@ -145,6 +149,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     print(json.dumps(summary, indent=2))
 
 
+@runs.holds_workdir
 def demo(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Draws tissue and runs the four jobs on it, in folders of `workdir`."""
     start = time.monotonic()
@@ -162,15 +167,17 @@ def demo(config: ml_collections.ConfigDict, workdir: Path) -> None:
     jobs.evaluate.phase2 = str(workdir / "phase2")
     for name in config_lib.NESTED_JOBS["demo"]:
         print(f"--- {name}", flush=True)
-        JOBS[name](jobs[name], workdir / name)
+        JOBS[name](jobs[name], workdir / name)  # each holds its own folder
     summary = evaluation.summary(workdir / "evaluate") | {"seconds": time.monotonic() - start}
-    (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with atomic_path(workdir / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n")
     print(
         f"demo: mIoU {summary['phase2']:.3f} (phase 1 {summary['phase1']:.3f}, majority class "
         f"{summary['majority']:.3f}) in {summary['seconds']:.0f} s"
     )
 
 
+@runs.holds_workdir
 def compare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Compares this system's numbers with the reference's; exit code 1 if any differs."""
     if not parity.run(config, workdir):
@@ -179,7 +186,7 @@ def compare(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 # What several processes can share; each of the others is done by one.
 SHARED_JOBS = ("phase1", "masks", "phase2", "evaluate")
-JOBS: dict[str, Job] = {
+JOBS: dict[str, runs.Job] = {
     "phase1": train_phase1,
     "masks": make_masks,
     "phase2": train_phase2,
@@ -205,4 +212,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"the job {config.job!r} is done by one process: start it without --coordinator, or "
             "outside of the launcher"
         )
+    if jax.process_count() > 1 and config.job not in ("phase1", "phase2"):
+        signals.listen()  # JAX has taken SIGTERM, which only training asks it for
     JOBS[config.job](config, workdir)

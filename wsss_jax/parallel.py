@@ -10,6 +10,7 @@ of each process by itself.
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,36 @@ def own_rows(batch_size: int) -> slice:
 
 
 def keep_compiled_programs() -> None:
-    """Compiles a program once for all runs: in the user's cache folder, or where JAX is told to."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "wsss_jax"))
+    """Compiles a program once for all runs: in the user's cache folder, or where JAX is told to.
+
+    Programs are code: without a folder of the user's own, each run compiles for itself.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(_own_cache()))
+    except (InputError, OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
+        print(
+            f"no programs are kept for later runs: {error}; set JAX_COMPILATION_CACHE_DIR to a "
+            "folder of your own",
+            file=sys.stderr,
+        )
+
+
+def _own_cache() -> Path:
+    """The cache folder of this system, which nobody but the user may read or write.
+
+    Raises:
+      InputError: it is somebody else's, or a link of theirs.
+      OSError, RuntimeError: it cannot be made, or nowhere is known to make it.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsss_jax"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not {folder.lstat().st_uid, folder.stat().st_uid} == {os.geteuid()}:
+        raise InputError(f"{folder} belongs to another user")
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def replicated() -> jax.sharding.Sharding:

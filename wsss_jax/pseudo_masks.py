@@ -1,8 +1,7 @@
 """The job that opens a trained classifier into pseudo masks of several layers."""
 
-import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +12,19 @@ from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset
-from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, runs, training
+from wsss_jax import (
+    cam,
+    inputs,
+    masks,
+    metrics,
+    parallel,
+    patch_records,
+    phase1,
+    runs,
+    training,
+)
 from wsss_jax.files import atomic_path, clear_unfinished
+from wsss_jax.patch_records import PatchRecord
 from wsss_jax.report import colors, figures, tables
 
 # (variables, batch) -> {layer: label maps (B, H, W) uint8}
@@ -31,7 +41,8 @@ def layer_dir(workdir: Path, layer: str) -> Path:
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the pseudo masks of all training patches, their contact sheet and their scores.
 
-    Masks that an earlier start of the same job has written are not made again.
+    Masks that an earlier start of the same job has written are not made again, unless the patch or
+    the weights of the classifier have changed since.
 
     In `workdir`: `train_PM/PM_<layer>/<stem>.png`, `contact_sheet.png` and, where the data set has
     validation masks, `scores.json` / `.csv`: the same rules on the validation patches, whose labels
@@ -49,10 +60,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     parallel.wait_for_all("looked at the workdir")
     if parallel.is_first():
         runs.save(config, dataset, workdir)
-        _start_anew_with_another_classifier(classifier, workdir / FOLDER)
         for layer in config.layers:
             layer_dir(workdir, layer).mkdir(parents=True, exist_ok=True)
             clear_unfinished(layer_dir(workdir, layer))
+        _remove_stale_masks(config, classifier, source.records, workdir)
     parallel.wait_for_all("made the folders")
 
     open_batch = _opener(config, classifier)
@@ -107,14 +118,30 @@ def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> 
     return open_batch
 
 
-def _start_anew_with_another_classifier(classifier: training.Trained, folder: Path) -> None:
-    """Removes masks that were made by other weights, such as of a run that was trained further."""
+def _remove_stale_masks(
+    config: ml_collections.ConfigDict,
+    classifier: training.Trained,
+    records: Sequence[PatchRecord],
+    workdir: Path,
+) -> None:
+    """Removes the masks of other weights, such as before further training, or of other patches."""
     checksum = 0
     for leaf in jax.tree.leaves(classifier.variables):
         checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
-    stamp, text = folder / "classifier.txt", f"CRC-32 of the weights: {checksum:08x}\n"
-    if not stamp.is_file() or stamp.read_text() != text:
-        shutil.rmtree(folder, ignore_errors=True)
+    stamp, text = workdir / FOLDER / "classifier.txt", f"CRC-32 of the weights: {checksum:08x}\n"
+    before = patch_records.load(workdir)
+    before = records if before is None else before
+    same_weights = stamp.is_file() and stamp.read_bytes() == text.encode()
+    kept = set(records) if same_weights else set()
+    stale = {record.name for record in before if record not in kept}
+    if not same_weights:
+        stale |= {record.name for record in records}
+    for layer in config.layers:
+        for name in stale:
+            (layer_dir(workdir, layer) / f"{name}.png").unlink(missing_ok=True)
+    # What was removed is on record until here, so that a killed start is made up for.
+    patch_records.save(records, workdir)
+    if not same_weights:
         with atomic_path(stamp) as path:
             path.write_text(text)
 

@@ -1,17 +1,24 @@
 """What a run leaves in its workdir for the runs after it: its configuration and its data set."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
+import numpy as np
 from tqdm import tqdm
 
 from data.dataset import Dataset, load_dataset, save_dataset
 from wsss_jax import config as config_lib
-from wsss_jax import patch_records
+from wsss_jax import parallel, patch_records
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
+from wsss_jax.files import LOCK, atomic_path, clear_unfinished, locked
 from wsss_jax.patch_records import PatchRecord
+
+Job = Callable[[ml_collections.ConfigDict, Path], Any]
 
 DATASET_FILE = "dataset.json"
 # Fields that may change between a run and its continuation.
@@ -25,6 +32,69 @@ FREE_FIELDS = (
     "data.source",
     "data.workers",
 )
+
+
+def holds_workdir(job: Job) -> Job:
+    """The job, done while its workdir is held: no other job works in it meanwhile."""
+
+    @functools.wraps(job)
+    def held_job(config: ml_collections.ConfigDict, workdir: Path) -> Any:
+        with _held(workdir, shared=False):
+            return job(config, workdir)
+
+    return held_job
+
+
+def shares_workdir(job: Job) -> Job:
+    """As `holds_workdir`, for a job that several processes may do beside each other."""
+
+    @functools.wraps(job)
+    def held_job(config: ml_collections.ConfigDict, workdir: Path) -> Any:
+        with _held(workdir, shared=True):
+            return job(config, workdir)
+
+    return held_job
+
+
+@contextlib.contextmanager
+def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
+    """Of several processes of a run, the first holds the folder for all of them.
+
+    Raises:
+      InputError: there is something else in it, or another process works in it.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if parallel.is_first():
+            try:
+                _refuse_foreign(workdir)
+                stack.enter_context(locked(workdir / LOCK, shared=shared))
+                if not shared:
+                    clear_unfinished(workdir)
+            except (InputError, OSError) as error:
+                problem = error
+        if parallel.gather(np.array(problem is not None)).any():
+            raise problem or InputError(f"{workdir}: see what the first process says")
+        yield
+
+
+def _refuse_foreign(workdir: Path) -> None:
+    """Every job writes `config.json` before any other file but hidden ones and locks."""
+    if not workdir.is_dir() or (workdir / config_lib.CONFIG_FILE).is_file():
+        return  # `check` reads it
+    for path in sorted(workdir.iterdir()):
+        if not path.name.startswith(".") and _has_files(path):
+            raise InputError(
+                f"{workdir} holds no run ({config_lib.CONFIG_FILE} is missing) but other files, "
+                f"such as {path.name}: name another --workdir, or an empty folder"
+            )
+
+
+def _has_files(path: Path) -> bool:
+    """Whether a path is a file, or a folder with any below it but the locks of slides."""
+    if not path.is_dir():
+        return True
+    return any(set(files) - {"lock"} for _, _, files in os.walk(path, followlinks=True))
 
 
 def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) -> None:
@@ -84,9 +154,9 @@ def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: boo
 
 def save(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) -> None:
     """Writes `config.json` and `dataset.json` into a run's folder."""
+    config_lib.save(config, workdir)  # first: by it the folder is known as that of a run
     with atomic_path(workdir / DATASET_FILE) as path:
         save_dataset(dataset, path)
-    config_lib.save(config, workdir)
 
 
 def load(workdir: str, field: str, job: str) -> tuple[ml_collections.ConfigDict, Dataset]:

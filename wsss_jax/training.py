@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import inputs, parallel, patch_records, runs
+from wsss_jax import inputs, parallel, patch_records, runs, signals
 from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path
@@ -286,12 +287,22 @@ def load(workdir: str, field: str, job: str, build_model: Callable, precision: s
     config.precision = precision or config.precision
     model = build_model(config, dataset.num_classes)
     variables = load_variables(Path(workdir), _score(config), network_shapes(model))
-    history = Path(workdir) / HISTORY_FILE
-    if history.is_file():  # a converted file of weights has none
-        epochs = len(json.loads(history.read_text()))
-        if epochs < config.epochs:
-            tqdm.write(f"{workdir}: trained for {epochs} of {config.epochs} epochs so far")
+    path = Path(workdir) / HISTORY_FILE
+    if path.is_file():  # a converted file of weights has none
+        try:
+            epochs = len(_list(json.loads(path.read_bytes())))
+        except (ValueError, TypeError, RecursionError) as error:
+            tqdm.write(f"{path} is damaged ({error}): how long it was trained is not known")
+        else:
+            if epochs < config.epochs:
+                tqdm.write(f"{workdir}: trained for {epochs} of {config.epochs} epochs so far")
     return Trained(config, dataset, model, variables)
+
+
+def _list(value: Any) -> list:
+    if not isinstance(value, list):
+        raise TypeError("not a list")
+    return value
 
 
 def initial_state(phase: Phase, variables: dict[str, Any]) -> State:
@@ -335,7 +346,7 @@ def fit(
       InputError: too few patches for a batch, no validation where the best checkpoint is asked for,
         another run in `workdir`, other patches than it was trained on, no whole checkpoint, no room
         for one, or a loss that is not finite.
-      Preempted: SIGTERM came; the state is saved.
+      Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     if steps == 0:
@@ -413,7 +424,7 @@ def fit(
                     _check_finite(state, source, since_log)
                     checkpoints.save(state, {"history": history}, None)
                     if stops:
-                        raise _preempted(workdir, done, total)
+                        raise _preempted(workdir, terminated, done, total)
             sums = {name: float(value) for name, value in state.sums["epoch"].items()}
             figures = {name: sums[name] / sums["steps"] for name in phase.metrics}
             state = _with_sums(state, _zero_sums(phase))
@@ -426,7 +437,7 @@ def fit(
                     path.write_text(json.dumps(_without_nan(history), indent=1) + "\n")
             checkpoints.save(state, {"history": history}, scores)
             if stops and epoch + 1 < config.epochs:
-                raise _preempted(workdir, int(state.step), total)
+                raise _preempted(workdir, terminated, int(state.step), total)
         return history
 
 
@@ -445,22 +456,24 @@ def _restored(
 
 
 @contextlib.contextmanager
-def termination() -> Iterator[list[int]]:
-    """A list that SIGTERM makes non-empty, instead of ending the process."""
-    received: list[int] = []
-    if jax.process_count() > 1:  # JAX listens, so that all processes stop after the same step
-        yield received
+def termination() -> Iterator[list[str]]:
+    """A list that gets the name of a signal that comes, instead of its ending the process."""
+    if jax.process_count() == 1:
+        with signals.deferred() as received:
+            yield received
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    # JAX listens to SIGTERM, so that all processes stop after the same step.
+    before = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        yield received
+        yield []
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, before)
 
 
-def _preempted(workdir: Path, step: int, total: int) -> Preempted:
+def _preempted(workdir: Path, received: Sequence[str], step: int, total: int) -> Preempted:
+    name = received[0] if received else "SIGTERM"  # of another process of the run
     return Preempted(
-        f"{workdir}: stopped by SIGTERM after step {step} of {total}; the same command goes on "
+        f"{workdir}: stopped by {name} after step {step} of {total}; the same command goes on "
         "from there"
     )
 

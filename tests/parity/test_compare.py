@@ -115,6 +115,8 @@ def test_the_recorded_numbers_of_phase_2(tmp_path):
     config = _config(tmp_path, 2, weights=str(tmp_path / "weights.pth"))
     config.record = str(tmp_path / "again.npz")
     assert compare.run(config, tmp_path / "run")
+    with pytest.raises(InputError, match=r"again\.npz is there already: move it or name another"):
+        compare.run(config, tmp_path / "run")
     verdicts = _verdicts(tmp_path / "run")
     ill = ("train", "grad", "running", "after3")
     assert {v for k, v in verdicts.items() if golden.kind(k) not in ill} == {"equal"}

@@ -545,6 +545,7 @@ def test_what_is_left_in_a_folder_does_not_matter(slide, runs_dir, tmp_path, mon
     folder = tmp_path / "maps" / "a slide"
     (folder / ".unfinished.label_map.ome.tif.x").mkdir(parents=True)
     (folder / "slide.json").write_text("{}")
+    config_lib.save(_config(slide, runs_dir), tmp_path / "maps")
     jobs.segment(_config(slide, runs_dir), tmp_path / "maps")
     assert (folder / "areas.csv").is_file() and not list(folder.glob(".unfinished*"))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data import folders
-from wsss_jax import phase1, phase2, spreadsheets, training
+from wsss_jax import config as config_lib
+from wsss_jax import phase1, phase2, runs, spreadsheets, training
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import torch_names, weights
@@ -90,8 +92,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
         )
     images = _read_images(Path(config.images))
     check_writable(workdir)
+    runs.check(config, workdir, started=False)  # the table is made anew
     if config.record:
         check_writable(Path(config.record).parent)
+        if os.path.lexists(config.record):
+            raise InputError(
+                f"config.record: {config.record} is there already: move it or name another"
+            )
     _check_network(source, phase, num_classes)
     expected, other_precision = None, config.precision
     if config.golden:
@@ -118,6 +125,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
         if any(row.verdict != "equal" for row in rows):
             rows = with_rounding(rows, expected, found, compute, source.arrays, coarser)
     _print_table(rows)
+    config_lib.save(config, workdir)
     _write_table(rows, workdir / TABLE_FILE)
     return all(row.verdict != "DIFFERS" for row in rows)
 

@@ -24,6 +24,7 @@ STRIP = 8192  # columns of a strip
 ROWS = 1024  # rows of a part
 SETTINGS_FILE = "settings.json"
 _HEADER = struct.Struct("<II")  # CRC-32 of all that follows it, CRC-32 of the settings
+_DIGITS = 7 * "[0-9]"  # of a position in a part's name, as a pattern
 _LEVEL = 1  # of zlib: written five times as fast as with the default, for half as much again
 
 
@@ -115,7 +116,7 @@ class Parts:
             return
         if before is not None:
             print(f"{self._folder} holds parts made with {_differences(before, text)}: begun anew")
-            for stale in self._folder.glob("part_*.bin"):
+            for stale in self._folder.glob(f"part_x{_DIGITS}_y{_DIGITS}.bin"):
                 stale.unlink()
         with atomic_path(path) as temporary:
             temporary.write_text(text)

@@ -55,7 +55,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: at once if the runs, the slides' names or the settings are wrong; at the end if
         slides failed.
-      Preempted: SIGTERM came; what is finished is kept.
+      Preempted: SIGTERM or SIGINT came; what is finished is kept.
     """
     table = mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
     slides = catalog.files(catalog.find(config.slides), config.slide_mpp, table)
@@ -110,8 +110,8 @@ def _here(
             def check() -> None:
                 if terminated:
                     raise Preempted(
-                        f"{workdir}: stopped by SIGTERM in {slide.name}; the same command goes on "
-                        "from its last finished part"
+                        f"{workdir}: stopped by {terminated[0]} in {slide.name}; the same command "
+                        "goes on from its last finished part"
                     )
 
             for slide in slides:

@@ -1,0 +1,125 @@
+"""Small processes that get signals; none of them loads JAX."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+BEGINNING = """
+import os, signal, sys, time
+from wsss_jax import signals
+signals.handle()
+def say(text):
+    print(text, flush=True)
+"""
+
+
+def _start(script: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", BEGINNING + script],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _end(child: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = child.communicate(timeout=30)
+    return child.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_unwinds_and_is_said_in_one_line(number):
+    child = _start(
+        """
+try:
+    say("ready")
+    while True:
+        try:
+            time.sleep(60)
+        except Exception:
+            say("swallowed")
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)  # once more, while it cleans up
+    say("cleaned up")
+"""
+    )
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(number)
+    status, out, err = _end(child)
+    assert status == 75 and out == "cleaned up\n"
+    line = f"stopped by {number.name}; the same command goes on, or begins again\n"
+    assert err == line
+
+
+def test_a_second_sigint_ends_it_even_where_python_does_not_listen():
+    child = _start(
+        """
+import threading
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as in a library that computes
+threading.Timer(0.5, say, ("ready",)).start()  # when the main thread sleeps
+time.sleep(60)
+"""
+    )
+    assert child.stdout.readline() == "ready\n"
+    begun = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGINT)  # a launcher's, of the same key
+    time.sleep(0.4)
+    assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    assert _end(child)[0] == 130 and time.monotonic() - begun < 20
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
+    child = _start(
+        """
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+Last()
+say("went on")
+time.sleep(60)
+"""
+    )
+    status, out, err = _end(child)
+    assert status == 75 and out == "went on\n"
+    assert err == "stopped by SIGINT; the same command goes on, or begins again\n"
+
+
+def test_deferred_work_looks_for_itself():
+    child = _start(
+        """
+with signals.deferred() as received:
+    say("ready")
+    while not received:
+        time.sleep(0.01)
+    time.sleep(0.3)  # longer than two signals of one key are apart
+    say(received[0])
+say("not reached")
+"""
+    )
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    status, out, err = _end(child)
+    assert status == 75 and out == "SIGINT\n" and err.startswith("stopped by SIGINT; ")
+
+
+def test_an_error_that_a_library_makes_of_it_counts_as_the_signal():
+    child = _start(
+        """
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+except BaseException:
+    signals.check()
+"""
+    )
+    status, _, err = _end(child)
+    assert status == 75 and err.startswith("stopped by SIGTERM; ")

@@ -1,0 +1,62 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wsss_jax import workers
+from wsss_jax.errors import InputError
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def _end(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.1)
+
+
+def _lives(process: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_ctrl_c_is_left_to_the_parent_and_a_death_is_told():
+    with workers.pool(1) as pool:
+        pool.submit(_end, signal.SIGINT).result()
+    with pytest.raises(InputError, match=r"a worker process died.*fewer --config\.workers"):
+        _use_and_kill()
+
+
+def _use_and_kill() -> None:
+    with workers.pool(1) as pool:
+        pool.submit(_end, signal.SIGKILL).result()
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    script = (
+        "import os, time\n"
+        "from wsss_jax import workers\n"
+        "with workers.pool(2) as pool:\n"
+        "    futures = [pool.submit(time.sleep, 1) for _ in range(2)]\n"
+        "    [future.result() for future in futures]\n"
+        "    pool.submit(time.sleep, 300)\n"
+        "    print(*pool._processes, flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    processes = [int(word) for word in parent.stdout.readline().split()]
+    assert processes and all(map(_lives, processes))
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while any(map(_lives, processes)):
+        assert time.monotonic() < end
+        time.sleep(0.01)
