@@ -8,6 +8,7 @@ import pytest
 import wsss_jax
 from configs import base
 from wsss_jax import config as config_lib
+from wsss_jax import config_rules
 from wsss_jax.errors import InputError
 
 CONFIGS = sorted(
@@ -145,11 +146,11 @@ def test_colors_and_precision_are_checked(field, value):
 @pytest.mark.parametrize("value", [10**18, 10**400, -(10**18), 1e18, float("inf"), float("nan")])
 def test_every_number_has_bounds(value):
     """A slip of the keyboard must not end in a crash, or take all memory."""
-    for job, rules in config_lib.RULES.items():
+    for job, rules in config_rules.RULES.items():
         for field, rule in rules.items():
             for given in (value, *((value,) * length for length in (1, 2, 3, 4))):
                 assert not rule.allows(given), f"{job}: {field}"
-    assert not config_lib.CODES.allows({"tumor": (value,)})
+    assert not config_rules.CODES.allows({"tumor": (value,)})
 
 
 def test_texts_have_no_control_characters_and_an_end():
@@ -208,16 +209,16 @@ def test_a_run_says_which_version_wrote_it(tmp_path):
 
 
 def test_fields_that_came_later_do_what_was_done_without_them(tmp_path):
-    for job, fields in config_lib.ADDED.items():
-        assert fields.keys() <= config_lib.RULES[job].keys()
-        assert all(config_lib.RULES[job][field].allows(value) for field, value in fields.items())
+    for job, fields in config_rules.ADDED.items():
+        assert fields.keys() <= config_rules.RULES[job].keys()
+        assert all(config_rules.RULES[job][field].allows(value) for field, value in fields.items())
     config = base.masks("runs/phase1")
     before = config.to_dict()
     del before["absent"]
     (tmp_path / "config.json").write_text(json.dumps(before))
     with pytest.raises(InputError, match="absent is missing"):
         config_lib.load(tmp_path, "workdir")
-    with mock.patch.dict(config_lib.ADDED, masks={"absent": "zero"}):
+    with mock.patch.dict(config_rules.ADDED, masks={"absent": "zero"}):
         assert config_lib.load(tmp_path, "workdir").absent == "zero"
         config_lib.save(config, tmp_path)
         assert config_lib.load(tmp_path, "workdir").absent == "excluded"

@@ -25,6 +25,7 @@ from wsss_jax import (
     signals,
     training,
 )
+from wsss_jax.config_rules import NESTED_JOBS
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 from wsss_jax.parity import compare as parity
@@ -165,7 +166,7 @@ def demo(config: ml_collections.ConfigDict, workdir: Path) -> None:
     jobs.masks.phase1 = jobs.evaluate.phase1 = str(workdir / "phase1")
     jobs.phase2.masks = str(workdir / "masks")
     jobs.evaluate.phase2 = str(workdir / "phase2")
-    for name in config_lib.NESTED_JOBS["demo"]:
+    for name in NESTED_JOBS["demo"]:
         print(f"--- {name}", flush=True)
         JOBS[name](jobs[name], workdir / name)  # each holds its own folder
     summary = evaluation.summary(workdir / "evaluate") | {"seconds": time.monotonic() - start}
