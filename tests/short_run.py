@@ -1,7 +1,7 @@
-"""Run by `test_resilience.py`: trains a tiny network in processes that are killed.
+"""Run by `test_resilience.py`: short jobs in processes that are killed, terminated, interrupted.
 
-Everything but the network is what phase 1 trains with. All is imported before the first child is
-forked, so that a child only has to train.
+Everything but the network that is trained is what the jobs do. All is imported before the first
+child is forked, so that a child only has to work.
 """
 
 import os
@@ -9,22 +9,29 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 from absl import flags
 
+from configs import base
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
-from wsss_jax import inputs, parallel, phase1, schedules, training
+from wsss_jax import inputs, jobs, parallel, phase1, schedules, signals, training
+from wsss_jax.checkpoints import exist
 from wsss_jax.errors import Preempted
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
 
-EXIT_PREEMPTED = 75
 EPOCHS, STEPS = 3, 6
+GONE_AFTER = 20  # seconds, in which worker processes notice that they are alone
+SEED = int(os.environ.get("KILL_SEED", "0"))  # of the moments
+
+Work = Callable[[Path], None]  # into a folder
 
 
 class _Network(nn.Module):
@@ -37,14 +44,11 @@ class _Network(nn.Module):
         return nn.Dense(4, name="fc8")(x.mean(axis=(1, 2))), {}
 
 
-def train(root: Path, workdir: Path, cache: Path) -> None:
+def train(root: Path, workers: int, workdir: Path) -> None:
     """Eighteen steps in three epochs, a checkpoint after every other."""
-    flags.FLAGS.mark_as_parsed()
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     config = tiny_phase1(root)
     config.batch_size, config.checkpoint_every, config.log_every = 2, 2, 4
-    config.epochs, config.select = EPOCHS, "best"
+    config.epochs, config.select, config.data.workers = EPOCHS, "best", workers
     dataset = load_dataset("", root)
     source = inputs.open_source(config.data, dataset, "train")
     model, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)
@@ -62,60 +66,177 @@ def train(root: Path, workdir: Path, cache: Path) -> None:
     training.fit(config, dataset, workdir, phase, source)
 
 
-def start(root: Path, workdir: Path, cache: Path) -> int:
-    """Trains in a forked child, which writes `<workdir>.log`; returns its process number."""
+def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collections.ConfigDict]:
+    """The configurations of short jobs on trained runs."""
+    masks = base.masks(str(runs / "phase1"))
+    masks.data.workers, masks.batch_size, masks.sheet_patches = 0, 4, 0
+    evaluate = base.evaluate(str(runs / "phase1"), "")
+    evaluate.data.workers, evaluate.batch_size, evaluate.sheet_patches = 0, 4, 0
+    prepare = base.prepare(
+        str(regions / "images"), str(regions / "masks"), "", str(root / "dataset.json")
+    )
+    prepare.codes = {name: (i,) for i, name in enumerate(load_dataset("", root).classes)}
+    prepare.excluded, prepare.patch, prepare.stride, prepare.resize = (4,), 32, 8, 32
+    prepare.workers = 2
+    export = base.export(str(runs / "phase1"))
+    export.formats = ("safetensors", "orbax")
+    convert = base.convert(str(root / "dataset.json"))
+    for settings in convert.jobs.values():
+        settings.model.width = 1 / 16
+        settings.data.patch_size = 32
+    return {
+        "masks": masks,
+        "evaluate": evaluate,
+        "prepare": prepare,
+        "export": export,
+        "convert": convert,
+    }
+
+
+def do_job(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    config = config.copy_and_resolve_references()
+    if config.job == "prepare":
+        config.out = str(workdir)
+        if workdir.exists():  # done, which the next start would refuse
+            return
+    if config.job == "convert" and exist(workdir):
+        return
+    jobs.run(config, workdir)
+
+
+def start(work: Work, workdir: Path) -> int:
+    """Works in a forked child, which writes `<workdir>.log`; returns its process number."""
     child = os.fork()
     if child:
+        os.setpgid(child, child)
         return child
+    status = 1
     try:
+        os.setpgid(0, 0)
+        signals.handle()
         log = os.open(workdir.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        train(root, workdir, cache)
+        sys.stdout.reconfigure(line_buffering=True)
+        work(workdir)
         status = 0
     except Preempted as stopped:
         print(stopped, flush=True)
-        status = EXIT_PREEMPTED
+        status = signals.EXIT_PREEMPTED
+    except SystemExit as stopped:
+        status = stopped.code
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-        status = 1
-    sys.stdout.flush()
-    os._exit(status)
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _of_group(group: int) -> list[str]:
+    """The processes of a group that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (path / "stat").read_text().rpartition(")")
+        except OSError:  # it has ended meanwhile
+            continue
+        state, _, its_group = rest.split()[:3]
+        if int(its_group) == group and state not in "ZX":
+            found.append(name)
+    return found
 
 
 def disturb(
-    root: Path, folder: Path, cache: Path, number: signal.Signals, times: int, duration: float
+    work: Work,
+    folder: Path,
+    number: signal.Signals,
+    times: int,
+    duration: float,
+    name: str = "",
+    after: str = "",
 ) -> None:
     """Sends a signal to runs at random moments, `times` in all.
 
-    The same command goes on in a workdir until it ends, then another is begun.
+    The same command goes on in a workdir until it ends, then another is begun. SIGINT goes to the
+    worker processes, too, as it does at a terminal. None of them is left afterwards. With `after`,
+    every other signal comes soon after that is in the log.
     """
-    moments, runs = random.Random(0), 0
-    while times:
-        workdir, status = folder / f"{number.name}{runs}", None
+    moments, runs = random.Random(SEED), 0
+    expected = -number if number == signal.SIGKILL else signals.EXIT_PREEMPTED
+    while times > 0:
+        workdir, status = folder / f"{name or number.name}{runs}", None
         runs += 1
         while status != 0:
-            child = start(root, workdir, cache)
-            if times:
-                time.sleep(moments.uniform(0, duration))
-                os.kill(child, number)
+            child = start(work, workdir)
+            if times > 0:
+                if after and times % 2:
+                    _wait_for(after, workdir.with_suffix(".log"), child)
+                    time.sleep(moments.uniform(0, 0.2))
+                else:
+                    time.sleep(moments.uniform(0.05, duration))
+                send = os.killpg if number == signal.SIGINT else os.kill
+                send(child, number)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            if status not in (0, -number, EXIT_PREEMPTED):
-                sys.exit(f"{workdir}: {status}: {workdir.with_suffix('.log').read_text()}")
-            times -= times > 0 and status != 0
+            log = workdir.with_suffix(".log")
+            if status not in (0, expected):
+                sys.exit(f"{workdir}: {status}: {log.read_text()}")
+            if "Traceback" in log.read_text():
+                sys.exit(f"{workdir}: {log.read_text()}")
+            end = time.monotonic() + GONE_AFTER
+            while left := _of_group(child):
+                if time.monotonic() > end:
+                    sys.exit(f"{workdir}: left after {number.name}: {left}")
+                time.sleep(0.05)
+            times -= 1
+
+
+def _wait_for(text: str, log: Path, child: int) -> None:
+    before = log.read_text().count(text) if log.is_file() else 0
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if log.is_file() and log.read_text().count(text) > before:
+            return
+        time.sleep(0.005)
+
+
+def undisturbed(work: Work, workdir: Path) -> float:
+    """Works once; returns the seconds that it took."""
+    begun = time.monotonic()
+    _, status = os.waitpid(start(work, workdir), 0)
+    if status:
+        sys.exit(workdir.with_suffix(".log").read_text())
+    return time.monotonic() - begun
+
+
+def disturb_training(root: Path, folder: Path, kills: int, others: int) -> None:
+    work = partial(train, root, 0)
+    undisturbed(work, folder / "compiling")
+    duration = undisturbed(work, folder / "undisturbed")
+    disturb(work, folder, signal.SIGKILL, kills, duration)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        disturb(work, folder, number, others, duration, after="first step done")
+    with_workers = partial(train, root, 1)
+    duration = undisturbed(with_workers, folder / "workers")
+    for number in (signal.SIGKILL, signal.SIGINT):
+        disturb(with_workers, folder, number, others // 2, duration, name=f"workers_{number.name}")
+
+
+def disturb_others(root: Path, folder: Path, times: int, runs: Path, regions: Path) -> None:
+    for name, config in other_jobs(root, runs, regions).items():
+        (folder / name).mkdir()
+        if name == "convert":
+            config.weights = str(folder / "export" / "undisturbed" / "phase1.safetensors")
+        work = partial(do_job, config)
+        duration = undisturbed(work, folder / name / "undisturbed")
+        for number in (signal.SIGKILL, signal.SIGINT):
+            disturb(work, folder / name, number, times, duration)
 
 
 def main() -> None:
-    root, folder, cache = map(Path, sys.argv[1:4])
-    for name in ("compiling", "undisturbed"):
-        begun = time.monotonic()
-        _, status = os.waitpid(start(root, folder / name, cache), 0)
-        duration = time.monotonic() - begun
-        if status:
-            sys.exit((folder / f"{name}.log").read_text())
-    disturb(root, folder, cache, signal.SIGKILL, int(sys.argv[4]), duration)
-    disturb(root, folder, cache, signal.SIGTERM, int(sys.argv[5]), duration)
-
-
-if __name__ == "__main__":
-    main()
+    which, root, folder, cache = sys.argv[1], *map(Path, sys.argv[2:5])
+    flags.FLAGS.mark_as_parsed()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if which == "training":
+        disturb_training(root, folder, *map(int, sys.argv[5:]))
+    else:
+        disturb_others(root, folder, int(sys.argv[5]), *map(Path, sys.argv[6:]))

@@ -1,36 +1,50 @@
-"""Runs that are killed or terminated at any moment end as if nothing had been."""
+"""Runs that are killed or told to stop at any moment end as if nothing had been."""
 
-import signal
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 
-from wsss_jax import config as config_lib
-from wsss_jax import jobs, pseudo_masks
+from data import folders, synthetic
 from wsss_jax.checkpoints import load_variables
 
 REPOSITORY = Path(__file__).parents[1]
-KILLS, TERMINATIONS = 30, 5
+# How often training is killed, and gets another signal, and each other job both: more for longer.
+KILLS, OTHERS = int(os.environ.get("KILLS", "10")), int(os.environ.get("OTHER_SIGNALS", "2"))
 
 
-def test_disturbed_runs_end_bit_for_bit_as_an_undisturbed_one(tissue_dir, tmp_path):
-    arguments = [tissue_dir, tmp_path, tmp_path / "cache", str(KILLS), str(TERMINATIONS)]
+def _disturb(which, root, folder, cache, *arguments):
+    """Leaves no process, which the script looks at itself, and no shared memory."""
+    folder.mkdir()
+    shared_memory = _shared_memory()
+    script = "from tests.short_run import main; main()"  # which worker processes do not import
     done = subprocess.run(
-        [sys.executable, "-m", "tests.short_run", *arguments],
+        [sys.executable, "-c", script, which, root, folder, cache, *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    whole = {score: load_variables(tmp_path / "undisturbed", score) for score in (None, "miou")}
-    history = (tmp_path / "undisturbed" / "history.json").read_text()
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert not _shared_memory() - shared_memory
+
+
+def _shared_memory():
+    """Blocks of memory: Grain and multiprocessing name them so."""
+    return set(Path("/dev/shm").glob("psm_*"))
+
+
+def test_disturbed_runs_end_bit_for_bit_as_an_undisturbed_one(tissue_dir, tmp_path):
+    work = tmp_path / "work"
+    _disturb("training", tissue_dir, work, tmp_path / "cache", str(KILLS), str(OTHERS))
+    whole = {score: load_variables(work / "undisturbed", score) for score in (None, "miou")}
+    history = (work / "undisturbed" / "history.json").read_text()
     logs = {}
-    for name in ("SIGKILL", "SIGTERM"):
-        runs = [path for path in tmp_path.glob(f"{name}*") if path.is_dir()]
+    for name in ("SIGKILL", "SIGTERM", "SIGINT", "workers"):
+        runs = [path for path in work.glob(f"{name}*") if path.is_dir()]
         assert runs
         for workdir in runs:
             assert (workdir / "history.json").read_text() == history
@@ -41,29 +55,41 @@ def test_disturbed_runs_end_bit_for_bit_as_an_undisturbed_one(tissue_dir, tmp_pa
     # Neither fell only before the first checkpoint or after the last.
     assert logs["SIGKILL"].count("going on after step") > KILLS / 4
     assert "stopped by SIGTERM after step" in logs["SIGTERM"]
+    assert "stopped by SIGINT after step" in logs["SIGINT"]
 
 
-def test_masks_killed_while_they_are_written(runs_dir, tmp_path):
-    workdir, whole = tmp_path / "masks", runs_dir / "masks"
-    written = pseudo_masks.layer_dir(workdir, "bn7")
-    arguments = [
-        "--config=configs/luad_masks.py",
-        f"--config.phase1={runs_dir / 'phase1'}",
-        "--config.data.workers=0",
-        "--config.batch_size=1",
-        "--config.sheet_patches=2",
-        f"--workdir={workdir}",
-    ]
-    with (tmp_path / "log").open("w") as log:
-        child = subprocess.Popen(
-            [sys.executable, "main.py", *arguments], cwd=REPOSITORY, stdout=log, stderr=log
-        )
-        while child.poll() is None and not list(written.glob("*.png")):
-            time.sleep(0.001)
-        child.kill()
-    assert child.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
-    jobs.make_masks(config_lib.load(workdir, "workdir"), workdir)
-    for path in whole.rglob("PM_*/*.png"):
-        assert (workdir / path.relative_to(whole)).read_bytes() == path.read_bytes()
-    names = {path.name for path in pseudo_masks.layer_dir(workdir, "bn7").iterdir()}
-    assert names == {path.name for path in pseudo_masks.layer_dir(whole, "bn7").iterdir()}
+def _contents(folder):
+    """What a job writes, as bytes, where it is the same in every place and at every time."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.suffix in (".png", ".csv", ".safetensors") or path.name == "split.json"
+    }
+
+
+def test_other_jobs_that_are_disturbed_leave_what_undisturbed_ones_do(
+    runs_dir, tissue_dir, tmp_path
+):
+    regions, work = tmp_path / "regions", tmp_path / "work"
+    for name in ("images", "masks"):
+        (regions / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        image, mask = synthetic.draw_patch(rng, 96)
+        folders.write_image(regions / "images" / f"r{number}.png", image)
+        Image.fromarray(mask).save(regions / "masks" / f"r{number}.png")
+    cache = jax.config.jax_compilation_cache_dir
+    _disturb("others", tissue_dir, work, cache, str(max(1, OTHERS // 2)), runs_dir, regions)
+    for job in ("masks", "evaluate", "prepare", "export", "convert"):
+        expected = _contents(work / job / "undisturbed")
+        assert expected or job == "convert"
+        disturbed = [path for path in (work / job).glob("SIG*") if path.is_dir()]
+        assert disturbed
+        for workdir in disturbed:
+            assert _contents(workdir) == expected
+            assert not list(workdir.rglob(".*"))
+            if job == "convert":
+                found = load_variables(workdir, None)
+                whole = load_variables(work / job / "undisturbed", None)
+                jax.tree.map(np.testing.assert_array_equal, found, whole)
+        assert not list((work / job).glob(".*"))
