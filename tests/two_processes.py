@@ -34,7 +34,8 @@ seen = [
 ]
 np.savez(out / f"seen{process}.npz", *map(np.stack, zip(*seen)))
 
-short_run.train(root, out / "run", out / f"cache{process}")
+jax.config.update("jax_compilation_cache_dir", str(out / f"cache{process}"))
+short_run.train(root, 0, out / "run")
 
 opening = base.masks(str(runs / "phase1"))
 opening.data.workers, opening.batch_size, opening.sheet_patches = 0, 8, 2
