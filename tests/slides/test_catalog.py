@@ -153,6 +153,28 @@ def test_names_that_file_systems_take_for_one(folder):
     assert names == [path.name for path in paths]
 
 
+def test_a_slide_is_taken_once_however_it_is_named(folder, monkeypatch, capsys):
+    _touch(folder, "a.svs")
+    (folder / "loop").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    assert catalog.find(f"a.svs,{folder}/*.svs,./a.svs,**/*.svs") == [Path("a.svs")]
+    assert "loop/a.svs is a.svs" in capsys.readouterr().out
+
+
+def test_a_line_of_the_table_is_of_one_slide(folder):
+    paths = [folder / name for name in ("x/a.svs", "y/a.svs", "y/b.svs")]
+    for key in ("a.svs", "a"):
+        with pytest.raises(InputError, match=rf"{key} could be .*x/a\.svs and .*y/a\.svs; give"):
+            catalog.files(paths, 0.0, {key: 0.5})
+    with pytest.raises(InputError, match=r"b and b\.svs both are .*b\.svs and differ; keep one"):
+        catalog.files(paths, 0.0, {"b.svs": 0.5, "b": 0.25})
+    own = {"x_a.svs": 0.5, "y_a.svs": 0.25, "b": 1.0, "b.svs": 1.0}
+    assert [file.mpp for file in catalog.files(paths, 0.0, own)] == [0.5, 0.25, 1.0]
+    decomposed = unicodedata.normalize("NFD", "Schäfer")
+    (file,) = catalog.files([folder / "Schäfer.svs"], 0.0, {decomposed: 0.5})
+    assert file.mpp == 0.5
+
+
 def test_a_folder_of_several_slides_is_refused_where_one_is_asked_for(folder):
     for name, series in (("a.dcm", "1.3"), ("b.dcm", "1.3"), ("c.dcm", "1.4")):
         _header(folder / name, series)

@@ -326,9 +326,9 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
     folder = tmp_path / "slides"
     folder.mkdir()
     good = (folder / "good.svs", folder / "later.svs")
-    for path in good:
-        path.symlink_to(slide)
     content = slide.read_bytes()
+    for path in good:
+        path.write_bytes(content)
     (folder / "cut.svs").write_bytes(content[: len(content) // 2])
     (folder / "empty.svs").write_bytes(b"")
     (folder / "text.svs").write_text("no slide at all\n" * 100)
@@ -550,9 +550,16 @@ def test_what_is_left_in_a_folder_does_not_matter(slide, runs_dir, tmp_path, mon
     assert (folder / "areas.csv").is_file() and not list(folder.glob(".unfinished*"))
 
 
-def test_another_slide_of_the_same_name_replaces_nothing(slide, finished, runs_dir, tmp_path):
+def test_another_slide_of_the_same_name_replaces_nothing(
+    slide, finished, runs_dir, tmp_path, monkeypatch
+):
     shutil.copytree(finished, tmp_path / "maps")
-    other = tmp_path / slide.name
+    config = _config(Path(slide.name), runs_dir)  # by the same relative path, from another folder
+    config.picture = 100
+    monkeypatch.chdir(slide.parent)
+    jobs.segment(config, tmp_path / "maps")
+    monkeypatch.chdir(tmp_path)
+    other = Path(slide.name)
     write_pyramid(other, *SIZE, drawn_tissue(*SIZE), 2 * MPP)
     summary = tmp_path / "maps" / "a slide" / "slide.json"
     before = summary.read_bytes()

@@ -1,5 +1,6 @@
 """What a mask of tissue covers, and which file is that of a slide."""
 
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,4 +119,7 @@ def test_masks_of_slides_by_their_names(tmp_path):
     masks("a.png", "a.PNG")
     with pytest.raises(InputError, match=r"several masks of a\.svs \(a\.PNG, a\.png\); keep one"):
         of("a.svs")
+    composed, decomposed = (unicodedata.normalize(form, "ä") for form in ("NFC", "NFD"))
+    masks(f"{decomposed}.png")  # a file from a Mac
+    assert of(f"{composed}.svs") == [f"{decomposed}.png"]
     assert mask_file_of("detect", catalog.SlideFile(Path("a.svs"), "a", None)) is None

@@ -48,7 +48,8 @@ def find(slides: str) -> list[Path]:
     else the first of them. Hidden files are passed over unless they are named in full.
 
     Returns:
-      each path once, in the order of the text, sorted within a pattern.
+      each slide once, by whatever links and spellings of its path it is found; in the order of the
+      text, sorted within a pattern. Names of one file that are left out are said.
 
     Raises:
       InputError: nothing there, by the name of the pattern.
@@ -78,7 +79,21 @@ def find(slides: str) -> list[Path]:
         found.update(dict.fromkeys(inside))
     if not found:
         raise InputError("config.slides names no slide: set --config.slides='slides/*.svs'")
-    return _without_parts(list(found))
+    return _without_parts(_without_twins(list(found)))
+
+
+def _without_twins(paths: list[Path]) -> list[Path]:
+    """The paths without those that lead to the file or folder of an earlier one."""
+    kept: dict[str, Path] = {}
+    twins = []
+    for path in paths:
+        first = kept.setdefault(os.path.realpath(path), path)
+        if first is not path and path.absolute() != first.absolute():
+            twins.append(f"{path} is {first}")
+    if twins:
+        more = f" and {len(twins) - 1} more" if len(twins) > 1 else ""
+        print(f"named twice and taken once: {twins[0]}{more}")
+    return list(kept.values())
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -142,12 +157,33 @@ def files(paths: Sequence[Path], slide_mpp: float, table: dict[str, float]) -> l
     Args:
       paths: as `find` returns.
       slide_mpp: for all slides that the table has not; 0 leaves them to their metadata.
-      table: by file name, with or without the ending; see `reading.mpp_table`.
+      table: by file name, with or without the ending, or by the name of the folder of results; see
+        `reading.mpp_table`.
+
+    Raises:
+      InputError: a name in the table that several slides have, or several names of one slide.
     """
-    return [
-        SlideFile(path, name, table.get(path.name, table.get(path.stem, slide_mpp)) or None)
-        for path, name in zip(paths, _names(paths), strict=True)
-    ]
+    by_name = {unicodedata.normalize("NFC", key): key for key in table}
+    slides: list[SlideFile] = []
+    users: dict[str, Path] = {}  # of each name in the table
+    passed_over: list[tuple[Path, str, str]] = []  # names of a slide that another one is used for
+    for path, name in zip(paths, _names(paths), strict=True):
+        forms = (unicodedata.normalize("NFC", form) for form in (name, path.name, path.stem))
+        used, *others = [by_name[form] for form in dict.fromkeys(forms) if form in by_name] or [""]
+        # The name of its folder is no other slide's.
+        if used != name and users.setdefault(used, path) != path and used:
+            raise InputError(
+                f"config.mpp_table: {used} could be {users[used]} and {path}; give a line for "
+                f"each, by the names of their folders of results, such as {name}"
+            )
+        passed_over += [(path, used, key) for key in others if table[key] != table[used]]
+        slides.append(SlideFile(path, name, table[used] if used else slide_mpp or None))
+    for path, used, key in passed_over:
+        if key not in users:
+            raise InputError(
+                f"config.mpp_table: {used} and {key} both are {path} and differ; keep one line"
+            )
+    return slides
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -236,7 +236,7 @@ def describe(
     names = wanted(config, made["ratios"])
     return {
         "name": file.name,
-        "file": str(file.path),
+        "file": str(file.path.absolute()),
         "format": slide.vendor,
         "levels": [[level.width, level.height] for level in slide.levels],
         "mpp": slide.mpp,

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,9 +60,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     table = mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
     slides = catalog.files(catalog.find(config.slides), config.slide_mpp, table)
-    unknown = table.keys() - {
-        name for slide in slides for name in (slide.path.name, slide.path.stem)
+    known = {
+        unicodedata.normalize("NFC", name)
+        for slide in slides
+        for name in (slide.name, slide.path.name, slide.path.stem)
     }
+    unknown = [name for name in table if unicodedata.normalize("NFC", name) not in known]
     if unknown:
         print(f"{config.mpp_table}: for none of these slides: {', '.join(sorted(unknown))}")
     source = config.tissue.source
@@ -76,8 +80,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for warning in provenance.warnings(provenance.read(config), config.mpp):
         print(f"warning: {warning}")
     engine = _with_ray if config.engine == "ray" else _here
+    runs.save(config, dataset, workdir)  # first: by it the folder is known as that of a run
     outcomes = engine(config, dataset, slides, workdir)
-    runs.save(config, dataset, workdir)
     failures: dict[str, str] = {}
     left = {slide.name for slide in slides}
     for number, (slide, done, error) in enumerate(outcomes, start=1):

@@ -78,7 +78,9 @@ def segment_slide(
         before = read_summary(folder)
         if before is not None:
             same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
-            if not same_content and before.get("file") != str(file.path):
+            # Summaries of version 0.1 hold the path as it was given.
+            own = {str(file.path), str(file.path.absolute())}
+            if not same_content and before.get("file") not in own:
                 raise InputError(
                     f"{file.path}: {folder} has the map of another slide, {before.get('file')}; "
                     "name another --workdir, or rename this slide"
@@ -177,7 +179,7 @@ def _settings(
     }
     tissue = config.tissue.to_dict()
     if mask_file is not None:
-        if not mask_file.is_file():
+        if not mask_file.exists():
             raise InputError(
                 f"{slide.path}: there is no tissue mask {mask_file}; add it, or set "
                 "--config.tissue.source=detect"

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -158,13 +159,18 @@ def mask_file_of(source: str, file: SlideFile) -> Path | None:
     is_unique = file.name == re.sub("[\ud800-\udfff]", "_", stem)
     name = stem if is_unique else file.name
     masks = [path for path in Path(source).glob("*") if path.suffix.lower() == ".png"]
-    own = sorted(path for path in masks if path.stem == name)
+    own = sorted(path for path in masks if _normalized(path.stem) == _normalized(name))
     if len(own) > 1:
         names = ", ".join(path.name for path in own)
         raise InputError(f"{source}: several masks of {file.path.name} ({names}); keep one")
-    if not own and not is_unique and any(path.stem == stem for path in masks):
+    if not own and not is_unique and any(_normalized(p.stem) == _normalized(stem) for p in masks):
         raise InputError(
             f"{file.path}: {Path(source) / stem}.png could be the mask of several slides; call "
             f"its own {name}.png"
         )
     return own[0] if own else Path(source) / f"{name}.png"
+
+
+def _normalized(name: str) -> str:
+    """The same for both ways of writing "ä" in Unicode: files from a Mac have the other one."""
+    return unicodedata.normalize("NFC", name)
