@@ -41,9 +41,13 @@ EXIT_INPUT_ERROR = 2
 
 
 def _refuse(message: str) -> NoReturn:
-    """Says in one line what the user can mend, and stops."""
+    """Says in one line what the user can correct, and stops.
+
+    What a terminal would take for a command, in the name of a file or tensor, is written out.
+    """
     signals.check()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split()))
+    print(f"error: {shown}", file=sys.stderr)
     sys.exit(EXIT_INPUT_ERROR)
 
 
@@ -111,8 +115,14 @@ def main(_: list[str]) -> None:
         if error.filename is None:  # not about a file, so not for the user to mend
             raise
         _refuse(f"{error.filename}: {error.strerror}: mend it or name another folder")
-    except Exception:
+    except Exception as error:
         signals.check()
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            what = (str(error).splitlines() or ["of the host"])[0][:200]
+            _refuse(
+                f"memory was short ({what}): lower --config.batch_size, or set "
+                "--config.rematerialize=True in training"
+            )
         raise
 
 
@@ -133,5 +143,7 @@ def _ignore_echoes() -> None:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are no text
+        stream.reconfigure(errors="backslashreplace")
     _ignore_echoes()
     app.run(main, flags_parser=_parse)

@@ -16,6 +16,7 @@ from wsss_jax.files import check_regular
 
 SHIPPED = Path(__file__).parent
 ROLES = ("tumor", "stroma", "lymphocytes")
+_JOINERS = "\u200c\u200d"  # which Persian and Indic words are written with
 LONGEST_NAME = 100  # characters of a class or data set, which tables and legends have room for
 COARSEST_MPP = 1000.0  # micrometers per pixel
 NOTATIONS = {
@@ -105,7 +106,9 @@ def is_printable(text: str) -> bool:
 
     Parts of a file name that are no UTF-8 cannot either.
     """
-    return all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text)
+    return all(
+        c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text
+    )
 
 
 def save_dataset(dataset: Dataset, path: str | Path) -> None:
@@ -185,6 +188,10 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number")
 
 
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().casefold()
+
+
 def _problem_of_name(value: object) -> str:
     """Why something cannot be a name, or ""."""
     if not isinstance(value, str) or not value.strip():
@@ -221,8 +228,12 @@ def _from_fields(fields: object, path: Path) -> Dataset:
     for index, value in enumerate(classes):
         if problem := _problem_of_name(value):
             raise refuse("classes", f"has {shown(value)} as class {index}; {problem}")
-        if value in classes[:index]:
-            raise refuse("classes", f"has {value!r} twice; give each class its own name")
+        if _folded(value) in map(_folded, classes[:index]):
+            raise refuse(
+                "classes",
+                f"has {value!r} twice, but for upper and lower case, blanks or how an accent is "
+                "stored; give each class its own name",
+            )
     if not isinstance(palette, list) or len(palette) != len(classes) + 1:
         raise refuse(
             "palette",

@@ -52,7 +52,9 @@ def labelled_patches(root: str | Path, split: Split, dataset: Dataset) -> list[P
         InputError: no such folder, an empty one, or a label that cannot be read.
     """
     folder = _split_folder(Path(root), split)
-    if (folder / "img").is_dir():
+    has_img = (folder / "img").is_dir()
+    _say_what_lies_beside(folder, has_img=has_img)
+    if has_img:
         folder = folder / "img"
     return [
         Patch(stem, path, None, parse_label(path.name, dataset))
@@ -83,7 +85,7 @@ def annotated_patches(root: str | Path, split: Split, dataset: Dataset) -> list[
 
 def has_split(root: str | Path, split: Split) -> bool:
     """Whether the data set has that split, under any of its spellings."""
-    return any((Path(root) / name).is_dir() for name in SPELLINGS[split])
+    return bool(_split_folders(Path(root), split))
 
 
 def has_masks(root: str | Path, split: Split) -> bool:
@@ -159,7 +161,7 @@ def find_pictures(folder: str | Path) -> dict[str, list[Path]]:
 
 def plain_name(stem: str) -> str:
     """What is the same of two names that some file systems take for one."""
-    return unicodedata.normalize("NFC", stem).lower()
+    return unicodedata.normalize("NFC", stem).casefold()
 
 
 def read_image(path: str | Path, size: int | None, *, checked: bool = False) -> np.ndarray:
@@ -371,7 +373,7 @@ def _refuse_missing(
 
 def _split_folder(root: Path, split: Split) -> Path:
     """The one folder of a split under any of its spellings."""
-    found = [root / name for name in SPELLINGS[split] if (root / name).is_dir()]
+    found = _split_folders(root, split)
     if not found:
         raise InputError(
             f"{root}: no folder of the {split} split; expected one of {', '.join(SPELLINGS[split])}"
@@ -382,6 +384,31 @@ def _split_folder(root: Path, split: Split) -> Path:
             "remove or rename one"
         )
     return found[0]
+
+
+def _split_folders(root: Path, split: Split) -> list[Path]:
+    if not root.is_dir():
+        return []
+    names = sorted(name for name in os.listdir(root) if name.lower() in SPELLINGS[split])
+    return [root / name for name in names if (root / name).is_dir()]
+
+
+def _say_what_lies_beside(folder: Path, *, has_img: bool) -> None:
+    """Names pictures that are not read, as they lie in another folder than the patches."""
+    loose = sum(map(len, find_pictures(folder).values())) if has_img else 0
+    inside = [
+        name
+        for name in sorted(os.listdir(folder))
+        if name not in ("img", "mask") and not name.startswith(".") and (folder / name).is_dir()
+    ]
+    deeper = [name for name in inside if find_pictures(folder / name)]
+    if loose:
+        _say_once(f"{folder}: {loose} pictures beside img are passed over; move them into it")
+    if deeper:
+        _say_once(
+            f"{folder}: pictures in {', '.join(deeper[:3])}{', ...' if len(deeper) > 3 else ''} "
+            "are passed over; move them beside the others"
+        )
 
 
 def _patch_files(folder: Path) -> dict[str, Path]:

@@ -28,7 +28,7 @@ from data.folders import (
 )
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, atomic_path
-from wsss_jax.patch_records import PatchRecord, first_difference
+from wsss_jax.patch_records import PatchRecord, first_difference, patch_record_list
 
 CONTENT = "content.json"  # what the store was made from, and the names in the order of the records
 
@@ -94,7 +94,13 @@ class Store:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict:
-        record = self._records[index]
+        try:
+            record = self._records[index]
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self._folder}: a record of the store is damaged ({str(error).splitlines()[0]}); "
+                "remove the folder, it is then built anew"
+            ) from error
         return {**record, "name": record["name"].decode()}
 
     def __getstate__(self) -> dict:
@@ -155,10 +161,15 @@ def open_split(out_dir: str | Path, split: str) -> Store:
 
 
 def _records(folder: Path, split: str):
-    prepared = list(folder.glob("patches/*"))
-    if len(prepared) != 1:
-        raise InputError(f"{folder}: damaged; remove it, it is then built anew")
-    return tfds.builder_from_directory(prepared[0]).as_data_source(split)
+    prepared = [path for path in folder.glob("patches/*") if not path.name.startswith(".")]
+    try:
+        (version,) = prepared
+        return tfds.builder_from_directory(version).as_data_source(split)
+    except Exception as error:  # of many kinds, of TFDS, ArrayRecord and protocol buffers
+        raise InputError(
+            f"{folder}: damaged ({(str(error).splitlines() or [''])[0]}); remove it, it is then "
+            "built anew"
+        ) from error
 
 
 def _splits(root: Path, dataset: Dataset) -> dict[str, list[Patch]]:
@@ -197,8 +208,7 @@ def _stored(out_dir: Path) -> tuple[dict, dict[str, list[PatchRecord]]]:
     try:
         stored = json.loads(path.read_bytes())
         records = {
-            split: [PatchRecord(*fields) for fields in listed]
-            for split, listed in stored.get("records", {}).items()
+            split: patch_record_list(listed) for split, listed in stored.get("records", {}).items()
         }
         return dict(stored["content"]), records
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

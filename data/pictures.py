@@ -27,12 +27,14 @@ PATCH_FORMATS = ("PNG",)
 REGION_FORMATS = ("PNG", "JPEG", "TIFF")
 _BITS_PER_SAMPLE, _SUBFILE_TYPE = 258, 254  # tags of TIFF
 _SMALLER_COPY = 1  # bit of a page's kind
+_SAMPLE_FORMAT, _SIGNED = 339, 2
+_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
 _JPEG_PIXELS = 1024  # per byte; the largest blocks, of 16 x 16 pixels, take some six bits each
 # What Pillow raises on a file that is truncated, has a wrong checksum or another format; the second
 # line where it reads tags of TIFF and EXIF that hold what they cannot.
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error),
-    *(TypeError, LookupError, AttributeError, ArithmeticError),
+    *(TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
 )
 
 
@@ -56,12 +58,12 @@ def open_picture(
     check_regular(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of large pictures and odd EXIF; damage is an error
             with Image.open(path, formats=formats) as picture:
                 if picture.format == "PNG":
                     _look_into_png(picture, path, checked)
                 elif picture.format == "TIFF":
-                    picture.info["bits"] = max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+                    _look_into_tiff(picture, path)
                 else:
                     _refuse_impossible_jpeg(picture, path)
                     picture.info["bits"] = 8
@@ -98,6 +100,22 @@ def _refuse_impossible_jpeg(picture: Image.Image, path: str | Path) -> None:
     """Refuses a size that takes memory long before Pillow sees that there are no such pixels."""
     if picture.width * picture.height > _JPEG_PIXELS * os.stat(path).st_size:
         raise ValueError(f"{picture.width} x {picture.height} pixels in so few bytes")
+
+
+def _look_into_tiff(picture: Image.Image, path: str | Path) -> None:
+    """Sets `info["bits"]`, and refuses pixels that Pillow would read from the wrong place."""
+    tags, size = picture.tag_v2, os.stat(path).st_size
+    picture.info["bits"] = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+    if any(kind == _SIGNED for kind in tags.get(_SAMPLE_FORMAT, ())):
+        raise ValueError("signed numbers for colors")
+    for offsets, counts in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
+        starts, lengths = (_as_tuple(tags.get(tag, ())) for tag in (offsets, counts))
+        if any(start <= 0 or start >= size for start in starts) or 0 in lengths:
+            raise ValueError("parts of its pixels are not in the file")
+
+
+def _as_tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _refuse_several(picture: Image.Image, path: str | Path) -> None:

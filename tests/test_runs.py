@@ -6,7 +6,7 @@ import pytest
 from configs import base
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
-from wsss_jax import files, inputs, jobs, patch_records, runs
+from wsss_jax import files, jobs, patch_records, runs
 from wsss_jax.errors import InputError
 from wsss_jax.patch_records import PatchRecord
 
@@ -106,10 +106,21 @@ def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path, capsy
         jobs.train_phase1(config, runs_dir / "phase1")
     assert f"(the content of {path.stem} has changed): restore" in str(caught.value)
     assert (runs_dir / "phase1" / "patches.json").read_bytes() == before
-    path.write_bytes(path.read_bytes()[:-1])  # the same patches, in another folder
-    records = inputs.open_source(config.data, DATASET, "train").records
-    runs.check_patches(records, runs_dir / "phase1", started=True)
-    assert "going on" not in capsys.readouterr().out
+    path.write_bytes(path.read_bytes()[:-1])
+    mask = sorted((tmp_path / "data/val/mask").iterdir())[0]  # it chooses the checkpoint
+    mask.write_bytes(mask.read_bytes() + b"!")
+    with pytest.raises(InputError, match=rf"the content of val/{mask.stem} has changed"):
+        jobs.train_phase1(config, runs_dir / "phase1")
+    mask.write_bytes(mask.read_bytes()[:-1])
+    description = tmp_path / "data/dataset.json"
+    fields = json.loads(description.read_text())
+    for field, value in (("classes", fields["classes"][::-1]), ("white", not fields["white"])):
+        description.write_text(json.dumps({**fields, "roles": {}, field: value}))
+        with pytest.raises(InputError, match=rf"was trained with {field} .* set it as it was"):
+            jobs.train_phase1(config, runs_dir / "phase1")
+    description.write_text(json.dumps(fields))
+    jobs.train_phase1(config, runs_dir / "phase1")  # the same patches, in another folder
+    assert "without comparing them" not in capsys.readouterr().out
     (runs_dir / "phase1" / "patches.json").unlink()  # as in a run of version 0.1
     jobs.train_phase1(config, runs_dir / "phase1")
     assert "going on without comparing them" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import ml_collections
 _LONGEST_TEXT = 4096  # as the longest path of Linux
 _LONGEST_SEQUENCE = 256
 _MOST_PIXELS = 8192  # of a side of what a network sees at once
-_MOST_EXAMPLES = 65_536  # of a batch
+_MOST_EXAMPLES = 4096  # of a batch
 _MOST_EPOCHS = 10_000
 _MOST_STEPS = 10**9
 _LARGEST = 1e6  # of factors, rates and statistics

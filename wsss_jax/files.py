@@ -47,6 +47,21 @@ def check_regular(path: Path | str) -> None:
         raise InputError(f"{path}: {what}, not a file; remove it or name another")
 
 
+def check_utf8(path: Path | str) -> None:
+    """Refuses a folder of a run that checkpoints cannot be in: Orbax wants its name as text.
+
+    Raises:
+      InputError: a part of its absolute path is not UTF-8.
+    """
+    absolute = os.path.abspath(path)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path}: a folder of a run needs a name in UTF-8; rename {absolute!r}, or name another"
+        ) from error
+
+
 # What the names of files begin with until they are whole.
 UNFINISHED = ".unfinished."
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import folders
-from data.dataset import Dataset, label_from_mask
+from data.dataset import Dataset, label_from_mask, load_dataset
 from data.folders import Patch
 from wsss_jax import parallel
 from wsss_jax import workers as worker_processes
@@ -158,6 +158,7 @@ def open_source(
     root, size = Path(config.root), config.patch_size
     if not root.is_dir():
         raise InputError(f"config.data.root: there is no folder {root}; data/README.md says more")
+    _refuse_other_classes(root, config.dataset, dataset)
     if config.source == "tfds":
         # Here, since tensorflow-datasets takes a while to load and few runs need it.
         from data import patches_tfds
@@ -183,6 +184,19 @@ def open_source(
         _say_what_labels_lack(records, dataset)
     masks, records = _checked_masks(mask_dirs, records, dataset, size)
     return FolderSource(patches, dataset, size, masks, resize=config.resize, records=records)
+
+
+def _refuse_other_classes(root: Path, spec: str, dataset: Dataset) -> None:
+    """Refuses a folder whose own description does not say what the run's says."""
+    if spec or not (root / "dataset.json").is_file():
+        return
+    own = load_dataset("", root)
+    for field in ("classes", "white", "label_notation"):
+        if getattr(own, field) != getattr(dataset, field):
+            raise InputError(
+                f"{root / 'dataset.json'}: {field} is {getattr(own, field)}, but the run knows "
+                f"{getattr(dataset, field)}: set --config.data.root to the data set of the run"
+            )
 
 
 def _checked_masks(

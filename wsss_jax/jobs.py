@@ -94,7 +94,7 @@ def _train(
         validation = inputs.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     built = phase.phase(config, dataset.num_classes, config.epochs * steps, validation)
-    history = training.fit(config, dataset, workdir, built, source)
+    history = training.fit(config, dataset, workdir, built, source, validation)
     if parallel.is_first():
         figures.training_curves(history, workdir / "curves.png", dataset.classes)
 

@@ -6,7 +6,7 @@ A run goes on only with the patches it began with, and deletes only files that i
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
@@ -45,14 +45,24 @@ def load(workdir: Path) -> list[PatchRecord] | None:
     if not path.is_file():
         return None
     try:
-        records = [PatchRecord(*fields) for fields in json.loads(path.read_bytes())]
-        if not all(isinstance(text, str) for record in records for text in record):
-            raise ValueError("fields that are no texts")
+        records = patch_record_list(json.loads(path.read_bytes()))
+        if not records:
+            raise ValueError("no records")
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: damaged ({error}); name another --workdir, or remove the file to go on "
             "without comparing the patches"
         ) from error
+    return records
+
+
+def patch_record_list(value: Any) -> list[PatchRecord]:
+    """The records in what was read from JSON; raises ValueError or TypeError for anything else."""
+    if not isinstance(value, list):
+        raise ValueError("no list")
+    records = [PatchRecord(*fields) for fields in value]
+    if not all(isinstance(text, str) for record in records for text in record):
+        raise ValueError("fields that are no texts")
     return records
 
 

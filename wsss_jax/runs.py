@@ -15,12 +15,14 @@ from data.dataset import Dataset, load_dataset, save_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import parallel, patch_records
 from wsss_jax.errors import InputError
-from wsss_jax.files import LOCK, atomic_path, clear_unfinished, locked
+from wsss_jax.files import LOCK, atomic_path, check_utf8, clear_unfinished, locked
 from wsss_jax.patch_records import PatchRecord
 
 Job = Callable[[ml_collections.ConfigDict, Path], Any]
 
 DATASET_FILE = "dataset.json"
+# Fields of a data set that say what labels and mask values mean.
+MEANING = ("classes", "white", "label_notation", "present_share")
 # Fields that may change between a run and its continuation.
 FREE_FIELDS = (
     "log_every",
@@ -28,6 +30,11 @@ FREE_FIELDS = (
     "accumulate",
     "rematerialize",
     "palette",
+    # Where earlier runs lie: what they hold is known by checksums of weights and masks.
+    "init",
+    "phase1",
+    "phase2",
+    "masks",
     "data.root",
     "data.source",
     "data.workers",
@@ -67,6 +74,7 @@ def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
         problem = None
         if parallel.is_first():
             try:
+                check_utf8(workdir)
                 _refuse_foreign(workdir)
                 stack.enter_context(locked(workdir / LOCK, shared=shared))
                 if not shared:
@@ -128,6 +136,24 @@ def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) ->
         )
 
 
+def check_dataset(dataset: Dataset, workdir: Path, *, started: bool) -> None:
+    """Refuses to go on in a folder whose results mean other classes.
+
+    Raises:
+      InputError: names the field of the description that differs.
+    """
+    if not started:
+        return
+    before = load_dataset(str(workdir / DATASET_FILE), workdir)
+    for field in MEANING:
+        was, is_now = getattr(before, field), getattr(dataset, field)
+        if was != is_now:
+            raise InputError(
+                f"{workdir} was trained with {field} {was} of the data set, now its description "
+                f"says {is_now}: set it as it was to go on, or name another --workdir"
+            )
+
+
 def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: bool) -> None:
     """Refuses to go on in a folder with other patches than those of its results.
 
@@ -170,6 +196,7 @@ def load(workdir: str, field: str, job: str) -> tuple[ml_collections.ConfigDict,
     Raises:
       InputError: no run there, or one of another job.
     """
+    check_utf8(workdir)
     config = config_lib.load(Path(workdir), field)
     if config.job != job:
         raise InputError(

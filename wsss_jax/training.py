@@ -327,6 +327,7 @@ def fit(
     workdir: Path,
     phase: Phase,
     source: inputs.Source,
+    validation: inputs.Source | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a phase, or goes on where the run in `workdir` stopped.
 
@@ -341,11 +342,12 @@ def fit(
       workdir: of the run.
       phase: what to train.
       source: the training patches.
+      validation: those that `phase.validate` looks at, which are put on record, too.
 
     Raises:
       InputError: too few patches for a batch, no validation where the best checkpoint is asked for,
-        another run in `workdir`, other patches than it was trained on, no whole checkpoint, no room
-        for one, or a loss that is not finite.
+        another run in `workdir`, other patches or classes than it was trained on, no whole
+        checkpoint, no room for one, or a loss that is not finite.
       Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
@@ -360,7 +362,12 @@ def fit(
         )
     resumed = exist(workdir)
     runs.check(config, workdir, started=resumed)
-    runs.check_patches(source.records, workdir, started=resumed)
+    runs.check_dataset(dataset, workdir, started=resumed)
+    records = [
+        *source.records,
+        *(r._replace(name=f"val/{r.name}") for r in (validation.records if validation else ())),
+    ]
+    runs.check_patches(records, workdir, started=resumed)
     if not resumed:  # before anything is written
         variables, report = initial_variables(config, phase.model)
         state = initial_state(phase, variables)
@@ -379,7 +386,7 @@ def fit(
             if report is not None:
                 weights.write_report(report, workdir / weights.REPORT_FILE)
         if parallel.is_first():  # now that a run of version 0.1 could go on with them
-            patch_records.save(source.records, workdir)
+            patch_records.save(records, workdir)
         first, total = int(state.step), config.epochs * steps
         begun = time.monotonic()
         writer = SummaryWriter(

@@ -416,3 +416,14 @@ def test_check_masks_says_which_values_there_are(tmp_path):
     damage(paths[1], "truncated")
     with pytest.raises(InputError, match=r"3\.png: not a whole picture"):
         folders.check_masks(paths, SIZE, LUAD)
+
+
+def test_pictures_that_lie_elsewhere_are_said(tmp_path, capsys):
+    image(tmp_path / "Train" / "img" / "a-[1 0 0 0].png")
+    image(tmp_path / "Train" / "b-[1 0 0 0].png")
+    image(tmp_path / "Train" / "slide 1" / "c-[1 0 0 0].png")
+    assert folders.has_split(tmp_path, "train")
+    (patch,) = folders.labelled_patches(tmp_path, "train", LUAD)
+    assert patch.stem == "a-[1 0 0 0]"
+    said = capsys.readouterr().out
+    assert "1 pictures beside img are passed over" in said and "in slide 1 are passed over" in said

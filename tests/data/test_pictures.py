@@ -206,3 +206,25 @@ def test_a_transparent_grey_value_of_few_bits(tmp_path, bits):
     content = made(2, 1, stored, bits=bits, extra=chunk(b"tRNS", b"\0\1"))
     (tmp_path / "a.png").write_bytes(content)
     assert read(tmp_path / "a.png")[0, :, 0].tolist() == [255, 2 * 255 // (2**bits - 1)]
+
+
+def test_tiff_whose_pixels_are_not_where_it_says(tmp_path):
+    """As GDAL writes files with holes: Pillow would show the header of the file as tissue."""
+    picture = np.full((64, 64, 3), 120, np.uint8)
+    for options in ({"tile": (16, 16)}, {"rowsperstrip": 16}):
+        tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", **options)
+        with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+            tag = file.pages[0].tags["TileOffsets" if "tile" in options else "StripOffsets"]
+            tag.overwrite([0, *tag.value[1:]])
+        assert "parts of its pixels are not in the file" in refused(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "s.tif", picture[..., 0].astype(np.int8))
+    assert "signed numbers for colors" in refused(tmp_path / "s.tif")
+
+
+def test_a_palette_picture_without_its_palette(tmp_path):
+    (tmp_path / "p.png").write_bytes(made(2, 2, b"\0\0\0" * 2, color=3))
+    with (
+        pytest.raises(InputError, match="not a whole picture"),
+        pictures.open_picture(tmp_path / "p.png", ALL) as picture,
+    ):
+        pictures.lay_on_white(picture)

@@ -69,6 +69,12 @@ def test_pytorch_names_come_without_wrappers_and_counters(tmp_path, prefix):
         assert weights.phase_of(read) == 1 and weights.num_classes(read, 1) == 3
 
 
+def test_a_wrapper_may_have_the_name_of_a_block():
+    for wrapper in ("backbone.", "optim_model.", "optimal.", "grad_model."):
+        read = weights.find_network("a", [f"{wrapper}{name}" for name in SHAPES])
+        assert list(read.names.values()) == list(SHAPES)
+
+
 def test_wrappers_within_a_network():
     names = ["backbone._orig_mod.conv1.weight", "backbone._orig_mod.bn1.weight", "aspp.module.a"]
     assert list(weights.find_network("a", names).names.values()) == [
@@ -325,6 +331,7 @@ def test_a_damaged_safetensors_file_is_read_or_refused(tmp_path, data):
         b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
         b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}',
         b'{"a":' * 5000,
+        json.dumps({"b2.a": {"dtype": "F32", "shape": [1] * 70, "data_offsets": [0, 4]}}).encode(),
         b"{}",
     ],
 )

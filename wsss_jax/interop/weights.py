@@ -29,10 +29,13 @@ _WRAPPERS = (
     *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
     *("_forward_module", "_dist_wrapped_module"),
 )
-# The first block of a name that only a network of ours (or torchvision's ResNet) has.
-_BLOCK = re.compile(r"(?:^|\.)(?P<block>(?:conv1a|b2|backbone)\.|layer1\.0\.conv1\.)")
+# What only the names of our networks (or of torchvision's ResNet) have: phase 1, phase 2.
+_BLOCKS = (
+    re.compile(r"(?:^|\.)(?P<block>(?:conv1a|b2)\.)"),
+    re.compile(r"(?:^|\.)(?P<block>backbone\.|layer1\.0\.conv1\.)"),
+)
 _AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|teacher|momentum)(?:[._]|$)")
-_OPTIMIZER = re.compile(r"(?:^|[._])(?:optim\w*|grads?|gradients?)(?:[._]|$)")
+_OPTIMIZER = re.compile(r"(?:^|\.)(?:optimi[sz]ers?|optimizer_states?|opt_state)(?:\.|$)")
 _SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 _LISTED = 6  # tensors of a module are named one by one up to here
 
@@ -127,7 +130,7 @@ def find_network(path: Path, names: Collection[str]) -> Network:
     Raises:
       InputError: none there, or several.
     """
-    places = dict.fromkeys(place for name in names if (place := _place(name)) is not None)
+    places = _places(names)
     trained = [place for place in places if not _AVERAGE.search(place)]
     if not places:
         some = ", ".join(list(names)[:3])
@@ -161,12 +164,16 @@ def find_network(path: Path, names: Collection[str]) -> Network:
     return Network(ours, note)
 
 
-def _place(name: str) -> str | None:
-    """What comes before a block of our networks in the name of a tensor; None for others."""
-    found = _BLOCK.search(name)
-    if found is None or _OPTIMIZER.search(name, 0, found.start("block")):
-        return None
-    return name[: found.start("block")]
+def _places(names: Collection[str]) -> list[str]:
+    """What comes before the blocks of our networks in the names of tensors."""
+    places: dict[str, None] = {}
+    for block in _BLOCKS:
+        wrappers = tuple(filter(None, places))  # one may be called as a block of the other network
+        for name in names:
+            found = None if name.startswith(wrappers) else block.search(name)
+            if found and not _OPTIMIZER.search(name, 0, found.start("block")):
+                places[name[: found.start("block")]] = None
+    return list(places)
 
 
 def _load_safetensors(
@@ -183,7 +190,9 @@ def _load_safetensors(
                         "of 16 or 32 bits"
                     )
                 arrays[name] = file.get_tensor(name)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: not a whole safetensors file ({error}); copy it anew") from error
     return arrays
 

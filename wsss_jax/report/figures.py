@@ -30,6 +30,7 @@ INK = "#222222"
 PALE = "#777777"
 SERIES_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 STYLE = {
+    "text.parse_math": False,  # names of classes may have dollar signs
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
