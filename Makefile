@@ -3,13 +3,17 @@ PYTHON ?= $(shell command -v python3 || command -v python3.11)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test torch lint clean
+.PHONY: demo test test-long torch lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python main.py --config=configs/demo.py --workdir=runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+
+# Jobs that are killed again and again; KILLS and OTHER_SIGNALS say how often.
+test-long: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 
 # The tests that compare with PyTorch run where it is installed.
 torch: $(VENV)/.test

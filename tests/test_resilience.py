@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 from data import folders, synthetic
@@ -67,6 +68,7 @@ def _contents(folder):
     }
 
 
+@pytest.mark.long
 def test_other_jobs_that_are_disturbed_leave_what_undisturbed_ones_do(
     runs_dir, tissue_dir, tmp_path
 ):
