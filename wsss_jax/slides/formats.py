@@ -18,6 +18,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
 from wsss_jax.slides import catalog, tiff
 from wsss_jax.slides.dicom import open_dicom
+from wsss_jax.slides.levels import drop_foreign_levels
 from wsss_jax.slides.opened import (
     CONVERT,
     Opened,
@@ -67,7 +68,7 @@ def open_file(path: Path) -> Opened:
             stack.callback(opened.close)  # unless all is well
             size = sum(file.stat().st_size for file in catalog.members(path) if file.is_file())
             check_size(path, opened.sizes, size)
-            opened = keep_levels(opened)
+            opened = drop_foreign_levels(keep_levels(opened))
         except (InputError, MemoryError):
             raise
         except Exception as error:  # the libraries raise of every kind on damaged files
