@@ -18,6 +18,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
 from wsss_jax.slides import catalog, tiff
 from wsss_jax.slides.dicom import open_dicom
+from wsss_jax.slides.key_files import check_named
 from wsss_jax.slides.levels import drop_foreign_levels
 from wsss_jax.slides.opened import (
     CONVERT,
@@ -84,6 +85,7 @@ def _open(path: Path, head: bytes) -> Opened:
         tiff.check_header(path)
     for member in catalog.members(path):
         check_regular(member)
+    check_named(path)
     vendor = openslide.OpenSlide.detect_format(str(path))
     if vendor == "generic-tiff":
         return _open_generic_tiff(path)
