@@ -17,7 +17,6 @@ from wsss_jax.errors import InputError
 from wsss_jax.slides import encoded
 from wsss_jax.slides.reading import open_slide
 
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 END = b"\xff\xd9"
 _NOISE = np.random.default_rng(0).integers(-9, 9, (480, 640, 3))
 GRAINY = (smooth(640, 480).astype(int) + _NOISE).clip(0, 255).astype(np.uint8)

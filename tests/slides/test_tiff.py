@@ -301,6 +301,11 @@ def test_dyes_of_aperio_are_no_slide(tmp_path):
     path = _write(tmp_path / "f.svs", *[(WAVES[..., c].copy(), gray) for c in range(3)])
     with pytest.raises(InputError, match=r"f\.svs: .*planes that are no colors; save it as one"):
         open_slide(path)
+    path = _write(tmp_path / "one.svs", (WAVES[..., 0].copy(), gray))
+    with pytest.raises(InputError, match=r"one\.svs: fluorescence of one dye, no stain; give"):
+        open_slide(path)
+    path = _write(tmp_path / "gray.svs", (WAVES[..., 0].copy(), gray | {"description": APERIO}))
+    np.testing.assert_array_equal(_whole(path)[..., 1], WAVES[..., 0])
 
 
 @pytest.mark.parametrize("photometric", ["miniswhite", "palette"])

@@ -103,8 +103,7 @@ def check_jpeg_tile(data: bytes, tables: bytes | None, pixels: np.ndarray) -> No
     if not _may_be_damaged(data, pixels[-8:, -8:]):
         return
     whole = data if tables is None else data[:2] + tables[2:].removesuffix(_END) + data[2:]
-    with MemoryFile(whole) as file:
-        _decode_strictly(file.name)
+    _decode_strictly(whole)
 
 
 def check_jpeg_picture(path: Path, pixels: np.ndarray) -> None:
@@ -119,17 +118,22 @@ def check_jpeg_picture(path: Path, pixels: np.ndarray) -> None:
     """
     data, ends = path.read_bytes(), (slice(8), slice(-8, None))
     if any(_may_be_damaged(data, pixels[rows, columns]) for rows in ends for columns in ends):
-        _decode_strictly(str(path))
+        _decode_strictly(data)
 
 
 def _may_be_damaged(data: bytes, corner: np.ndarray) -> bool:
     return _ZEROS in data or _PROGRESSIVE in data or bool((corner == corner[-1, -1]).all())
 
 
-def _decode_strictly(name: str) -> None:
+def _decode_strictly(data: bytes) -> None:
     options = {"GDAL_ERROR_ON_LIBJPEG_WARNING": True, "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": True}
     try:
-        with rasterio.Env(**options), rasterio.open(name, driver="JPEG") as picture:
+        # From memory: beside a file GDAL looks for others.
+        with (
+            rasterio.Env(**options),
+            MemoryFile(data) as file,
+            file.open(driver="JPEG") as picture,
+        ):
             for top in range(0, picture.height, _ROWS):
                 rows = min(_ROWS, picture.height - top)
                 picture.read(window=Window(0, top, picture.width, rows))

@@ -28,6 +28,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MICROMETERS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _SMALL = 16  # times fewer pixels than the slide: a macro image or a label, no section
 _NO_SECTIONS = ("label", "macro", "thumbnail", "overview")  # in names of images
+_DYE = "|Dye"  # in Aperio's descriptions of fluorescence
 _NAMED = 5  # files that a message lists
 
 # What it logs of damaged files, in several lines, is said in one where it matters.
@@ -91,12 +92,14 @@ def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str,
     if not main:
         raise InputError(f"{path}: a TIFF file without an image; copy the slide again")
     slide = max(main, key=lambda picture: picture.pixels)  # the first of equals
+    page = slide.pages[0].keyframe
     if slide.stack:
-        page = slide.pages[0].keyframe
         raise InputError(
             f"{path}: {slide.stack} of {page.dtype} ({page.photometric.name}), planes that are no "
             "colors; save it as one 8-bit RGB picture"
         )
+    if slide.series.kind == "svs" and page.samplesperpixel == 1 and _DYE in page.description:
+        raise InputError(f"{path}: fluorescence of one dye, no stain; give a slide in color")
     if not any(slide.pages[0].databytecounts):
         raise InputError(f"{path}: an image without any data; copy the slide again")
     notes = _notes_on_others(slide, pictures, file.is_ome)
