@@ -34,7 +34,8 @@ def check_claim(
 ) -> None:
     """Refuses a tile whose own header says another size, or that does not end where it should.
 
-    WebP is not looked at: its size is limited to 16,383 x 16,383, and its decoder checks it.
+    WebP is not looked at: its size is limited to 16,383 x 16,383, and its decoder checks it. What
+    is not noticed: changes of JPEG 2000 before its end, and of data that are not compressed.
 
     Args:
       data: of one tile or strip, as it is stored.
