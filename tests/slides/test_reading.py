@@ -24,7 +24,7 @@ from tests.slides.made_slides import (
     write_pyramid,
 )
 from wsss_jax.errors import InputError
-from wsss_jax.slides import formats, reading, tiff
+from wsss_jax.slides import formats, reading, tiff, tiff_headers, tiff_pixels
 from wsss_jax.slides.reading import View, check_mpp, mpp_table, open_slide
 
 WIDTH, HEIGHT = 1111, 903
@@ -71,7 +71,7 @@ def test_every_format_gives_all_levels_pixels_and_metadata(folder, waves, name, 
 
 def _only_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
-        raise InputError(f"{path}: refused")
+        raise tiff_pixels.OtherColors(f"{path}: refused")
 
     monkeypatch.setattr(tiff, "open_tiff", refuse)
 
@@ -256,7 +256,7 @@ def test_unreadable_absurd_and_too_large(tmp_path, folder, monkeypatch):
     with pytest.raises(InputError, match=r"a\.svs: 250 micrometers .*config\.slide_mpp between"):
         open_slide(folder / "a.svs", 250)
     with monkeypatch.context() as patch:
-        patch.setattr(tiff, "SEGMENT_BYTES", 1000)
+        patch.setattr(tiff_headers, "SEGMENT_BYTES", 1000)
         with pytest.raises(InputError, match=r"1111 x 903 pixels in pieces .*vips tiffsave"):
             tifffile.imwrite(tmp_path / "s.tif", smooth(WIDTH, HEIGHT), photometric="rgb")
             open_slide(tmp_path / "s.tif")
@@ -328,6 +328,12 @@ def test_pictures_are_upright_and_of_8_bits(tmp_path, waves):
         difference = np.abs(slide.read(0, 0, 0, WIDTH, HEIGHT).astype(int) - waves)
         assert difference.max() <= 8
         assert slide.warnings == ("it is turned upright as its EXIF orientation says",)
+    for orientation in (0, 1, 9, 77):  # none of these turns
+        exif[274] = orientation
+        Image.fromarray(waves).save(tmp_path / "u.png", exif=exif)
+        slide = open_slide(tmp_path / "u.png", 0.5)
+        np.testing.assert_array_equal(slide.read(0, 0, 0, WIDTH, HEIGHT), waves)
+        assert slide.warnings == ()
     deep = (waves.astype(np.uint16) * 4)[..., ::-1]  # 10 bits: Pillow would show their upper 8
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
     cv2.imwrite(str(tmp_path / "gray.png"), deep[..., 0])

@@ -10,12 +10,13 @@ import tifffile
 
 from tests.slides.made_slides import smooth, write_arrays
 from wsss_jax.errors import InputError
-from wsss_jax.slides import tiff
+from wsss_jax.slides import tiff, tiff_headers
 from wsss_jax.slides.reading import View, open_slide
 
 TILED = {"tile": (256, 256), "compression": "deflate", "metadata": None}
 HALF = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}  # 0.5 µm
 WAVES = smooth(640, 480)
+APERIO = b"Aperio Image Library v1\r\n|MPP = 0.5"
 
 
 def _write(path: Path, *pages: tuple[np.ndarray, dict], **options) -> Path:
@@ -147,12 +148,11 @@ def test_more_samples_than_color(tmp_path):
     assert "3 further samples" in open_slide(path).warnings[0]
 
 
-def _ome(path: Path, body: str) -> Path:
+def _ome(path: Path, body: str, image: np.ndarray = WAVES[..., 0], number: int = 1) -> Path:
     head = '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/'
-    xml = f'{head}Schemas/OME/2016-06" UUID="urn:uuid:1">{body}</OME>'
-    tifffile.imwrite(
-        path, WAVES[..., 0], photometric="minisblack", description=xml.encode(), metadata=None
-    )
+    xml = f'{head}Schemas/OME/2016-06" UUID="urn:uuid:{number}">{body}</OME>'
+    photometric = "rgb" if image.ndim == 3 else "minisblack"
+    tifffile.imwrite(path, image, photometric=photometric, description=xml.encode(), metadata=None)
     return path
 
 
@@ -193,6 +193,141 @@ def test_parts_of_ome_that_are_missing_are_named(tmp_path):
         open_slide(path)
 
 
+@pytest.mark.parametrize("name", ["a.ome.tif", "b.ome.tif"])
+def test_each_file_of_an_ome_set_is_read_by_itself(tmp_path, name):
+    """Two images, each in a file of its own, with the metadata of both."""
+    images = {"a.ome.tif": (WAVES, 0.5), "b.ome.tif": (255 - WAVES, 0.25)}
+    if name == "a.ome.tif":
+        images["b.ome.tif"] = smooth(900, 700), 0.25
+    body = "".join(
+        _image(_part(0, file, number), 3).replace(
+            'SizeX="640" SizeY="480"',
+            f'SizeX="{image.shape[1]}" SizeY="{image.shape[0]}" PhysicalSizeX="{mpp}" '
+            f'PhysicalSizeY="{mpp}"',
+        )
+        for number, (file, (image, mpp)) in enumerate(images.items(), start=1)
+    ).replace("<TiffData", '<Channel SamplesPerPixel="3"/><TiffData')
+    for number, (file, (image, _)) in enumerate(images.items(), start=1):
+        _ome(tmp_path / file, body, image, number)
+    image, mpp = images.pop(name)
+    slide = open_slide(tmp_path / name)
+    assert slide.mpp == mpp
+    np.testing.assert_array_equal(slide.read(0, 0, 0, slide.width, slide.height), image)
+    (other,) = images
+    assert slide.warnings == (f"its metadata names images of other files, too: {other}",)
+
+
+def test_pixels_that_are_all_in_another_file(tmp_path):
+    body = _image(_part(0, "b.ome.tif", 2))
+    _ome(tmp_path / "a.ome.tif", body, WAVES[..., 0], 1)
+    _ome(tmp_path / "b.ome.tif", body, 255 - WAVES[..., 0], 2)
+    with pytest.raises(InputError, match=r"a\.ome\.tif: its pixels are in b\.ome\.tif; name that"):
+        open_slide(tmp_path / "a.ome.tif")
+
+
+@pytest.mark.parametrize("body", [_image("<TiffData/>").replace("480", "960"), ""])
+def test_ome_metadata_of_another_image(tmp_path, body):
+    body = body.replace("<Pixels", '<Pixels PhysicalSizeX="0.5" PhysicalSizeY="0.5"')
+    slide = open_slide(_ome(tmp_path / "x.ome.tif", body))
+    assert slide.mpp is None
+    assert slide.warnings[0].startswith("its OME metadata describes no image of its size")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_slides_are_not_turned(tmp_path, orientation):
+    tag = {"extratags": [(274, "H", 1, orientation, True)]}
+    for name, chosen in (("t.tif", {}), ("s.tif", {"tile": None}), ("a.svs", {})):
+        chosen = {**chosen, "description": APERIO} if name == "a.svs" else chosen
+        path = _write(tmp_path / name, (WAVES, tag | chosen))
+        np.testing.assert_array_equal(_whole(path), WAVES)
+        said = f"its Orientation tag ({orientation}) is not obeyed, as in viewers of slides"
+        assert open_slide(path, 0.5).warnings == (() if orientation == 1 else (said,))
+
+
+@pytest.mark.parametrize("order", ["lm", "ml", "m", "mlml"])
+def test_masks_of_transparency_are_no_levels(tmp_path, order):
+    reduced = {"subfiletype": 1}
+    mask = np.full((240, 320), 255, np.uint8), reduced | {"photometric": "minisblack"}
+    level = WAVES[::2, ::2].copy(), reduced
+    smaller = {"l": (WAVES[::4, ::4].copy(), reduced), "m": (mask[0][::2, ::2].copy(), mask[1])}
+    pages = [{"l": level, "m": mask}[letter] for letter in order[:2]]
+    pages += [smaller[letter] for letter in order[2:]]
+    path = _write(tmp_path / "m.tif", (WAVES, {}), *pages)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page, letter in zip(file.pages[1:], order, strict=True):
+            page.tags["NewSubfileType"].overwrite(5 if letter == "m" else 1)
+    slide = open_slide(path)
+    assert [level.downsample for level in slide.levels] == [1, 2, 4][: 1 + order.count("l")]
+    assert slide.warnings == ()
+    np.testing.assert_array_equal(_whole(path), WAVES)
+    half = View(slide, 1.0).read(0, 0, 320, 240).astype(int)
+    assert np.abs(half - WAVES[::2, ::2]).max() < 9
+
+
+@pytest.mark.parametrize("kind", ["deep", "fourth", "gray"])
+def test_a_level_of_another_kind_is_not_used(tmp_path, kind):
+    half = WAVES[::2, ::2].copy()
+    level, options = {
+        "deep": (half.astype(np.uint16) * 16, {}),
+        "fourth": (np.dstack([half, half[..., :1] * 0]), {"extrasamples": ["unspecified"]}),
+        "gray": (255 - half[..., 0], {"photometric": "minisblack"}),
+    }[kind]
+    path = _write(tmp_path / "k.tif", (WAVES, {}), (level, {"subfiletype": 1, **options}))
+    view = View(open_slide(path), 1.0)
+    assert np.abs(view.read(0, 0, 320, 240).astype(int) - half).max() < 9
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("gray", [False, True])
+def test_16_bits_are_not_cut_to_8(tmp_path, level, gray):
+    deep = WAVES.astype(np.uint16) * 16
+    images = [WAVES, WAVES[::2, ::2].copy()]
+    images[level] = deep[:: level + 1, :: level + 1].copy()
+    options = {"description": APERIO}
+    if gray:
+        images = [image[..., 0].copy() for image in images]
+        options["photometric"] = "minisblack"
+    label = WAVES[:40].copy(), {"tile": None}
+    pages = [(image, options) for image in images]
+    path = _write(tmp_path / "d.svs", pages[0], label, pages[1])
+    with pytest.raises(InputError, match=r"d\.svs: .* of uint16 .*; save it as one 8-bit RGB"):
+        open_slide(path)
+    with pytest.raises(InputError, match=r"d\.svs: .* of uint16 .*; save it as one 8-bit RGB"):
+        tiff_headers.check_openslide(path)
+
+
+def test_dyes_of_aperio_are_no_slide(tmp_path):
+    gray = {"photometric": "minisblack", "description": APERIO + b"|Dye = DAPI"}
+    path = _write(tmp_path / "f.svs", *[(WAVES[..., c].copy(), gray) for c in range(3)])
+    with pytest.raises(InputError, match=r"f\.svs: .*planes that are no colors; save it as one"):
+        open_slide(path)
+    path = _write(tmp_path / "one.svs", (WAVES[..., 0].copy(), gray))
+    with pytest.raises(InputError, match=r"one\.svs: fluorescence of one dye, no stain; give"):
+        open_slide(path)
+    path = _write(tmp_path / "gray.svs", (WAVES[..., 0].copy(), gray | {"description": APERIO}))
+    np.testing.assert_array_equal(_whole(path)[..., 1], WAVES[..., 0])
+
+
+@pytest.mark.parametrize("photometric", ["miniswhite", "palette"])
+def test_colors_that_only_openslide_knows(tmp_path, photometric):
+    options = {"photometric": photometric, "resolution": None}
+    if photometric == "palette":
+        options["colormap"] = np.stack([np.arange(255, -1, -1) * 257] * 3).astype(np.uint16)
+    path = _write(tmp_path / "p.tif", (WAVES[..., 0].copy(), options))
+    np.testing.assert_array_equal(_whole(path)[..., 0], 255 - WAVES[..., 0])
+
+
+@pytest.mark.parametrize("name", ["s.tif", "s.ome.tif"])
+def test_small_sections_are_said(tmp_path, name):
+    large, small = smooth(1300, 1100), WAVES[:270, :300].copy()
+    thumbnail, label = large[::4, ::4].copy(), WAVES[:200, :200].copy()
+    pages = [(image, {}) for image in (large, small, thumbnail, label)]
+    path = _write(tmp_path / name, *pages)
+    assert open_slide(path, 0.5).warnings == ("it holds 1 smaller image, left out",)
+    path = _write(tmp_path / "none.tif", *pages[:1], *pages[2:])
+    assert open_slide(path, 0.5).warnings == ()
+
+
 TYPES = {3: "H", 4: "I"}
 LIST = 2**31 - 1
 
@@ -228,7 +363,6 @@ def _header(path: Path, circle: bool = False, description: bytes = b"", **change
     return path
 
 
-APERIO = b"Aperio Image Library v1\r\n|MPP = 0.5"
 OME = (
     '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image>'
     '<Pixels DimensionOrder="XYCZT" Type="uint8" SizeX="512" SizeY="512" SizeC="1" {}</Pixels>'
@@ -253,6 +387,12 @@ OME = (
         ({"t324": (4, [LIST] * 4)}, "cut short"),
         ({"t324": (4, [2048] * 4, 2**30)}, "copy the slide again"),
         ({"t325": (4, [0] * 4)}, "without any data"),
+        # OpenSlide would end the process over this, too.
+        ({"t325": (4, [1024] * 3 + [LIST])}, "cut short"),
+        ({"t325": (4, [1024] * 3 + [LIST]), "description": APERIO}, "cut short"),
+        ({"t259": (3, [22610])}, "compressed as JPEGXR_NDPI, which is not read; convert"),
+        ({"t259": (3, [22610]), "description": APERIO}, "compressed as JPEGXR"),
+        ({"t259": (3, [4711])}, "; convert it|damaged"),
         ({"circle": True}, "lead in a circle"),
         ({"description": b"ImageJ=1.53\nimages=2000000000\nhyperstack=true\n"}, "planes; save"),
         ({"description": OME.format('SizeZ="99999" SizeT="99999">').encode()}, "planes; save"),
@@ -276,6 +416,35 @@ def test_headers_that_claim_too_much_cost_a_line(tmp_path, changes, message, mon
     with pytest.raises(InputError, match=rf"x\.tif: .*{message}") as caught:
         open_slide(path, 0.5)
     assert "\n" not in str(caught.value)
+
+
+def test_headers_of_subifds(tmp_path):
+    write_arrays(tmp_path / "o.ome.tif", [WAVES, WAVES[::2, ::2]], 0.5, "ome")
+    sound = (tmp_path / "o.ome.tif").read_bytes()
+    for tag, value, message in (
+        ("TileLength", 50_331_904, "need too much memory"),
+        ("TileByteCounts", 2**40, "cut short"),
+        ("ImageWidth", 2**30, "which no slide has"),
+    ):
+        path = tmp_path / f"{tag}.ome.tif"
+        path.write_bytes(sound)
+        with tifffile.TiffFile(path, mode="r+") as file:
+            (level,) = file.pages[0].pages
+            old = level.tags[tag]
+            old.overwrite((value,) * old.count if old.count > 1 else value, dtype=16)
+        with pytest.raises(InputError, match=rf"{tag}\.ome\.tif: .*{message}"):
+            open_slide(path)
+
+
+def test_planes_and_pages_without_number(tmp_path, monkeypatch):
+    image = _image("<TiffData/>").replace('SizeZ="1"', 'SizeZ="30000"')
+    with pytest.raises(InputError, match=r"many\.ome\.tif: 90,000 planes; save it"):
+        open_slide(_ome(tmp_path / "many.ome.tif", 3 * image))
+    path = _write(tmp_path / "pages.tif", *[(WAVES, {})] * 4)
+    assert len(open_slide(path).warnings) == 1
+    monkeypatch.setattr(tiff_headers, "_MOST_PAGES", 3)
+    with pytest.raises(InputError, match=r"pages\.tif: over 3 pages; save the slide to use"):
+        open_slide(path)
 
 
 def test_a_sound_header_of_the_same_kind_opens(tmp_path):

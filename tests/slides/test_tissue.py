@@ -120,6 +120,14 @@ def test_from_file(tmp_path):
     exif[274] = 6
     Image.fromarray(np.rot90(mask).astype(np.uint8)).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(from_file(tmp_path / "turned.png"), mask)
+    # Slides in TIFF are not turned, so their masks are not, either.
+    gray.save(tmp_path / "stored.png", format="TIFF", tiffinfo={274: 1})
+    np.testing.assert_array_equal(from_file(tmp_path / "stored.png"), mask)
+    gray.save(tmp_path / "turned_tiff.png", format="TIFF", tiffinfo={274: 3})
+    with pytest.raises(
+        InputError, match=r"turned_tiff\.png: its Orientation tag \(3\) .*; save it"
+    ):
+        from_file(tmp_path / "turned_tiff.png")
     for bits in (2, 4):  # gray of so few bits, 1 is tissue
         _write_gray(tmp_path / "few.png", mask, bits)
         np.testing.assert_array_equal(from_file(tmp_path / "few.png"), mask)

@@ -21,8 +21,9 @@ _IMPLICIT = "1.2.840.10008.1.2"  # transfer syntax: no types in the elements
 _LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()  # types whose length has four bytes
 _SYNTAX, _CLASS, _SERIES = (0x0002, 0x0010), (0x0008, 0x0016), (0x0020, 0x000E)
 _FRAMES, _ROWS, _COLUMNS = (0x0028, 0x0008), (0x0028, 0x0010), (0x0028, 0x0011)
-_PIXELS = (0x7FE0, 0x0010)
-_WANTED = (_SYNTAX, _CLASS, _SERIES, _FRAMES, _ROWS, _COLUMNS)
+_PATHS, _PATH, _PATH_COUNT = (0x0048, 0x0105), (0x0048, 0x0106), (0x0048, 0x0302)
+_OFFSETS, _PIXELS = (0x7FE0, 0x0001), (0x7FE0, 0x0010)
+_WANTED = (_SYNTAX, _CLASS, _SERIES, _FRAMES, _ROWS, _COLUMNS, _PATH_COUNT, _OFFSETS)
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -105,7 +106,11 @@ def _text(value: bytes | None) -> str:
 
 
 def _check_frames(path: Path) -> None:
-    """Refuses frames that OpenSlide would end the process over: too large, or not where it says."""
+    """Refuses frames that OpenSlide would end the process over: too large, or not where it says.
+
+    Raises:
+      InputError: likewise; or frames of several optical paths.
+    """
     header = _header(path)
     if 3 * header.rows * header.columns > _FRAME_BYTES:
         raise InputError(
@@ -117,20 +122,33 @@ def _check_frames(path: Path) -> None:
     if not header.series:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        table = _elements(data, _PIXELS).get(_PIXELS, b"")
-        offsets = np.frombuffer(table[: len(table) // 4 * 4], "<u4").astype(np.int64)
-        damaged = len(offsets) < header.frames or (np.diff(offsets, append=len(data)) <= 0).any()
-    if len(offsets) and damaged:
-        raise InputError(f"{path}: its table of frames is damaged; copy the slide again")
+        found, file_bytes = _elements(data, _PIXELS), len(data)
+    for tag, kind in ((_OFFSETS, "<u8"), (_PIXELS, "<u4")):
+        table, item = found.get(tag, b""), np.dtype(kind).itemsize
+        offsets = np.frombuffer(table[: len(table) // item * item], kind).astype(np.int64)
+        damaged = len(offsets) < header.frames or (np.diff(offsets, append=file_bytes) <= 0).any()
+        if len(table) and damaged:
+            raise InputError(f"{path}: its table of frames is damaged; copy the slide again")
+    paths = {path.strip(b"\0 ") for path in found.get(_PATH, b"").split(b"\\")}
+    count = int.from_bytes(found.get(_PATH_COUNT, b"")[:2], "little")
+    _check_optical_paths(path, max(len(paths), count))
+
+
+def _check_optical_paths(path: Path, count: int) -> None:
+    if count > 1:
+        raise InputError(
+            f"{path}: {count} optical paths, which are no colors; save it as one 8-bit RGB picture"
+        )
 
 
 def _elements(data: bytes | mmap.mmap, last: tuple[int, int]) -> dict[tuple[int, int], bytes]:
     """The elements wanted of a file in little-endian order, but for those inside of sequences.
 
     The file's meta information, group 2, always names the types; the rest as its syntax says. Of
-    the pixels it is the table of offsets of the frames.
+    the pixels it is the table of offsets of the frames, of the optical paths all identifiers.
     """
     found: dict[tuple[int, int], bytes] = {}
+    paths: dict[bytes, None] = {}
     position, depth = 132, 0
     while position + 8 <= len(data):
         tag = struct.unpack_from("<HH", data, position)
@@ -155,9 +173,15 @@ def _elements(data: bytes | mmap.mmap, last: tuple[int, int]) -> dict[tuple[int,
         if length == _UNDEFINED:
             depth += 1
             continue
+        if tag == _PATHS:
+            continue  # with what is in its items
+        if tag == _PATH:
+            paths[data[position : position + length]] = None
         if depth == 0 and tag in _WANTED:
             found[tag] = data[position : position + length]
         position += length
+    if paths:
+        found[_PATH] = b"\\".join(paths)
     return found
 
 
@@ -193,10 +217,17 @@ def open_dicom(path: Path, open_openslide: Callable[[Path, str], Opened]) -> Ope
             notes = (f"files that are no DICOM are left out: {left_out}",)
     else:
         files = files_of(path)
-    for file in files:
+    for file in (*files, *_others_of(folder, files)):
         _check_frames(file)
     opened = _open(path, files, open_openslide)
     return dataclasses.replace(opened, notes=(*opened.notes, *notes))
+
+
+def _others_of(folder: Path, files: list[Path]) -> list[Path]:
+    """Files of the same series that end otherwise, or are hidden: OpenSlide takes them, too."""
+    series = {_header(file).series for file in files} - {""}
+    others = sorted(path for path in folder.iterdir() if path not in files)
+    return [path for path in others if _header(path).series in series]
 
 
 def _open(path: Path, files: list[Path], open_openslide: Callable[[Path, str], Opened]) -> Opened:
@@ -225,12 +256,11 @@ def _open(path: Path, files: list[Path], open_openslide: Callable[[Path, str], O
         raise InputError(
             f"{path}: not a whole DICOM slide ({one_line(error)}); copy it again"
         ) from error
-    if len(optical_paths) > 1:
+    try:
+        _check_optical_paths(path, len(optical_paths))
+    except InputError:
         handle.close()
-        raise InputError(
-            f"{path}: {len(optical_paths)} optical paths, which are no colors; save it as one "
-            "8-bit RGB picture"
-        )
+        raise
 
     def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         region = handle.read_region((x, y), levels[level].level, (width, height))

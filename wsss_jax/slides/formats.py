@@ -18,6 +18,9 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
 from wsss_jax.slides import catalog, tiff
 from wsss_jax.slides.dicom import open_dicom
+from wsss_jax.slides.encoded import check_jpeg_picture
+from wsss_jax.slides.key_files import check_named
+from wsss_jax.slides.levels import drop_foreign_levels
 from wsss_jax.slides.opened import (
     CONVERT,
     Opened,
@@ -26,6 +29,8 @@ from wsss_jax.slides.opened import (
     number,
     one_line,
 )
+from wsss_jax.slides.tiff_headers import check_header, check_openslide
+from wsss_jax.slides.tiff_pixels import OtherColors
 
 _PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
@@ -67,7 +72,7 @@ def open_file(path: Path) -> Opened:
             stack.callback(opened.close)  # unless all is well
             size = sum(file.stat().st_size for file in catalog.members(path) if file.is_file())
             check_size(path, opened.sizes, size)
-            opened = keep_levels(opened)
+            opened = drop_foreign_levels(keep_levels(opened))
         except (InputError, MemoryError):
             raise
         except Exception as error:  # the libraries raise of every kind on damaged files
@@ -79,18 +84,21 @@ def open_file(path: Path) -> Opened:
 
 
 def _open(path: Path, head: bytes) -> Opened:
-    if head[:4] in tiff.MAGIC:
-        tiff.check_header(path)
+    is_tiff = head[:4] in tiff.MAGIC
+    if is_tiff:
+        check_header(path)
     for member in catalog.members(path):
         check_regular(member)
+    check_named(path)
     vendor = openslide.OpenSlide.detect_format(str(path))
     if vendor == "generic-tiff":
         return _open_generic_tiff(path)
     if vendor == "aperio":
-        return _by_tifffile(path, _open_openslide(path, vendor))
+        return _by_tifffile(path, vendor)
     if vendor is not None:
-        return _open_openslide(path, vendor)
-    if head[:4] in tiff.MAGIC:
+        notes = check_openslide(path) if is_tiff else ()
+        return _with_notes(_open_openslide(path, vendor), notes)
+    if is_tiff:
         return tiff.open_tiff(path)
     if head.startswith(_PICTURE_MAGIC):
         return _open_picture(path)
@@ -103,8 +111,8 @@ def _open(path: Path, head: bytes) -> Opened:
 def _open_generic_tiff(path: Path) -> Opened:
     """By OpenSlide if it can; it reads neither levels in SubIFDs nor OME's metadata.
 
-    Nor does it see any picture but the first; it takes every fourth sample for transparency, and
-    of 16 bits the upper 8.
+    Nor does it see any picture but the first; it takes every fourth sample for transparency, masks
+    for levels, and of 16 bits the upper 8.
     """
     with tifffile.TiffFile(path) as file:
         slide, notes = tiff.find_slide(path, file)
@@ -112,34 +120,48 @@ def _open_generic_tiff(path: Path) -> Opened:
         if file.is_ome or not first or not tiff.is_plain(slide):
             return tiff.open_tiff(path)
     try:
-        opened = _open_openslide(path, "generic-tiff")
-    except openslide.OpenSlideError:
-        return tiff.open_tiff(path)  # which knows more compressions
-    opened = dataclasses.replace(keep_levels(opened), notes=notes)
+        check_openslide(path)
+        opened = _by_tifffile(path, "generic-tiff")
+    except (InputError, openslide.OpenSlideError):
+        return tiff.open_tiff(path)  # which takes no others for levels, and knows more compressions
     if len(opened.sizes) >= len(slide.pages):
-        return _by_tifffile(path, opened)
+        return _with_notes(opened, notes)
     opened.close()
     return tiff.open_tiff(path)
 
 
-def _by_tifffile(path: Path, opened: Opened) -> Opened:
-    """The slide as OpenSlide opened it, its pixels read by tifffile if that sees the same levels.
+def _by_tifffile(path: Path, vendor: str) -> Opened:
+    """The slide as OpenSlide opens it, its pixels read by tifffile if that sees the same levels.
 
     OpenSlide takes regions at whole level-0 pixels. Where a level's factor is no whole number (odd
     sizes halved: 2.0005), they lie up to a quarter of a pixel off, each by another part, and
     borders of blocks would show. tifffile is exact, and decodes JPEG two to three times as fast.
+
+    Raises:
+      InputError: see `tiff.open_tiff`, but for colors that only OpenSlide knows.
     """
     try:
         exact = tiff.open_tiff(path)
-    except MemoryError:
-        raise
-    except Exception:  # a kind that only OpenSlide knows: it says what is wrong, if anything is
-        return opened
-    if exact.sizes != opened.sizes or not exact.complete:
-        exact.close()
-        return opened
-    opened.close()
-    return dataclasses.replace(opened, read=exact.read, close=exact.close)
+    except OtherColors:
+        notes = check_openslide(path)
+        return _with_notes(keep_levels(_open_openslide(path, vendor)), notes)
+    with contextlib.ExitStack() as stack:
+        stack.callback(exact.close)
+        opened = keep_levels(_open_openslide(path, vendor))
+        stack.callback(opened.close)
+        if exact.sizes == opened.sizes and exact.complete:
+            unused, read = opened, exact
+        else:
+            check_openslide(path)
+            unused, read = exact, opened
+        stack.pop_all()
+    unused.close()
+    opened = dataclasses.replace(opened, read=read.read, close=read.close)
+    return _with_notes(opened, exact.notes)
+
+
+def _with_notes(opened: Opened, notes: tuple[str, ...]) -> Opened:
+    return dataclasses.replace(opened, notes=tuple(dict.fromkeys((*opened.notes, *notes))))
 
 
 def _open_openslide(path: Path, vendor: str) -> Opened:
@@ -183,8 +205,11 @@ def _open_picture(path: Path) -> Opened:
         with open_picture(path, ("PNG", "JPEG")) as picture:
             if picture.info["bits"] > 8:
                 raise InputError(f"{path}: more than 8 bits per channel; save it as 8-bit RGB")
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            is_jpeg = picture.format != "PNG"
             pixels = lay_on_white(turn_upright(picture))
+            if is_jpeg:
+                check_jpeg_picture(path, pixels)
     except InputError as error:
         cause = error.__cause__
         if isinstance(cause, Image.DecompressionBombError):

@@ -1,43 +1,38 @@
 """TIFF files by tifffile: which of their pages are the slide, and reading those."""
 
-import functools
 import logging
-import math
 import threading
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tifffile
-from PIL import Image
 
-from data.pictures import lay_on_white
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
-from wsss_jax.slides.blocks import Cache, paste, white
-from wsss_jax.slides.opened import CONVERT, Opened, check_size, is_level, number, strange_level
+from wsss_jax.slides.blocks import Cache
+from wsss_jax.slides.opened import Opened, check_size, is_level, number, strange_level
+from wsss_jax.slides.tiff_headers import (
+    COLORS,
+    MASK,
+    REDUCED,
+    SEGMENT_BYTES,
+    Page,
+    ome_elements,
+    orientation_note,
+)
+from wsss_jax.slides.tiff_pixels import dropped_note, level_reader
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-SEGMENT_BYTES = 128 << 20  # of a decoded tile or strip, and of those that are kept
-_JPEG = (6, 7, 33007, 34892)  # compressions of TIFF that share tables
 _MICROMETERS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_COLORS = {  # samples of a pixel that make its color
-    tifffile.PHOTOMETRIC.RGB: 3,
-    tifffile.PHOTOMETRIC.YCBCR: 3,
-    tifffile.PHOTOMETRIC.MINISBLACK: 1,
-}
-_SEPARATE = tifffile.PLANARCONFIG.SEPARATE
-_REDUCED, _MASK = 1, 4  # flags of NewSubfileType
 _SMALL = 16  # times fewer pixels than the slide: a macro image or a label, no section
+_NO_SECTIONS = ("label", "macro", "thumbnail", "overview")  # in names of images
+_DYE = "|Dye"  # in Aperio's descriptions of fluorescence
 _NAMED = 5  # files that a message lists
-_MOST_PLANES = 2**20  # that metadata may name; tifffile makes a list of all
 
 # What it logs of damaged files, in several lines, is said in one where it matters.
 tifffile.logger().setLevel(logging.CRITICAL)
-
-_Page = tifffile.TiffPage | tifffile.TiffFrame
 
 
 class Picture(NamedTuple):
@@ -49,7 +44,7 @@ class Picture(NamedTuple):
       series: that it is in.
     """
 
-    pages: list[_Page]
+    pages: list[Page]
     stack: str
     series: tifffile.TiffPageSeries
 
@@ -65,82 +60,60 @@ class Picture(NamedTuple):
         width, height = self.size
         return width * height
 
+    def others(self, path: Path) -> list[str]:
+        """Names of the files with its pixels, but for `path`."""
+        files = {page.parent.filehandle.path: None for page in self.pages}
+        return [Path(name).name for name in files if Path(name).resolve() != path.resolve()]
+
     @property
     def is_main(self) -> bool:
         """Whether its file calls it neither a smaller version of something nor a mask."""
-        return not self.pages[0].keyframe.subfiletype & (_REDUCED | _MASK)
-
-
-def check_header(path: Path) -> None:
-    """Refuses a file that claims more than it can hold, before anything is allocated for it.
-
-    OpenSlide would end the process where it cannot allocate a tile.
-
-    Raises:
-      InputError: a page longer than any slide, of tiles that are too large, or of more tiles than
-        its table has; pages that lead in a circle; or more planes than any slide has.
-    """
-    file_bytes = path.stat().st_size
-    with tifffile.TiffFile(path) as file:
-        seen = set()
-        for page in file.pages:
-            if page.offset in seen:  # tifffile would go on for ever
-                raise InputError(f"{path}: its pages lead in a circle; copy the slide again")
-            seen.add(page.offset)
-            check_size(path, ((page.imagewidth, page.imagelength),), file_bytes)
-            if page.is_tiled:
-                _check_segment(path, page, page.tilewidth, page.tilelength)
-                _check_table(path, page)
-        planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
-        if file.is_ome:
-            pixels = _elements(ElementTree.fromstring(file.ome_metadata), "Pixels")
-            planes = max(map(_planes, pixels), default=1)
-        if planes > _MOST_PLANES:
-            raise InputError(f"{path}: {planes:,} planes; save it as one 8-bit RGB picture")
-
-
-def _planes(pixels: ElementTree.Element) -> int:
-    """The most that an image of OME's metadata has, by any of the numbers that say so."""
-    sizes = math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "CZT")
-    given = [
-        int(data.get(field, 0))
-        for data in _elements(pixels, "TiffData")
-        for field in ("PlaneCount", "NumPlanes", "IFD")
-    ]
-    return max(sizes, *given, 1)
-
-
-def _elements(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    """Those of a name in any version of OME's namespace."""
-    return [element for element in root.iter() if element.tag.rpartition("}")[2] == name]
+        return not self.pages[0].keyframe.subfiletype & (REDUCED | MASK)
 
 
 def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str, ...]]:
     """The largest picture of a file, and notes on others that are left out.
 
+    Of a set of OME-TIFF files each is the slide that its own pixels show.
+
     Raises:
-      InputError: its pixels are in other files that are missing, or it is a stack of planes.
+      InputError: its pixels are in other files, or it is a stack of planes.
     """
     if file.is_ome:
         _check_parts(path, ElementTree.fromstring(file.ome_metadata))
-    pictures = [picture for series in file.series for picture in _pictures(path, series)]
+    found = [picture for series in file.series for picture in _pictures(path, series)]
+    pictures = [picture for picture in found if not picture.others(path)]
+    elsewhere = {name: None for picture in found for name in picture.others(path)}
     main = [picture for picture in pictures if picture.is_main] or pictures
+    if not main and elsewhere:
+        raise InputError(
+            f"{path}: its pixels are in {', '.join(elsewhere)}; name that file, or save it as one"
+        )
     if not main:
         raise InputError(f"{path}: a TIFF file without an image; copy the slide again")
     slide = max(main, key=lambda picture: picture.pixels)  # the first of equals
+    page = slide.pages[0].keyframe
     if slide.stack:
-        page = slide.pages[0].keyframe
         raise InputError(
             f"{path}: {slide.stack} of {page.dtype} ({page.photometric.name}), planes that are no "
             "colors; save it as one 8-bit RGB picture"
         )
+    if slide.series.kind == "svs" and page.samplesperpixel == 1 and _DYE in page.description:
+        raise InputError(f"{path}: fluorescence of one dye, no stain; give a slide in color")
     if not any(slide.pages[0].databytecounts):
         raise InputError(f"{path}: an image without any data; copy the slide again")
+    notes = _notes_on_others(slide, pictures, file.is_ome)
+    if elsewhere:
+        notes.append(f"its metadata names images of other files, too: {', '.join(elsewhere)}")
+    return slide, tuple(notes)
+
+
+def _notes_on_others(slide: Picture, pictures: list[Picture], is_ome: bool) -> list[str]:
     large = [picture for picture in pictures if _SMALL * picture.pixels > slide.pixels]
     sections = [
         picture
         for picture in large
-        if picture.is_main and (file.is_ome or not _is_reduced(slide, picture))
+        if picture.is_main and (is_ome or not _is_reduced(slide, picture))
     ]
     notes = [
         strange_level(slide.size, picture.size)
@@ -150,7 +123,28 @@ def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str,
     if len(sections) > 1:
         which = "largest" if any(p.pixels < slide.pixels for p in sections) else "first"
         notes.insert(0, f"it holds {len(sections)} large images; only the {which} is used")
-    return slide, tuple(notes)
+    small = sum(
+        _may_be_section(slide, picture)
+        for picture in pictures
+        if picture.is_main and _SMALL * picture.pixels <= slide.pixels
+    )
+    if small:
+        notes.append(f"it holds {small} smaller image{'s' * (small > 1)}, left out")
+    return notes
+
+
+def _may_be_section(slide: Picture, picture: Picture) -> bool:
+    """Whether a small picture may be a section: no label, nor a photo or thumbnail of the slide.
+
+    These are in strips or in a single tile, have the slide's shape, or are called so.
+    """
+    page, name = picture.pages[0].keyframe, picture.series.name.lower()
+    return (
+        page.is_tiled
+        and (page.imagewidth > page.tilewidth or page.imagelength > page.tilelength)
+        and not is_level(slide.size, picture.size)
+        and not any(word in name for word in _NO_SECTIONS)
+    )
 
 
 def _is_reduced(slide: Picture, picture: Picture) -> bool:
@@ -166,6 +160,8 @@ def _pictures(path: Path, series: tifffile.TiffPageSeries) -> list[Picture]:
     if any(page is None for pages in levels for page in pages):
         raise InputError(f"{path}: its metadata names pages that it has not; save it again")
     count = len(levels[0])
+    if series.kind == "svs" and levels[0][0].keyframe.samplesperpixel > 1:
+        count, levels = 1, [pages[:1] for pages in levels]  # the others are planes of focus
     levels = [pages for pages in levels if len(pages) == count]
     if count == 1:
         return [Picture([page for (page,) in levels], "", series)]
@@ -178,7 +174,7 @@ def _pictures(path: Path, series: tifffile.TiffPageSeries) -> list[Picture]:
 
 def _check_parts(path: Path, root: ElementTree.Element) -> None:
     """Refuses an OME-TIFF file that is a part of several and does not have the others beside it."""
-    for element in _elements(root, "BinaryOnly"):
+    for element in ome_elements(root, "BinaryOnly"):
         name = element.get("MetadataFile") or "an unnamed one"
         state = "" if (path.parent / name).exists() else ", which is missing"
         raise InputError(
@@ -186,7 +182,7 @@ def _check_parts(path: Path, root: ElementTree.Element) -> None:
         )
     names = {
         element.get("FileName"): None
-        for element in _elements(root, "UUID")
+        for element in ome_elements(root, "UUID")
         if element.text != root.get("UUID")
     }
     others = [name for name in names if name and name.lower() != path.name.lower()]
@@ -205,8 +201,10 @@ def open_tiff(path: Path) -> Opened:
     """Opens the largest picture of a TIFF file.
 
     Raises:
-      InputError: it is not 8-bit gray, RGB or RGBA, is a stack of planes, its tiles or strips are
-        too large, or some lie beyond the end of the file or in others that are missing.
+      InputError: it is not 8-bit gray, RGB or RGBA, or compressed as nothing known; it is a stack
+        of planes; its tiles or strips are too large, or some lie beyond the end of the file or in
+        others.
+      OtherColors: likewise, but OpenSlide may read it.
     """
     file = tifffile.TiffFile(path)
     try:
@@ -215,17 +213,23 @@ def open_tiff(path: Path) -> Opened:
         sizes = tuple((page.imagewidth, page.imagelength) for page in pages)
         check_size(path, sizes, file.filehandle.size)
         cache, lock = Cache(SEGMENT_BYTES), threading.Lock()
-        readers = [_level_reader(path, file, lock, page, cache) for page in slide.pages]
-        if dropped := _dropped(pages[0]):
-            notes = (*notes, dropped)
+        readers = [level_reader(path, file, lock, page, cache) for page in slide.pages]
+        more = [dropped_note(pages[0]), *orientation_note(pages[0])]
+        if not file.is_ome:
+            mpp = _tag_mpp(pages[0])
+        elif (described := _ome_pixels(path, file.ome_metadata, slide)) is not None:
+            mpp = _ome_mpp(described)
+        else:
+            mpp = None
+            more.append("its OME metadata describes no image of its size, so its mpp is unknown")
         return Opened(
             sizes=sizes,
             read=lambda level, *region: readers[level](level, *region),
             close=file.close,
             vendor="ome-tiff" if file.is_ome else "tiff",
-            mpp=_ome_mpp(file.ome_metadata, slide.size) if file.is_ome else _tag_mpp(pages[0]),
+            mpp=mpp,
             complete=all(all(page.databytecounts) for page in slide.pages),
-            notes=notes,
+            notes=(*notes, *filter(None, more)),
         )
     except BaseException:
         file.close()
@@ -233,138 +237,10 @@ def open_tiff(path: Path) -> Opened:
 
 
 def is_plain(picture: Picture) -> bool:
-    """Whether its pixels are 8-bit samples, none but those of the color."""
-    page = picture.pages[0].keyframe
-    extra = page.samplesperpixel - _COLORS.get(page.photometric, page.samplesperpixel)
-    return page.dtype == np.uint8 and not extra
-
-
-def _dropped(page: tifffile.TiffPage) -> str:
-    """The note on samples that are neither color nor transparency."""
-    extra = page.samplesperpixel - _COLORS[page.photometric]
-    unknown = extra - (_alpha(page) is not None)
-    if not unknown:
-        return ""
-    what = "a further sample" if unknown == 1 else f"{unknown} further samples"
-    return f"its pixels have {what} besides color, no transparency by its ExtraSamples: left out"
-
-
-def _alpha(page: tifffile.TiffPage) -> tuple[int, bool] | None:
-    """Which sample is the transparency, and whether colors are multiplied with it already."""
-    for index, kind in enumerate(page.extrasamples):
-        if kind in (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA):
-            position = _COLORS[page.photometric] + index
-            return position, kind == tifffile.EXTRASAMPLE.ASSOCALPHA
-    return None
-
-
-def _check_segment(path: Path, page: tifffile.TiffPage, wide: int, tall: int) -> None:
-    if min(wide, tall) < 1:
-        raise InputError(f"{path}: tiles of {wide} x {tall} pixels; copy the slide again")
-    if tall * wide * page.samplesperpixel > SEGMENT_BYTES:
-        raise InputError(
-            f"{path}: {page.imagewidth} x {page.imagelength} pixels in pieces of {wide} x {tall}, "
-            f"which need too much memory; {CONVERT}"
-        )
-
-
-def _check_table(path: Path, member: _Page) -> None:
-    page = member.keyframe
-    wide, tall = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, None)
-    tall = tall or min(page.rowsperstrip, page.imagelength)
-    planes = page.samplesperpixel if page.planarconfig == _SEPARATE else 1
-    needed = -(-page.imagewidth // wide) * -(-page.imagelength // tall) * planes
-    if min(len(member.dataoffsets), len(member.databytecounts)) < needed:
-        raise InputError(f"{path}: its table of tiles is cut short; copy the slide again")
-
-
-def _level_reader(
-    path: Path, file: tifffile.TiffFile, lock: threading.Lock, member: _Page, cache: Cache
-) -> Callable[..., np.ndarray]:
-    """Reads a level by its tiles or strips, samples interleaved or in planes; errors as above."""
-    page = member.keyframe
-    width, height = page.imagewidth, page.imagelength
-    colors = _COLORS.get(page.photometric, 0)
-    # The decoder of JPEG turns YCbCr into RGB; that of JPEG 2000 does not, and Aperio's (33003) is
-    # YCbCr whatever it says.
-    plain = page.photometric != tifffile.PHOTOMETRIC.YCBCR or page.compression in _JPEG
-    if (
-        page.dtype != np.uint8
-        or page.imagedepth != 1
-        or not colors
-        or page.samplesperpixel < colors
-        or (colors == 1 and page.samplesperpixel > 1)
-        or not plain
-        or page.compression == tifffile.COMPRESSION.APERIO_JP2000_YCBC
-    ):
-        raise InputError(
-            f"{path}: {page.axes} {page.shape} of {page.dtype} ({page.photometric.name}); "
-            "save it as one 8-bit RGB picture"
-        )
-    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
-    tall = min(tall, height)
-    _check_segment(path, page, wide, tall)
-    across = -(-width // wide)
-    step = across * -(-height // tall)
-    separate = page.planarconfig == _SEPARATE
-    alpha = _alpha(page)
-    samples = [*range(colors), *([alpha[0]] if alpha else [])]
-    # Looked up here: these properties read the file when they are first used.
-    offsets, counts, decode = member.dataoffsets, member.databytecounts, _decoder(member)
-    _check_table(path, member)
-    if max(map(sum, zip(offsets, counts))) > file.filehandle.size:
-        raise InputError(f"{path}: cut short; copy the slide again")
-
-    def decoded(index: int) -> np.ndarray | None:
-        if not counts[index]:
-            return None
-        with lock:
-            file.filehandle.seek(offsets[index])
-            data = file.filehandle.read(counts[index])
-        return decode(data, index)[0][0]
-
-    def segment(row: int, column: int) -> np.ndarray:
-        index = row * across + column
-        if separate:
-            planes = [decoded(sample * step + index) for sample in samples]
-            if any(plane is None for plane in planes):
-                return white(tall, wide)
-            pixels = np.concatenate(planes, axis=-1)
-        else:
-            pixels = decoded(index)
-            if pixels is None:
-                return white(tall, wide)
-            pixels = pixels[..., samples] if len(samples) < pixels.shape[-1] else pixels
-        if alpha:
-            return _on_white(pixels, multiplied=alpha[1])
-        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-    def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        image = white(height, width)
-        for row in range(y // tall, -(-(y + height) // tall)):
-            for column in range(x // wide, -(-(x + width) // wide)):
-                make = functools.partial(segment, row, column)
-                part = cache.get((level, row, column), make)
-                paste(image, x, y, part, column * wide, row * tall)
-        return image
-
-    return read
-
-
-def _on_white(rgba: np.ndarray, *, multiplied: bool) -> np.ndarray:
-    """(h, w, 3) uint8 of (h, w, 4), laid on white."""
-    if not multiplied:
-        return lay_on_white(Image.fromarray(np.ascontiguousarray(rgba)))
-    color = rgba[..., :3].astype(np.uint16)
-    return np.minimum(color + (255 - rgba[..., 3:]), 255).astype(np.uint8)
-
-
-def _decoder(page: _Page) -> Callable[..., tuple]:
-    decode = page.keyframe.decode
-    if page.keyframe.compression in _JPEG:
-        tables, header = page.jpegtables, page.keyframe.jpegheader
-        return functools.partial(decode, jpegtables=tables, jpegheader=header)
-    return decode
+    """Whether the pixels of all of its levels are 8-bit samples, none but those of the color."""
+    pages = [page.keyframe for page in picture.pages]
+    extra = any(p.samplesperpixel != COLORS.get(p.photometric, p.samplesperpixel) for p in pages)
+    return not extra and all(page.dtype == np.uint8 for page in pages)
 
 
 def _tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
@@ -376,12 +252,31 @@ def _tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
     return horizontal, vertical
 
 
-def _ome_mpp(metadata: str, size: tuple[int, int]) -> tuple[float, float] | None:
+def _ome_pixels(path: Path, metadata: str, slide: Picture) -> ElementTree.Element | None:
+    """What OME's metadata says of a picture; None if it describes none of its size."""
     root = ElementTree.fromstring(metadata)
-    images = _elements(root, "Pixels")
-    texts = tuple(map(str, size))
-    own = (node for node in images if (node.get("SizeX"), node.get("SizeY")) == texts)
-    pixels = next(own, images[0])
+    texts = tuple(map(str, slide.size))
+    index = slide.pages[0].index
+
+    def is_here(pixels: ElementTree.Element) -> bool:
+        files = ome_elements(pixels, "UUID")
+        return not files or any(
+            file.text == root.get("UUID") or file.get("FileName", "").lower() == path.name.lower()
+            for file in files
+        )
+
+    def has_page(pixels: ElementTree.Element) -> bool:
+        return any(int(data.get("IFD", 0)) == index for data in ome_elements(pixels, "TiffData"))
+
+    own = [
+        pixels
+        for pixels in ome_elements(root, "Pixels")
+        if (pixels.get("SizeX"), pixels.get("SizeY")) == texts and is_here(pixels)
+    ]
+    return next(filter(has_page, own), next(iter(own), None))
+
+
+def _ome_mpp(pixels: ElementTree.Element) -> tuple[float, float] | None:
     sizes = []
     for axis in "XY":
         unit = _MICROMETERS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))

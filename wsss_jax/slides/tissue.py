@@ -5,6 +5,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from PIL import ExifTags
 
 from data.pictures import open_picture, turn_upright
 from wsss_jax.errors import InputError
@@ -90,17 +91,26 @@ def from_file(path: Path) -> np.ndarray:
     Transparency does not count, nor do a palette's colors: its indices do.
 
     Args:
-      path: a PNG, JPEG or TIFF, whatever its name ends in; shown turned if its EXIF says so.
+      path: a PNG, JPEG or TIFF, whatever its name ends in. PNG and JPEG are shown turned if their
+        EXIF says so, as slides of these formats are; a TIFF that wants to be turned is refused, as
+        viewers do not turn slides of this format.
 
     Returns:
       (h, w) bool.
 
     Raises:
-      InputError: no such file, not an image, color of 16 bits, or over 178 million pixels.
+      InputError: no such file, not an image, color of 16 bits, over 178 million pixels, or a TIFF
+        that wants to be turned.
     """
     if not path.exists():
         raise InputError(f"{path}: no such tissue mask; correct the path")
     with open_picture(path, ("PNG", "JPEG", "TIFF")) as picture:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        if picture.format == "TIFF" and orientation in range(2, 9):
+            raise InputError(
+                f"{path}: its Orientation tag ({orientation}) turns it, which viewers do not do to "
+                "slides; save it without the tag, as the slide is stored"
+            )
         bands = picture.getbands()
         values = np.asarray(turn_upright(picture))
     opaque = len(bands) - ("A" in bands)
