@@ -15,6 +15,7 @@ elif __name__ == "__mp_main__":  # a worker process, which imports this first
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Coroutine
 from logging import getLogger
@@ -38,6 +39,9 @@ _PROCESS = flags.DEFINE_integer("process", None, "Several hosts: which of them t
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config's name>.")
 
 EXIT_INPUT_ERROR = 2
+_EXIT_UNREAD = 128 + signal.SIGPIPE  # what shells say of a process that SIGPIPE ended
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_BAD_DISK = (errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)  # what writing raises
 
 
 def _refuse(message: str) -> NoReturn:
@@ -89,11 +93,13 @@ def _parse(argv: list[str]) -> list[str]:
 def main(_: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / _config_path(sys.argv).stem)
     try:
+        config_lib.check_home(_WORKDIR.value or "", "--workdir")
         config_lib.validate(_CONFIG.value)
         # Read when JAX loads. XLA's log would call it an error that a program it kept for this very
         # processor was tuned for it (jax issue 38445); what fails is raised, too.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        from wsss_jax import parallel  # after the check: loading JAX takes seconds
+        with signals.deferred():  # an error amid the loading of JAX's library aborts the process
+            from wsss_jax import parallel  # after the check, as it takes seconds
 
         parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         parallel.keep_compiled_programs()
@@ -103,15 +109,23 @@ def main(_: list[str]) -> None:
         from wsss_jax import jobs
 
         jobs.run(_CONFIG.value, workdir)
+        sys.stdout.flush()
     except InputError as error:
         _refuse(str(error))
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(signals.EXIT_PREEMPTED)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _refuse(f"{workdir}: {error.strerror}: free some or name another --workdir")
         signals.check()
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            _end_unread()
+        if error.errno in _NO_ROOM or (error.errno in _BAD_DISK and error.filename is None):
+            prepares = _CONFIG.value.job == "prepare"
+            folder, field = (
+                (_CONFIG.value.out, "--config.out") if prepares else (workdir, "--workdir")
+            )
+            mend = "free some" if error.errno in _NO_ROOM else "mend it"
+            _refuse(f"{folder}: {error.strerror}: {mend} or name another {field}")
         if error.filename is None:  # not about a file, so not for the user to mend
             raise
         _refuse(f"{error.filename}: {error.strerror}: mend it or name another folder")
@@ -124,6 +138,17 @@ def main(_: list[str]) -> None:
                 "--config.rematerialize=True in training"
             )
         raise
+
+
+def _end_unread() -> NoReturn:
+    """Ends without a word, as nobody reads what is printed (`| head`)."""
+    unread = os.open(os.devnull, os.O_WRONLY)  # for what is printed at the exit
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(unread, stream.fileno())
+    sys.exit(_EXIT_UNREAD)
 
 
 def _ignore_echoes() -> None:

@@ -25,7 +25,7 @@ from data.folders import (
 )
 from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_folder, check_empty
+from wsss_jax.files import atomic_folder, check_replaceable
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -200,7 +200,7 @@ def _validate(
     for folder, what in ((images, "region images"), (masks, "region masks")):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of {what}; correct the path")
-    check_empty(out)
+    check_replaceable(out)
     for field, value in (*grid._asdict().items(), ("workers", workers)):
         if value < 1:
             raise InputError(f"{field} is {value}; give a whole number from 1 on")

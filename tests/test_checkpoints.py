@@ -1,3 +1,5 @@
+import json
+import os
 import resource
 
 import jax
@@ -97,13 +99,64 @@ def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("scores", ["", "{", "[]", '{"other": 1}', '{"miou": "high"}'])
+@pytest.mark.parametrize(
+    "scores",
+    ["", "{", "[]", '{"other": 1}']
+    + [f'{{"miou": {value}}}' for value in ('"high"', '"0.5"', "null", "NaN", "true", "Infinity")],
+)
 def test_damaged_figures_of_a_step(scores, tmp_path, capsys):
     _save(tmp_path, [0.1, 0.3, 0.8]).close()
     (tmp_path / "checkpoints" / "3" / "metrics" / "metrics").write_text(scores)
     variables = load_variables(tmp_path, "miou", None)
     jax.tree.map(np.testing.assert_array_equal, variables["params"], _state(2).variables["params"])
     assert "checkpoints/3 is no whole checkpoint" in capsys.readouterr().out
+
+
+def _rewrite(workdir, step, change):
+    """Saves a step anew with other arrays, under the checksums of those it had."""
+    meta = workdir / "checkpoints" / str(step) / "meta" / "metadata"
+    before = meta.read_bytes()
+    checkpoints = Checkpoints(workdir, "miou")
+    state = jax.tree.map(np.array, _state(step))
+    change(state)
+    checkpoints.save(state, {"history": [step]}, {"miou": 0.8})
+    checkpoints.close()
+    meta.write_bytes(before)
+
+
+def _in_variables(state):
+    state.variables["params"]["fc8"]["kernel"][1, 2] += 1e-6
+
+
+def _in_training(state):
+    state.opt_state["trace"][0, 0] = 7
+
+
+@pytest.mark.parametrize("change", [_in_variables, _in_training])
+def test_a_damaged_value_is_gone_back_from(change, tmp_path, capsys):
+    _save(tmp_path, [0.1, 0.3, 0.8]).close()
+    _rewrite(tmp_path, 3, change)
+    checkpoints = Checkpoints(tmp_path, "miou")
+    assert int(checkpoints.restore_latest(_state(0))[0].step) == 2
+    checkpoints.close()
+    assert "is not what was written); going back" in capsys.readouterr().out
+    expected = 2 if change is _in_variables else 3  # the variables alone are whole
+    for score in (None, "miou"):
+        variables = load_variables(tmp_path, score, None)["params"]
+        jax.tree.map(np.testing.assert_array_equal, variables, _state(expected).variables["params"])
+
+
+def test_checkpoints_of_before_checksums(tmp_path):
+    _save(tmp_path, [0.1, 0.3]).close()
+    _rewrite(tmp_path, 2, lambda state: state.variables["params"]["fc8"]["kernel"].fill(np.nan))
+    for step in (1, 2):
+        meta = tmp_path / "checkpoints" / str(step) / "meta" / "metadata"
+        meta.write_text(json.dumps({"history": json.loads(meta.read_bytes())["history"]}))
+    checkpoints = Checkpoints(tmp_path, "miou")
+    assert int(checkpoints.restore_latest(_state(0))[0].step) == 1
+    checkpoints.close()
+    variables = load_variables(tmp_path, "miou", None)["params"]
+    jax.tree.map(np.testing.assert_array_equal, variables, _state(1).variables["params"])
 
 
 @pytest.mark.parametrize("meta", ["", "null", "[]", "{}", '{"history": 3}'])
@@ -164,6 +217,7 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path):
             checkpoints.save(big, {}, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path / "checkpoints") == ["1"]
     checkpoints.close()
     again = Checkpoints(tmp_path, "miou")
     assert int(again.restore_latest(_state(0))[0].step) == 1

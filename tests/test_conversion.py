@@ -1,6 +1,7 @@
 """Weights from files to runs and back; what a run starts from."""
 
 import json
+import resource
 import shutil
 
 import jax
@@ -224,6 +225,17 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
             conversion.export(base.export(str(runs_dir / "phase1")), workdir)
         with pytest.raises(InputError, match="file is a file, not a folder"):
             conversion.convert(_convert_config(exported / "phase1.pth", tissue_dir), workdir)
+
+
+def test_a_disk_without_room_for_safetensors(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match=r"w\.safetensors: could not be written .*free some"):
+            weights.save_safetensors({"a": np.zeros(1000)}, tmp_path / "w.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_trained_phases_are_exported(runs_dir, tmp_path):

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from data import folders
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import config as config_lib
-from wsss_jax import jobs, metrics
+from wsss_jax import evaluation, jobs, metrics
 from wsss_jax.errors import InputError
 from wsss_jax.report.colors import OKABE_ITO
 
@@ -78,6 +79,31 @@ def test_pictures_have_the_colors_asked_for_and_label_maps_their_own(
     assert own <= drawn[runs_dir / "evaluate"]
     mask = next((tmp_path / "predictions").iterdir())
     assert tuple(Image.open(mask).getpalette()[:3]) in own
+
+
+def test_an_interrupted_run_leaves_no_scores_of_the_one_before(runs_dir, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs_dir / "evaluate", workdir)
+    (workdir / "notes.png").write_text("theirs")
+    before = (workdir / "config.json").read_bytes()
+    config = base.evaluate(str(runs_dir / "phase1"), "")
+    config.data.workers, config.batch_size, config.split = 0, 4, "val"
+
+    def interrupted(*_):
+        assert (workdir / "config.json").read_bytes() == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation.runs, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.evaluate(config, workdir)
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        "config.json",
+        "dataset.json",
+        "notes.png",
+        "patches.json",
+        "predictions",
+    ]
+    assert not list((workdir / "predictions").iterdir())
 
 
 def test_another_data_set_is_refused(runs_dir, tmp_path):

@@ -1,9 +1,19 @@
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import LOCK, UNFINISHED, atomic_folder, atomic_path, locked
+from wsss_jax.files import (
+    LOCK,
+    UNFINISHED,
+    atomic_folder,
+    atomic_path,
+    check_writable,
+    clear_unfinished,
+    locked,
+)
 
 
 def test_creates_parents_and_leaves_nothing_else(tmp_path):
@@ -100,10 +110,85 @@ def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
     if not os.fork():
         with atomic_folder(tmp_path / "out") as temporary:
             (temporary / "half").mkdir()
+            (temporary / ".notes").write_text("theirs")  # moved at the end
             os._exit(0)  # no `finally`, as when it is killed
     os.wait()
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(UNFINISHED)
     with atomic_folder(tmp_path / "out") as temporary:
         assert not (temporary / "half").exists()
-    assert os.listdir(tmp_path) == ["out"] and not os.listdir(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == [".notes"]
+
+
+def test_hidden_files_mode_and_group_of_an_earlier_folder_are_kept(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    path.chmod(0o2770)
+    for name in (LOCK, ".notes"):
+        (path / name).write_text("theirs")
+    with atomic_folder(path) as temporary:
+        (temporary / "patch").touch()
+    assert path.stat().st_mode & 0o7777 == 0o2770
+    assert sorted(os.listdir(path)) == [LOCK, ".notes", "patch"]
+    assert (path / LOCK).read_text() == "theirs"
+
+
+def test_hidden_files_survive_an_error_at_the_end(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / ".notes").write_text("theirs")
+
+    def fail(source, target):
+        if source.name.startswith(UNFINISHED):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.rename(source, target)
+
+    def make():
+        with atomic_folder(path) as temporary:
+            (temporary / "patch").touch()
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        make()
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["out"] and (path / ".notes").read_text() == "theirs"
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    path.mkdir()
+
+    def refuse():
+        with atomic_folder(path):
+            raise AssertionError("the work has begun")
+
+    with monkeypatch.context() as patch:
+        patch.chdir(path)
+        with pytest.raises(InputError, match="out: the folder this was started in; name another"):
+            refuse()
+
+    def rmdir(folder):  # as the kernel does, without asking what is in it
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    with pytest.raises(InputError, match=r"out: cannot be replaced \(a mount point\); name a new"):
+        refuse()
+    assert os.listdir(tmp_path) == ["out"] and not os.listdir(path)
+
+
+def test_what_another_process_is_writing_is_not_cleared(tmp_path):
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "patch").touch()
+        (tmp_path / f"{UNFINISHED}left").mkdir()
+        clear_unfinished(tmp_path)
+        assert os.listdir(tmp_path) == [temporary.name]
+    assert os.listdir(tmp_path / "out") == ["patch"]
+
+
+def test_what_is_no_file_or_leads_nowhere_is_named(tmp_path):
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(InputError, match=r"\.lock: a named pipe or a device, .*; remove it"):
+        locked(tmp_path / LOCK).__enter__()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match="link: a link that leads nowhere, to nowhere"):
+        check_writable(tmp_path / "link" / "run")

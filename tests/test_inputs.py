@@ -1,5 +1,6 @@
 import itertools
 import multiprocessing
+import time
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +219,17 @@ def test_a_worker_that_dies_is_told_of(data, dataset):
     with pytest.raises(InputError, match=r"a process that decodes patches died .*data\.workers"):
         for _ in batches:
             pass
+
+
+def test_workers_that_are_busy_are_not_waited_for(data, dataset):
+    """One that hands over a batch does not end before: Grain waits, by itself for 25 seconds."""
+    source = inputs.open_source(data, dataset, "train")
+    batches = inputs.batches([source[i % 12] for i in range(400)], 100, workers=1, epochs=100)
+    next(batches)
+    time.sleep(0.5)  # until the pipe is full
+    begun = time.monotonic()
+    batches.close()
+    assert time.monotonic() - begun < 10
 
 
 def test_scaled_is_the_division_to_the_last_bit():

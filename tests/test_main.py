@@ -49,6 +49,7 @@ def _refusal(*arguments: str, **environment: str) -> str:
         (["--config=configs/luad_masks.py", "--config.phase1=nowhere"], "nowhere"),
         (["--config=configs/segment_slides.py", "--config.slides=a.svs"], "phase2 is ''"),
         (["--config=configs/doctor.py", "--config.mpp=inf"], "at most 20"),
+        (["--config=configs/doctor.py", "--config.slide=~/a.svs"], "config.slide is '~/a.svs', wh"),
         (["--config=configs/doctor.py", "--config.tissue.closing=1e5"], "at most 1000"),
         (["--config=configs/doctor.py", "--config.tissue.min_hole=inf"], "min_hole is inf"),
     ],
@@ -111,7 +112,48 @@ def test_a_batch_that_the_devices_cannot_share(tissue):
 
 def test_a_folder_that_cannot_be_made():
     words = _refusal("--config=configs/demo.py", "--workdir=/dev/null/run")
-    assert words.startswith("error: /dev/null/run: Not a directory")
+    assert words == "error: /dev/null is a file, not a folder: name another folder"
+
+
+def test_what_writing_raises_is_one_line():
+    script = """
+import errno, os, sys
+import main
+from configs import base
+from wsss_jax import jobs
+class Flag:
+    def __init__(self, value):
+        self.value = value
+main._COORDINATOR = main._PROCESSES = main._PROCESS = Flag(None)
+main._WORKDIR = Flag("runs/w")
+def fail(job, error):
+    def run(*_):
+        raise error
+    main._CONFIG, jobs.run = Flag(job), run
+    try:
+        main.main([])
+    except SystemExit as stopped:
+        print(stopped.code)
+evaluate, prepare = base.evaluate("a", "b"), base.prepare("i", "m", "patches", "bcss_wsss")
+for number in (errno.EFBIG, errno.EIO, errno.ENOSPC):
+    fail(evaluate, OSError(number, os.strerror(number)))
+fail(prepare, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "patches/train/img/a.png"))
+fail(evaluate, BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+main._WORKDIR = Flag("~/w")
+fail(evaluate, RuntimeError)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert finished.stdout.split() == ["2", "2", "2", "2", "141", "2"], finished.stderr
+    assert finished.stderr.splitlines() == [
+        "error: runs/w: File too large: mend it or name another --workdir",
+        "error: runs/w: Input/output error: mend it or name another --workdir",
+        "error: runs/w: No space left on device: free some or name another --workdir",
+        "error: patches: No space left on device: free some or name another --config.out",
+        "error: --workdir is '~/w', which begins with ~: write the whole path, from / on (./~ for "
+        "something of that name)",
+    ]
 
 
 def test_programs_kept_from_an_earlier_run_load_in_silence(tmp_path, monkeypatch):

@@ -107,6 +107,14 @@ def test_programs_of_somebody_else_are_not_run(no_cache, monkeypatch, capsys):
     assert said.count("\n") == 1
 
 
+def test_a_cache_that_only_a_shell_would_find_is_told_of(no_cache, monkeypatch, capsys):
+    monkeypatch.chdir(no_cache)
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    parallel.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir is None and not list(no_cache.iterdir())
+    assert "XDG_CACHE_HOME is ~/cache, not an absolute path; set " in capsys.readouterr().err
+
+
 def test_without_a_home_nothing_is_kept(no_cache, monkeypatch, capsys):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", _raise_key_error)

@@ -89,8 +89,18 @@ def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch
     jobs.make_masks(config, workdir)
     assert not written  # all are there
     (workdir / pseudo_masks.FOLDER / "classifier.txt").write_text("trained further since")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pseudo_masks, "_opener", _interrupt)
+        jobs.make_masks(config, workdir)
+    # Of no other masks than those that are there.
+    assert not [path for path in workdir.iterdir() if path.suffix in (".csv", ".png")]
+    assert not (workdir / "scores.json").exists()
     jobs.make_masks(config, workdir)
     assert len(written) == len(paths)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def _stamp(workdir):

@@ -33,7 +33,7 @@ def _end(child: subprocess.Popen) -> tuple[int, str, str]:
     return child.returncode, out, err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_unwinds_and_is_said_in_one_line(number):
     child = _start(
         """
@@ -55,6 +55,40 @@ finally:
     assert status == 75 and out == "cleaned up\n"
     line = f"stopped by {number.name}; the same command goes on, or begins again\n"
     assert err == line
+
+
+def test_sighup_is_ignored_under_nohup():
+    ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    script = """
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGHUP)
+    with signals.deferred() as received:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert not received
+    signals.listen()
+say("went on")
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", ignored + BEGINNING + script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout == "went on\n" and finished.returncode == 0
+
+
+def test_a_signal_while_the_interpreter_ends_does_not_change_the_exit_code():
+    child = _start(
+        """
+class Late:
+    def __del__(self):  # when modules are cleared, with the handlers of Python gone
+        self.kill(self.process, self.number)
+late = Late()
+late.kill, late.process, late.number = os.kill, os.getpid(), signal.SIGTERM
+sys.late = late
+"""
+    )
+    assert _end(child) == (0, "", "")
 
 
 def test_a_second_sigint_ends_it_even_where_python_does_not_listen():

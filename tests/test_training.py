@@ -113,6 +113,17 @@ def test_too_few_patches(tissue_dir, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_validation_masks_without_a_pixel_that_counts(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.select = "best"
+    source, phase = _build(tissue_dir, config)
+    patch = source[0]
+    for masks in ({}, {"masks": np.full((1, 32, 32), DATASET.excluded, np.uint8)}):
+        with pytest.raises(InputError, match=r"no pixel of the validation masks .*select=last"):
+            training.fit(config, DATASET, tmp_path, phase, source, [patch | masks])
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_the_first_epoch_compiles(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.epochs, config.pda.hold_epochs = 3, 1  # mu changes in every epoch

@@ -2,15 +2,18 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 from tqdm import tqdm
@@ -21,6 +24,7 @@ from wsss_jax.errors import InputError
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # in every checkpoint of Orbax
 _DAMAGES = ValueError, TypeError, KeyError, OSError, RecursionError  # what reading them raises
+_CHECKSUMS = "checksums"  # in the file `meta`: Orbax does not notice damaged values of arrays
 _FILES = {METADATA, "commit_success.txt", "variables", "training", "meta", "metrics"}
 
 
@@ -114,7 +118,9 @@ class _WholeSteps:
     def _check_score(self, path: Path) -> None:
         scores = path / "metrics" / "metrics"
         if self._score is not None and scores.is_file():
-            float(json.loads(scores.read_bytes())[self._score])
+            score = json.loads(scores.read_bytes())[self._score]
+            if type(score) not in (int, float) or not math.isfinite(score):
+                raise ValueError(f"its {self._score} is {score!r}")
 
 
 class Checkpoints:
@@ -168,13 +174,15 @@ class Checkpoints:
         Raises:
           InputError: it could not be written; those before are as they were.
         """
-        state = parallel.to_everywhere(state)
-        items = {
-            "variables": ocp.args.StandardSave(state.variables),
-            "meta": ocp.args.JsonSave(meta),
-        }
+        trees = {"variables": state.variables}
         if state.opt_state is not None:
-            items["training"] = ocp.args.StandardSave(_training(state))
+            trees["training"] = _training(state)
+        checksums = {item: _checksums(tree) for item, tree in trees.items()}
+        items = {
+            item: ocp.args.StandardSave(parallel.to_everywhere(tree))
+            for item, tree in trees.items()
+        }
+        items["meta"] = ocp.args.JsonSave({**meta, _CHECKSUMS: checksums})
         try:
             step = int(state.step)
             if step in self._manager.all_steps():  # a damaged one that was gone back from
@@ -183,6 +191,9 @@ class Checkpoints:
                 self._clear_way(self._path / str(step))
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=scores, force=True)
         except Exception as error:  # TensorStore and Orbax raise many kinds, such as ValueError
+            if parallel.is_first():  # what was written of it takes the room that is short
+                for path in self._path.glob(f"{int(state.step)}.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(path, ignore_errors=True)
             raise InputError(
                 f"{self._path}: the checkpoint of step {int(state.step)} could not be written "
                 f"({_first_line(error)}): free some space or make the folder writable, then give "
@@ -275,10 +286,14 @@ class Checkpoints:
                 meta=ocp.args.JsonRestore(),
             ),
         )
-        if not isinstance(restored["meta"].get("history"), list):
+        meta = dict(restored["meta"])
+        if not isinstance(meta.get("history"), list):
             raise ValueError("there is no history in it")
-        state = State(variables=restored["variables"], **restored["training"])
-        return parallel.from_everywhere(state), restored["meta"]
+        trees = parallel.from_everywhere(
+            {name: restored[name] for name in ("variables", "training")}
+        )
+        _check_arrays(trees, meta.pop(_CHECKSUMS, None))
+        return State(variables=trees["variables"], **trees["training"]), meta
 
     def restore_variables(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
         """The variables alone, without what only training needs.
@@ -291,9 +306,14 @@ class Checkpoints:
         else:
             self._check_shapes(step, like)
         restored = self._manager.restore(
-            step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(like)))
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardRestore(_abstract(like)), meta=ocp.args.JsonRestore()
+            ),
         )
-        return parallel.from_everywhere(restored["variables"])
+        variables = parallel.from_everywhere(restored["variables"])
+        _check_arrays({"variables": variables}, restored["meta"].get(_CHECKSUMS))
+        return variables
 
     def close(self) -> None:
         self._manager.close()
@@ -314,6 +334,50 @@ class Checkpoints:
 def _training(state: State) -> dict[str, Any]:
     """What only training needs."""
     return {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
+
+
+def _arrays(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), np.ascontiguousarray(leaf)
+
+
+def _checksums(tree: Any) -> dict[str, str]:
+    """Name -> dtype and CRC-32 of every array of a tree: "float32 89abcdef"."""
+    return {
+        name: f"{array.dtype} {zlib.crc32(array.ravel().view(np.uint8)):08x}"
+        for name, array in _arrays(tree)
+    }
+
+
+def _check_arrays(trees: Mapping[str, Any], checksums: Any) -> None:
+    """Looks for damaged arrays, by the checksums under which they were saved.
+
+    Where there are none, as in checkpoints of version 0.1, or the arrays come in another dtype than
+    that of the file, only values that are not finite can be told.
+
+    Raises:
+      ValueError: in all processes, if one of them has found any.
+    """
+    problem = None
+    for item, tree in trees.items():
+        arrays, found = dict(_arrays(tree)), _checksums(tree)
+        written = dict.fromkeys(found, "") if checksums is None else checksums[item]
+        for name in found | written:
+            now, then = found.get(name, ""), written.get(name, "none")
+            if now.split()[:1] == then.split()[:1]:
+                is_whole = now == then
+            else:
+                is_whole = then != "none" and name in arrays and _is_finite(name, arrays[name])
+            if not is_whole:
+                problem = problem or f"{item}: {name} is not what was written"
+    if parallel.gather(np.array(problem is not None)).any():
+        raise ValueError(problem or "another process found a damaged array")
+
+
+def _is_finite(name: str, array: np.ndarray) -> bool:
+    if name.startswith("sums/") or not jax.dtypes.issubdtype(array.dtype, np.inexact):
+        return True  # figures may be undefined
+    return bool(np.isfinite(array).all())
 
 
 def _first_line(error: Exception) -> str:

@@ -37,6 +37,22 @@ def validate(config: ml_collections.ConfigDict) -> None:
       InputError: names the field (`config.optimizer.momentum`) and what is allowed.
     """
     _validate(config, "config.")
+    for path, value in _leaves(config).items():
+        if isinstance(value, str):
+            check_home(value, f"config.{path}")
+
+
+def check_home(path: str, field: str) -> None:
+    """Refuses `--workdir=~/runs`: only a shell knows `~`, and leaves it after an equals sign.
+
+    Raises:
+      InputError: the path begins with a tilde.
+    """
+    if path.startswith("~"):
+        raise InputError(
+            f"{field} is {_shown(path)}, which begins with ~: write the whole path, from / on "
+            "(./~ for something of that name)"
+        )
 
 
 def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:

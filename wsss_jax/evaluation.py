@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset
+from wsss_jax import config as config_lib
 from wsss_jax import (
     inputs,
     metrics,
@@ -31,6 +32,7 @@ from wsss_jax.report import colors, figures, tables
 # (variables of both phases, batch) -> {row of the table: (label maps, confusion matrices)}
 Predict = Callable[[Sequence[Any], inputs.Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
 PREDICTIONS = "predictions"
+_RESULTS = "scores.json", "scores.csv", "confusion.png", "worst.png", "best.png", "examples.png"
 PHASE1, PHASE2, GATED, MAJORITY = "phase 1", "phase 2", "phase 2 + gate", "majority class"
 
 
@@ -55,8 +57,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     runs.check(config, workdir, started=False)  # its results are made anew
     parallel.wait_for_all("looked at the workdir")
     if parallel.is_first():
+        # Before the new settings are written, which results of the run before do not belong to.
+        _remove_results(source.records, workdir)
         runs.save(config, dataset, workdir)
-        _remove_predictions(source.records, workdir)
+        (workdir / PREDICTIONS).mkdir(exist_ok=True)
+        patch_records.save(source.records, workdir)
     parallel.wait_for_all("made the folders")
 
     predict = _predictor(config, dataset, classifier, segmenter)
@@ -97,17 +102,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         _write_sheets(config, workdir, dataset, source, by_patch[last], last, predict, variables)
 
 
-def _remove_predictions(records: Sequence[PatchRecord], workdir: Path) -> None:
-    """Makes the folder of predictions, without those of the run before, maybe of another split.
+def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
+    """Removes what the run before has written, maybe of another split, as far as it is on record.
 
     Raises:
       InputError: files in it that this run will not write, and no record that one before did.
     """
     folder = workdir / PREDICTIONS
     before = patch_records.load(workdir)
-    folder.mkdir(exist_ok=True)
     clear_unfinished(folder)
-    if before is None:
+    if before is None and folder.is_dir():
         names = {f"{record.name}.png" for record in records}
         for path in sorted(folder.iterdir()):
             if path.name not in names and not path.name.startswith("."):
@@ -116,7 +120,8 @@ def _remove_predictions(records: Sequence[PatchRecord], workdir: Path) -> None:
                 )
     for record in before or ():
         (folder / f"{record.name}.png").unlink(missing_ok=True)
-    patch_records.save(records, workdir)
+    for name in _RESULTS if (workdir / config_lib.CONFIG_FILE).is_file() else ():
+        (workdir / name).unlink(missing_ok=True)
 
 
 def summary(workdir: Path) -> dict[str, float]:

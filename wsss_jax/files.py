@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import shutil
 import stat
@@ -23,6 +24,11 @@ def check_writable(folder: Path | str) -> None:
     """
     existing = Path(folder).absolute()
     while not existing.exists():
+        if existing.is_symlink():
+            raise InputError(
+                f"{existing}: a link that leads nowhere, to {os.readlink(existing)}: remove it, or "
+                "make that folder"
+            )
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "not writable" if existing.is_dir() else "a file, not a folder"
@@ -67,9 +73,13 @@ UNFINISHED = ".unfinished."
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes from a folder what a killed process was about to write."""
+    """Removes from a folder what a killed process was about to write; not what one is writing."""
     for path in folder.glob(f"{UNFINISHED}*"):
-        _remove(path)
+        if not (path / _FOLDER_LOCK).is_file():
+            _remove(path)
+            continue
+        with suppress(InputError), locked(path / _FOLDER_LOCK):  # InputError: it is being written
+            _remove(path)
 
 
 def _remove(path: Path) -> None:
@@ -81,6 +91,7 @@ def _remove(path: Path) -> None:
 
 _NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # of some shared file systems
 LOCK = ".lock"  # its usual name
+_FOLDER_LOCK = f"{UNFINISHED}lock"  # of a folder that is being made; users have no such file
 
 
 @contextmanager
@@ -95,14 +106,14 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
       shared: others may share it; they keep out those who want it for themselves.
 
     Raises:
-      InputError: another process holds it.
+      InputError: another process holds it, or `path` is no file.
     """
     folder = path.parent
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
+        with _opened(path) as file:
             held = _try_lock(file, kind)
             if held is False:
                 raise InputError(
@@ -116,6 +127,13 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
                 if held and _try_lock(file, fcntl.LOCK_EX):  # nobody shares it
                     _remove_lock(path, made)
             return
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("a+b")
+    except io.UnsupportedOperation as error:
+        raise InputError(f"{path}: a named pipe or a device, not a file; remove it") from error
 
 
 def _try_lock(file: BinaryIO, kind: int) -> bool | None:
@@ -155,31 +173,76 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a new folder beside `path` that takes its place when the block ends well.
 
     What a killed process has left of it is removed first. Only hidden files, which are kept, may be
-    in an earlier `path`.
+    in an earlier `path`, as are its mode and owner.
 
     Raises:
-      InputError: `path` is no folder or not empty, or another process makes it.
+      InputError: as of `check_replaceable`, or another process makes it.
     """
-    check_empty(path)
+    check_replaceable(path)
     path = Path(path).resolve()  # of a link, the folder takes the place
     # One name for it, so that what is left is found again; a short one, as that of `path` may be.
     temporary = path.parent / f"{UNFINISHED}{zlib.crc32(os.fsencode(path.name)):08x}"
-    with locked(temporary / LOCK):
+    with locked(temporary / _FOLDER_LOCK):
+        _move_hidden(temporary, path)
         for left in temporary.iterdir():
-            if left.name != LOCK:
+            if left.name != _FOLDER_LOCK:
                 _remove(left)
         try:
             yield temporary
             check_empty(path)
             if path.exists():
-                for hidden in path.iterdir():
-                    hidden.rename(temporary / hidden.name)
-                path.rmdir()
-            (temporary / LOCK).unlink(missing_ok=True)
-            temporary.rename(path)
+                _copy_attributes(path, temporary)
+                clear_unfinished(path)
+                _move_hidden(path, temporary)
+            (temporary / _FOLDER_LOCK).unlink(missing_ok=True)
+            temporary.rename(path)  # an empty folder gives way
         except BaseException:
+            _move_hidden(temporary, path)
             shutil.rmtree(temporary)
             raise
+
+
+def _move_hidden(source: Path, target: Path) -> None:
+    """Moves the hidden files of a user; those that are not whole are no user's."""
+    for path in list(source.iterdir()):
+        if path.name.startswith(".") and not path.name.startswith(UNFINISHED):
+            target.mkdir(exist_ok=True)
+            path.rename(target / path.name)
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    shutil.copystat(source, target)
+    status = source.stat()
+    with suppress(PermissionError):  # a group that this user is not in stays as it was made
+        os.chown(target, -1, status.st_gid)
+    with suppress(PermissionError):  # only root gives folders away
+        os.chown(target, status.st_uid, -1)
+
+
+def check_replaceable(path: Path | str) -> None:
+    """Refuses, before long work, a folder whose place another could not take.
+
+    Raises:
+      InputError: names what is in the way, as `check_empty` does; it is the current folder, the
+        root of a file system, or one that this user may not remove or write beside.
+    """
+    check_empty(path)
+    resolved = Path(path).resolve()
+    check_writable(resolved.parent)
+    if not resolved.exists():
+        return
+    check_writable(resolved)
+    if resolved == Path.cwd():
+        raise InputError(f"{path}: the folder this was started in; name another, which is new")
+    with tempfile.NamedTemporaryFile(dir=resolved, prefix=UNFINISHED):  # so that it is not removed
+        try:
+            resolved.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                what = "a mount point" if error.errno == errno.EBUSY else error.strerror
+                raise InputError(
+                    f"{path}: cannot be replaced ({what}); name a new folder in it"
+                ) from error
 
 
 def check_empty(path: Path | str) -> None:

@@ -1,6 +1,5 @@
 """Patches to batches: Grain over a folder or an ArrayRecord store; augmentation on the device."""
 
-import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from grain._src.python.dataset.transformations import process_prefetch
 from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset, label_from_mask, load_dataset
 from data.folders import Patch
-from wsss_jax import parallel
+from wsss_jax import parallel, signals
 from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
 from wsss_jax.patch_records import PatchRecord
@@ -25,6 +25,9 @@ from wsss_jax.patch_records import PatchRecord
 if TYPE_CHECKING:
     from data import patches_tfds
 
+# Grain gives a process so many seconds to end, which one that loads, or has a batch to hand over,
+# does not do before: by itself 25, more than most who stop a run wait before they kill it.
+process_prefetch._PROCESS_KILL_TIMEOUT_S = 1
 Batch = dict[str, np.ndarray]
 _RECIPROCAL_HIGH = np.float32(round(2**22 / 255) / 2**22)  # 1 / 255 to 15 bits
 _RECIPROCAL_LOW = np.float32(1 / 255 - float(_RECIPROCAL_HIGH))
@@ -308,7 +311,7 @@ def batches(
     try:
         # With the first batch all processes have been started. Those who stop a run may tell all of
         # its processes, but it needs them until its state is saved.
-        stopping = (signal.SIGINT, signal.SIGTERM) if workers else ()
+        stopping = signals.STOPPING if workers else ()
         with worker_processes.out_of_reach(*stopping):
             first = next(iterator, None)
         if first is not None:

@@ -128,10 +128,13 @@ def _own_cache() -> Path:
     """The cache folder of this system, which nobody but the user may read or write.
 
     Raises:
-      InputError: it is somebody else's, or a link of theirs.
+      InputError: it is somebody else's, or a link of theirs, or XDG_CACHE_HOME is a relative path.
       OSError, RuntimeError: it cannot be made, or nowhere is known to make it.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsss_jax"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if not cache.is_absolute():  # such as ~/cache, which only a shell understands
+        raise InputError(f"XDG_CACHE_HOME is {cache}, not an absolute path")
+    folder = cache / "wsss_jax"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not {folder.lstat().st_uid, folder.stat().st_uid} == {os.geteuid()}:
         raise InputError(f"{folder} belongs to another user")

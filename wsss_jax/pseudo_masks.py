@@ -30,6 +30,7 @@ from wsss_jax.report import colors, figures, tables
 # (variables, batch) -> {layer: label maps (B, H, W) uint8}
 Open = Callable[[training.Variables, inputs.Batch], dict[str, np.ndarray]]
 FOLDER = "train_PM"
+_RESULTS = "scores.json", "scores.csv", "contact_sheet.png"  # made of the masks
 WRITERS = 8  # threads; PNG encoding releases the interpreter lock
 
 
@@ -124,7 +125,10 @@ def _remove_stale_masks(
     records: Sequence[PatchRecord],
     workdir: Path,
 ) -> None:
-    """Removes the masks of other weights, such as before further training, or of other patches."""
+    """Removes the masks of other weights, such as before further training, or of other patches.
+
+    What was made of them goes first: a start that is interrupted leaves no scores of other masks.
+    """
     checksum = 0
     for leaf in jax.tree.leaves(classifier.variables):
         checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
@@ -136,6 +140,8 @@ def _remove_stale_masks(
     stale = {record.name for record in before if record not in kept}
     if not same_weights:
         stale |= {record.name for record in records}
+    for name in _RESULTS if stale else ():
+        (workdir / name).unlink(missing_ok=True)
     for layer in config.layers:
         for name in stale:
             (layer_dir(workdir, layer) / f"{name}.png").unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from data.dataset import Dataset, load_dataset, save_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import parallel, patch_records
 from wsss_jax.errors import InputError
-from wsss_jax.files import LOCK, atomic_path, check_utf8, clear_unfinished, locked
+from wsss_jax.files import LOCK, atomic_path, check_utf8, check_writable, clear_unfinished, locked
 from wsss_jax.patch_records import PatchRecord
 
 Job = Callable[[ml_collections.ConfigDict, Path], Any]
@@ -75,6 +75,7 @@ def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
         if parallel.is_first():
             try:
                 check_utf8(workdir)
+                check_writable(workdir)
                 _refuse_foreign(workdir)
                 stack.enter_context(locked(workdir / LOCK, shared=shared))
                 if not shared:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (Ctrl-C): what is under way is saved or undone, and the exit code is 75.
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal) end what is under way with exit code 75.
 
 Either `deferred` work looks for itself whether it was told to stop, or the process unwinds from
 where it is, so that `finally` and `with` leave nothing half-written. A second SIGINT ends it there
@@ -17,25 +17,38 @@ from types import FrameType
 
 EXIT_PREEMPTED = 75  # "temporary failure" of sysexits.h: try again
 _EXIT_INTERRUPTED = 130  # what shells say of a process that SIGINT ended
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONE_KEY = 0.2  # seconds; launchers pass on the SIGINT that the terminal has sent already
 _unwinding = _told = False
 
 
 def handle() -> None:
-    """From here on both signals end this process; call it first of all, in the main thread."""
+    """From here on these signals end this process; call it first of all, in the main thread."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_end_at_second_sigint, args=(reader,), daemon=True).start()
     sys.unraisablehook = _unwind_later
+    atexit.register(_ignore)  # the first of all, so done as the last
     listen()
 
 
 def listen() -> None:
-    """Takes both signals back from a library that has set its own handlers."""
-    for number in _STOPPING:
+    """Takes the signals back from a library that has set its own handlers."""
+    for number in _heeded():
         signal.signal(number, _unwind)
+
+
+def _heeded() -> list[signal.Signals]:
+    """All that stop a process, but for SIGHUP under `nohup`."""
+    is_kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOPPING if number != signal.SIGHUP or not is_kept]
+
+
+def _ignore() -> None:
+    """What is left is to exit: a signal now would give it another exit code."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unwind(number: int, _: FrameType | None) -> None:
@@ -98,7 +111,7 @@ def deferred() -> Iterator[list[str]]:
     def note(number: int, _: FrameType | None) -> None:
         received.append(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, note) for number in _STOPPING}
+    before = {number: signal.signal(number, note) for number in _heeded()}
     try:
         yield received
     finally:

@@ -360,6 +360,11 @@ def fit(
         raise InputError(
             "config.select is 'best' but there are no validation patches: set --config.select=last"
         )
+    if _score(config) and validation is not None and not _has_counted(validation, dataset):
+        raise InputError(
+            f"config.select is 'best' but no pixel of the validation masks of {config.data.root} "
+            "belongs to a class: correct val/mask, or set --config.select=last"
+        )
     resumed = exist(workdir)
     runs.check(config, workdir, started=resumed)
     runs.check_dataset(dataset, workdir, started=resumed)
@@ -446,6 +451,15 @@ def fit(
             if stops and epoch + 1 < config.epochs:
                 raise _preempted(workdir, terminated, int(state.step), total)
         return history
+
+
+def _has_counted(validation: inputs.Source, dataset: Dataset) -> bool:
+    """Whether a patch has a mask with a pixel that scores count; it stops at the first."""
+    return any(
+        (patch["masks"][0] < dataset.num_classes).any()
+        for patch in (validation[index] for index in range(len(validation)))
+        if "masks" in patch
+    )
 
 
 def _restored(

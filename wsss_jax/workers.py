@@ -19,8 +19,9 @@ _WATCH = 0.2  # seconds between two looks
 
 def begin(*_: int) -> None:
     """What a worker process does first; takes, and leaves aside, its number and how many it has."""
-    # Ctrl-C reaches all processes of a terminal: the first one saves, and needs them meanwhile.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # They reach all processes of a terminal: the first one saves, and needs them meanwhile.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -42,10 +43,11 @@ def out_of_reach(*numbers: signal.Signals) -> Iterator[None]:
 
     They are not ignored but blocked, which holds from the first instruction of a process.
     """
-    if numbers:
-        resource_tracker.ensure_running()  # when it is started, it unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
+        if numbers:
+            resource_tracker.ensure_running()  # when it is started, it unblocks some
+            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -64,7 +66,7 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     try:
         # SIGTERM reaches them: by it the executor ends those that are left when one has died. A
         # process that is half started prints a traceback.
-        with signals.deferred(), out_of_reach(signal.SIGINT):
+        with signals.deferred(), out_of_reach(signal.SIGINT, signal.SIGHUP):
             executor.submit(os.getpid)  # with the first task all are started
         yield executor
     except BrokenProcessPool as error:

@@ -332,11 +332,20 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def save_safetensors(state_dict: Mapping[str, np.ndarray], path: Path) -> None:
-    """Writes `.safetensors` in PyTorch's names."""
+    """Writes `.safetensors` in PyTorch's names.
+
+    Raises:
+      InputError: it could not be written, such as to a full disk.
+    """
     with atomic_path(path) as temporary:
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(value) for name, value in state_dict.items()}, temporary
-        )
+        try:
+            safetensors.numpy.save_file(
+                {name: np.ascontiguousarray(value) for name, value in state_dict.items()}, temporary
+            )
+        except safetensors.SafetensorError as error:  # the library's name for an OSError
+            raise InputError(
+                f"{path}: could not be written ({error}): free some space or name another --workdir"
+            ) from error
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # the library keeps the file from all other users
