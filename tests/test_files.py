@@ -1,4 +1,6 @@
+import fcntl
 import os
+import threading
 
 import pytest
 
@@ -107,3 +109,29 @@ def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
     with atomic_folder(tmp_path / "out") as temporary:
         assert not (temporary / "half").exists()
     assert os.listdir(tmp_path) == ["out"] and not os.listdir(tmp_path / "out")
+
+
+def test_who_shares_a_lock_waits_for_one_that_leaves_it(tmp_path):
+    """A leaver holds it alone for a moment, to see whether it may remove the file."""
+    path = tmp_path / LOCK
+    with path.open("a+b") as file, locked(path, shared=True) as held:
+        assert held
+    path.touch()
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
+        leaving.start()
+        with locked(path, shared=True):
+            pass
+        leaving.join()
+
+
+def test_a_lock_may_be_waited_for(tmp_path):
+    path = tmp_path / LOCK
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
+        leaving.start()
+        with locked(path, wait=10):
+            pass
+        leaving.join()
