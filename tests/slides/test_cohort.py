@@ -86,6 +86,14 @@ def test_pages_do_not_show_where_other_slides_lie(tmp_path):
     assert "another slide, a.svs; name" in (tmp_path / "index.html").read_text()
 
 
+def test_a_slide_of_the_same_name_hides_no_map(tmp_path):
+    _finish(tmp_path, "a")
+    error = f"y/a.svs: {tmp_path}/a has the map of another slide, /data/a study/a.svs; name"
+    _write(tmp_path, failures={"a": error})
+    assert _column(tmp_path / "areas.csv") == ["a"]
+    assert "<b>1</b> finished" in (tmp_path / "index.html").read_text()
+
+
 def test_jobs_write_one_after_the_other(tmp_path):
     _finish(tmp_path, "a")
     if not (child := os.fork()):

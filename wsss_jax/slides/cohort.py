@@ -31,8 +31,8 @@ def write(
 ) -> None:
     """Writes `index.html`, `areas.csv`, `ratios.csv` and, if there is need, `failed.txt`.
 
-    A slide that failed is listed with its error even if its folder has an earlier map, and stays
-    in `failed.txt` until a job has done it. One without a summary, which another process may be
+    A slide that failed is listed with its error instead of an earlier map of it, and stays in
+    `failed.txt` until a job has done it. One without a summary, which another process may be
     making, remains to be done.
 
     Args:
@@ -49,7 +49,11 @@ def write(
         failures = {**_earlier_failures(workdir, {*done, *failures}), **failures}
         finished = {folder.name: summary for folder, summary in results.finished(workdir)}
         known = [*folders, workdir, *(Path(each["file"]).parent for each in finished.values())]
-        shown = {name: each for name, each in finished.items() if name not in failures}
+        shown = {
+            name: each
+            for name, each in finished.items()
+            if name not in failures or results.OF_ANOTHER in failures[name]
+        }
         remaining = {*left, *done} - shown.keys() - failures.keys()
         entries = [
             *(

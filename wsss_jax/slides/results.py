@@ -13,6 +13,7 @@ from wsss_jax.slides.parts import SETTINGS_FILE
 SUMMARY = "slide.json"  # written last: a folder with it is finished
 PARTS = "parts"
 LOCK = "lock"  # in the folder of parts
+OF_ANOTHER = "has the map of another slide"  # what is said of a folder that a slide cannot have
 # Of a summary, for a slide to count as finished: key -> its type.
 _NEEDED = {
     "settings": dict,

@@ -163,7 +163,7 @@ def _check_same_slide(
     same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
     if not same_content and before["file"] not in own:
         raise InputError(
-            f"{file.path}: {folder} has the map of another slide, {before['file']}; name another "
+            f"{file.path}: {folder} {results.OF_ANOTHER}, {before['file']}; name another "
             "--workdir, or rename this slide"
         )
 
