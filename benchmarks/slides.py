@@ -26,7 +26,7 @@ from configs import base
 from data.dataset import load_dataset
 from tests.slides.made_slides import TILE, TileAt, drawn_tissue, write_pyramid
 from wsss_jax import phase2, training
-from wsss_jax.slides import networks, tissue_map
+from wsss_jax.slides import networks, results, tissue_map
 from wsss_jax.slides.catalog import SlideFile
 
 MPP = 0.5  # of the slides, and working resolution
@@ -83,7 +83,7 @@ def case(args: argparse.Namespace, side: int) -> dict[str, Any]:
             start = time.perf_counter()
             tissue_map.segment_slide(config, trained.dataset, loaded, file, Path(folder) / "map")
             result["s"] = time.perf_counter() - start
-            summary = tissue_map.read_summary(Path(folder) / "map")
+            summary = results.read_summary(Path(folder) / "map")
         result |= {"tiles": summary["tiles"], "s for tiles": summary["seconds"]["tiles"]}
     return result | {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 

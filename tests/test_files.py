@@ -1,5 +1,7 @@
 import errno
+import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,29 @@ def test_what_is_no_file_or_leads_nowhere_is_named(tmp_path):
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(InputError, match="link: a link that leads nowhere, to nowhere"):
         check_writable(tmp_path / "link" / "run")
+
+
+def test_who_shares_a_lock_waits_for_one_that_leaves_it(tmp_path):
+    """A leaver holds it alone for a moment, to see whether it may remove the file."""
+    path = tmp_path / LOCK
+    with path.open("a+b") as file, locked(path, shared=True) as held:
+        assert held
+    path.touch()
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
+        leaving.start()
+        with locked(path, shared=True):
+            pass
+        leaving.join()
+
+
+def test_a_lock_may_be_waited_for(tmp_path):
+    path = tmp_path / LOCK
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
+        leaving.start()
+        with locked(path, wait=10):
+            pass
+        leaving.join()

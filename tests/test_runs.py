@@ -168,6 +168,21 @@ def test_a_folder_in_which_another_process_works_is_refused(job, tmp_path):
     assert _files(tmp_path) == before
 
 
+def test_what_killed_array_jobs_left_goes_when_nobody_shares_the_folder(tmp_path):
+    left = tmp_path / f"{files.UNFINISHED}x"
+    left.mkdir()
+
+    def segment():
+        with pytest.raises(InputError, match="no slide"):
+            jobs.run(CONFIGS["segment"].copy_and_resolve_references(), tmp_path)
+
+    with files.locked(tmp_path / files.LOCK, shared=True):
+        segment()
+        assert left.is_dir()
+    segment()
+    assert not left.exists()
+
+
 def test_array_jobs_share_a_folder(tmp_path):
     with (
         files.locked(tmp_path / files.LOCK, shared=True),

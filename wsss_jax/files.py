@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -91,19 +92,25 @@ def _remove(path: Path) -> None:
 
 _NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # of some shared file systems
 LOCK = ".lock"  # its usual name
+<<<<<<< HEAD
 _FOLDER_LOCK = f"{UNFINISHED}lock"  # of a folder that is being made; users have no such file
+=======
+_PATIENCE = 0.5  # seconds: who leaves a shared lock has it alone for a moment
+_PAUSE = 0.01  # seconds
+>>>>>>> f2
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[bool]:
     """Holds the lock of the file `path`, made if need be; it ends with the process at the latest.
 
     At the end the file is removed, with the folders made for it if nothing else is in them. Where
-    the file system knows no locks, nothing is held.
+    the file system knows no locks, nothing is held. Yields whether it is.
 
     Args:
       path: of the lock file.
       shared: others may share it; they keep out those who want it for themselves.
+      wait: seconds to wait for others at most.
 
     Raises:
       InputError: another process holds it, or `path` is no file.
@@ -111,10 +118,14 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     folder = path.parent
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    latest = time.monotonic() + (max(wait, _PATIENCE) if shared else wait)
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with _opened(path) as file:
             held = _try_lock(file, kind)
+            if held is False and time.monotonic() < latest:
+                time.sleep(_PAUSE)
+                continue
             if held is False:
                 raise InputError(
                     f"another process works in {folder}: wait until it ends, or stop it"
@@ -122,7 +133,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
             if held and not _is_at(file, path):
                 continue  # the one that held it before has removed it
             try:
-                yield
+                yield bool(held)
             finally:
                 if held and _try_lock(file, fcntl.LOCK_EX):  # nobody shares it
                     _remove_lock(path, made)

@@ -15,7 +15,15 @@ from data.dataset import Dataset, load_dataset, save_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import parallel, patch_records
 from wsss_jax.errors import InputError
-from wsss_jax.files import LOCK, atomic_path, check_utf8, check_writable, clear_unfinished, locked
+from wsss_jax.files import (
+    LOCK,
+    UNFINISHED,
+    atomic_path,
+    check_utf8,
+    check_writable,
+    clear_unfinished,
+    locked,
+)
 from wsss_jax.patch_records import PatchRecord
 
 Job = Callable[[ml_collections.ConfigDict, Path], Any]
@@ -77,6 +85,8 @@ def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
                 check_utf8(workdir)
                 check_writable(workdir)
                 _refuse_foreign(workdir)
+                if shared:
+                    _clear_if_alone(workdir)
                 stack.enter_context(locked(workdir / LOCK, shared=shared))
                 if not shared:
                     clear_unfinished(workdir)
@@ -85,6 +95,15 @@ def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
         if parallel.gather(np.array(problem is not None)).any():
             raise problem or InputError(f"{workdir}: see what the first process says")
         yield
+
+
+def _clear_if_alone(workdir: Path) -> None:
+    """Removes what killed processes left, unless others are at work, who may be writing it."""
+    if not any(workdir.glob(f"{UNFINISHED}*")):
+        return
+    with contextlib.suppress(InputError), locked(workdir / LOCK) as held:
+        if held:
+            clear_unfinished(workdir)
 
 
 def _refuse_foreign(workdir: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -90,3 +91,22 @@ def test_only_pictures_change_their_colors():
     other = colors.for_pictures(dataset, "colorblind")
     assert other.palette == (*colors.OKABE_ITO[:4], dataset.palette[-1])
     assert other.classes == dataset.classes
+
+
+def test_what_is_excluded_has_a_color_of_its_own():
+    dataset = load_dataset("luad_histoseg", "")
+    for count, excluded in (
+        (8, (0, 0, 0)),
+        (8, (1, 0, 2)),
+        (2, colors.OKABE_ITO[1]),
+        (4, (9, 9, 9)),
+    ):
+        made = dataclasses.replace(
+            dataset,
+            classes=tuple(map(str, range(count))),
+            palette=(*((n, n, 0) for n in range(count)), excluded),
+            roles={},
+        )
+        *classes, last = colors.for_pictures(made, "colorblind").palette
+        assert tuple(classes) == colors.colorblind(count)
+        assert min(np.abs(np.subtract(classes, last)).max(axis=1)) > 30

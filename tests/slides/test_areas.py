@@ -58,7 +58,7 @@ def _lines(path):
 
 def test_areas_are_one_table(tmp_path):
     table = areas.rows(COUNTS, LUAD.classes, 2.0, tissue_pixels=500, slide_pixels=2000)
-    areas.write_areas(tmp_path / "areas.csv", 'Gewebe "µ", 1', table)
+    areas.write_areas(tmp_path / "areas.csv", {'Gewebe "µ", 1': table})
     lines = _lines(tmp_path / "areas.csv")
     assert lines[0] == [
         "slide",
@@ -75,7 +75,7 @@ def test_areas_are_one_table(tmp_path):
 
 def test_ratios_are_a_line_of_their_own_table(tmp_path):
     ratios = {"tumor_stroma_ratio": 0.25, "lymphocyte_area_fraction": None}
-    areas.write_ratios(tmp_path / "ratios.csv", "a", ratios)
+    areas.write_ratios(tmp_path / "ratios.csv", {"a": ratios})
     heading, line = _lines(tmp_path / "ratios.csv")
     assert heading[1].startswith("tumor-stroma ratio") and heading[2].startswith("lymphocyte area")
     assert line == ["a", "0.250000", ""]
@@ -85,8 +85,8 @@ def test_ratios_are_a_line_of_their_own_table(tmp_path):
 def test_names_begin_no_formula(tmp_path):
     names = ("=1+1", "-TE", "@SUM(A1)", "plain")
     table = areas.rows(COUNTS, names, 2.0, tissue_pixels=500, slide_pixels=2000)
-    areas.write_areas(tmp_path / "areas.csv", "=HYPERLINK(1)", table)
-    areas.write_ratios(tmp_path / "ratios.csv", "+a", {"tumor_stroma_ratio": 0.25})
+    areas.write_areas(tmp_path / "areas.csv", {"=HYPERLINK(1)": table})
+    areas.write_ratios(tmp_path / "ratios.csv", {"+a": {"tumor_stroma_ratio": 0.25}})
     lines = _lines(tmp_path / "areas.csv")[1:]
     assert {line[0] for line in lines} == {"'=HYPERLINK(1)"}
     assert [line[1] for line in lines[:4]] == ["'=1+1", "'-TE", "'@SUM(A1)", "plain"]

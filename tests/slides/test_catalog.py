@@ -1,5 +1,6 @@
 """Slides in folders with more than one thing."""
 
+import json
 import os
 import struct
 import sys
@@ -215,3 +216,43 @@ def test_hidden_files_beside_dicom(folder, monkeypatch):
     assert slide.warnings == ()
     (folder / "d" / "a.dcm").write_bytes(b"broken")
     assert "no DICOM are left out: a.dcm" in open_slide(folder / "d").warnings[0]
+
+
+def test_content_sees_what_changes_in_the_middle(folder):
+    for size, change in ((3 << 20, 1), (5 << 30, 128 << 20)):
+        path = folder / "a.svs"
+        with path.open("wb") as file:
+            file.truncate(size)
+        before = catalog.content(path)
+        with path.open("r+b") as file:  # the 5 GB stay a file with a hole
+            for place in range(size // 2, size // 2 + change, 1 << 16):
+                file.seek(place)
+                file.write(b"x" * min(change, 1 << 10))
+        after = catalog.content(path)
+        assert before["bytes"] == after["bytes"] == size and before != after
+
+
+def test_results_are_no_slides(folder, capsys):
+    _touch(folder, "a.svs", "maps/x/label_map.ome.tif", "maps/y/small.jpg", "maps/z/own.svs")
+    _touch(folder, "maps/config.json", "maps/dataset.json", "maps/index.html")
+    (folder / "maps/y/parts").mkdir()
+    (folder / "maps/y/parts/settings.json").write_text("{}")
+    summary = {
+        "settings": {"map": {}, "output": {}},
+        **{"files": [], "tiles": 1, "tissue_pixels": 1, "areas": [], "ratios": {}},
+        **{"warnings": [], "name": "a", "file": "a.svs"},
+    }
+    (folder / "maps/x/slide.json").write_text(json.dumps(summary))
+    (folder / "maps/z/slide.json").write_text("[]")  # of something else
+    assert _found("ROOT/**/*.*", folder) == ["a.svs", "maps/z/own.svs", "maps/z/slide.json"]
+    assert "passed over: 7 paths in folders of results" in capsys.readouterr().out
+    with pytest.raises(InputError, match="names only files of results"):
+        catalog.find(str(folder / "maps/x"))
+    assert _found("ROOT/[am]*,ROOT/maps/*", folder) == ["a.svs", "maps/z"]
+    assert _found("ROOT/maps/x/label_map.ome.tif", folder) == ["maps/x/label_map.ome.tif"]
+
+
+def test_names_that_are_made_up_are_short_enough(folder):
+    paths = [folder / parent / ("ä" * 120 + ".svs") for parent in ("patient1", "patient2")]
+    names = [file.name for file in catalog.files(paths, 0.0, {})]
+    assert len(set(names)) == 2 and max(len(name.encode()) for name in names) <= 200

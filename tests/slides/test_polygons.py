@@ -46,7 +46,8 @@ def write(tmp_path_factory):
 
     def write(labels, *, band=1024, edges=2**19, corners=2**18, **fields):
         labels = np.asarray(labels, np.uint8)
-        given = {"mpp": 0.5, "scale": 1.0, "offset": (0, 0), "slide_id": "a"} | fields
+        given = {"mpp": 0.5, "scale": 1.0, "offset": (0, 0), "slide_id": "a"}
+        given |= {"slide_size": (10**6, 10**6)} | fields
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(polygons, "BAND", band)
             patch.setattr(polygons, "EDGES", edges)
@@ -268,3 +269,11 @@ def test_any_number_of_classes():
     labels = np.array([[254, 255], [254, 0]], np.uint8)
     found = polygons.regions(lambda y0, y1, step: labels[y0:y1:step, ::step], 2, 2, excluded=255)
     assert sorted((region.value, region.pixels) for region in found) == [(0, 1), (254, 2)]
+
+
+def test_polygons_end_with_the_slide(write):
+    """A map's last pixels may reach half a pixel beyond it."""
+    found = write(np.zeros((3, 4)), scale=(2.5, 2.0), offset=(1, 0), slide_size=(9, 6))
+    (ring,) = found[0]["geometry"]["coordinates"]
+    assert np.max(ring, axis=0).tolist() == [8, 6] and np.min(ring, axis=0).tolist() == [-1, 0]
+    assert write.held[0] == pytest.approx(9 * 6 / 5)

@@ -25,7 +25,7 @@ from wsss_jax import config as config_lib
 from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.report import slide_pictures
-from wsss_jax.slides import catalog, networks, pyramid, segmentation, tissue_map
+from wsss_jax.slides import catalog, cohort, networks, pyramid, results, tissue_map
 
 REPOSITORY = Path(__file__).parents[2]
 SIZE = 640, 512  # of the made slides at level 0, pixels
@@ -271,9 +271,14 @@ def test_messages_on_pages_name_files_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = Path("slides"), tmp_path / "maps", Path()
     for text in (f"{tmp_path}/slides/a.svs: bad", "slides/a.svs: bad", f"{tmp_path}/a.svs: bad"):
-        assert segmentation._without_folders(text, folders) == "a.svs: bad"
-    kept = "../a.svs or ./b.svs of the folder maps"
-    assert segmentation._without_folders(kept, folders) == kept
+        assert cohort.without_folders(text, folders) == "a.svs: bad"
+    for kept in ("../a.svs or ./b.svs of the folder maps", "1.5 mm/px and tissue/slides/x.png"):
+        assert cohort.without_folders(kept, folders) == kept
+    assert cohort.without_folders("see /data/x/b.svs; or (/data/c.svs)", ()) == (
+        "see b.svs; or (c.svs)"
+    )
+    spaces = Path("/data/of a study/x")
+    assert cohort.without_folders(f"{spaces}/a b.svs: bad", [spaces]) == "a b.svs: bad"
 
 
 def test_pages_do_not_name_the_folders_of_the_machine(slide, runs_dir, tmp_path, monkeypatch):
@@ -368,7 +373,8 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
     config.slides = str(folder / "without.svs")
     config.slide_mpp = MPP
     jobs.segment(config, workdir)
-    assert not (workdir / "failed.txt").exists()
+    left = [line for line in lines if not line.startswith("without: ")]
+    assert (workdir / "failed.txt").read_text().splitlines() == left  # of the earlier job
     table = tmp_path / "mpp.csv"
     table.write_text(f"slide,mpp\nwithout,{MPP}\nwhitout,{MPP}\n")
     config.slide_mpp, config.mpp_table = 0.0, str(table)
@@ -388,6 +394,60 @@ def test_sigterm_is_heeded_between_batches(slide, runs_dir, tmp_path, monkeypatc
     with pytest.raises(Preempted, match="stopped by SIGTERM in a slide; the same command goes on"):
         jobs.segment(config, workdir)
     assert not (workdir / "a slide" / "slide.json").exists()
+
+
+def test_a_signal_after_the_last_tile_stops_nothing(slide, runs_dir, tmp_path, monkeypatch):
+    def write_pictures(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        written(*arguments)
+
+    written = slide_pictures.write_pictures
+    monkeypatch.setattr(slide_pictures, "write_pictures", write_pictures)
+    monkeypatch.setattr(
+        networks, "load", lambda config: networks.Networks(short_segmentation.predict, {})
+    )
+    jobs.segment(_config(slide, runs_dir), tmp_path / "maps")
+    assert (tmp_path / "maps" / "a slide" / "slide.json").is_file()
+    shutil.copy(slide, tmp_path / "b.svs")
+    with pytest.raises(Preempted, match="stopped by SIGTERM"):
+        jobs.segment(_config(f"{tmp_path / 'b.svs'},{slide}", runs_dir), tmp_path / "both")
+    assert (tmp_path / "both" / "b" / "slide.json").is_file()
+
+
+def test_networks_that_are_others_when_they_are_needed_stop_the_job(
+    slide, runs_dir, tmp_path, monkeypatch
+):
+    made = networks.Networks(short_segmentation.predict, {"phase1": "1", "phase2": "2"})
+    workdir = tmp_path / "maps"
+    monkeypatch.setattr(networks, "load", lambda config: made)
+    jobs.segment(_config(slide, runs_dir), workdir)
+    for name in ("b", "c"):
+        shutil.copy(slide, tmp_path / f"{name}.svs")
+    other = made._replace(checksums={"phase1": "1", "phase2": "3"})
+    monkeypatch.setattr(networks, "load", lambda config: other)
+    config = _config(f"{slide},{tmp_path / 'b.svs'},{tmp_path / 'c.svs'}", runs_dir)
+    with pytest.raises(networks.NetworksChanged, match=r"phase2: the weights are not those that"):
+        jobs.segment(config, workdir)
+    assert not (workdir / "b" / "slide.json").exists() and not (workdir / "c").exists()
+    assert not (workdir / "networks.json").exists()
+    jobs.segment(config, workdir)
+    summary = json.loads((workdir / "b" / "slide.json").read_text())
+    assert summary["settings"]["map"]["networks"]["phase2"] == "3"
+
+
+def test_a_slide_keeps_the_name_of_its_finished_map(slide, runs_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        networks, "load", lambda config: networks.Networks(short_segmentation.predict, {})
+    )
+    (tmp_path / "slides").mkdir()
+    shutil.copy(slide, tmp_path / "slides" / "a.svs")
+    jobs.segment(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
+    shutil.copy(slide, tmp_path / "slides" / "a.tif")
+    jobs.segment(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
+    printed = capsys.readouterr().out
+    assert "a.svs: its results stay in " in printed and "1 of 2: a: finished before" in printed
+    folders = {path.name for path in (tmp_path / "maps").iterdir() if path.is_dir()}
+    assert folders == {"a", "a.tif"}
 
 
 def test_a_given_tissue_mask(slide, runs_dir, tmp_path, monkeypatch):
@@ -422,6 +482,77 @@ def _by_color(slide: Path, folder: Path, **changes: object) -> dict:
     file = catalog.SlideFile(slide, slide.stem, None)
     tissue_map.segment_slide(config, DATASET, made, file, folder, show_progress=False)
     return json.loads((folder / "slide.json").read_text())
+
+
+BY_COLOR = {"mpp": 1.0, "tissue.min_tissue": 500.0}
+
+
+def test_what_is_outdated_is_seen_while_the_folder_is_held(slide, tmp_path, monkeypatch):
+    """Another process makes another map between the first look and the lock."""
+    _by_color(slide, tmp_path / "map", **BY_COLOR)
+    expected = _by_color(slide, tmp_path / "anew", picture=300, **BY_COLOR)
+    real = tissue_map.locked
+
+    def late(path, **options):
+        monkeypatch.setattr(tissue_map, "locked", real)
+        _by_color(slide, tmp_path / "map", stride=32, **BY_COLOR)
+        return real(path, **options)
+
+    monkeypatch.setattr(tissue_map, "locked", late)
+    summary = _by_color(slide, tmp_path / "map", picture=300, **BY_COLOR)
+    assert summary["areas"] == expected["areas"]
+    for name in DETERMINISTIC:
+        assert (tmp_path / "map" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
+
+
+def test_files_of_others_are_left_alone(slide, tmp_path):
+    folder = tmp_path / "map"
+    folder.mkdir()
+    for name in ("tissue.geojson", "probabilities.ome.tif"):
+        (folder / name).write_text("theirs")
+    with pytest.raises(InputError, match=r"map has files that .* such as probabilities\.ome\.tif"):
+        _by_color(slide, folder, **BY_COLOR)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "tissue.geojson": "theirs",
+        "probabilities.ome.tif": "theirs",
+    }
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / ".hidden").touch()
+    _by_color(slide, folder, **BY_COLOR)
+    (folder / "probabilities.ome.tif").write_text("theirs")
+    _by_color(slide, folder, **BY_COLOR, picture=300)
+    assert (folder / "probabilities.ome.tif").read_text() == "theirs"
+
+
+def test_files_that_were_cut_are_written_again(slide, tmp_path, capsys):
+    _by_color(slide, tmp_path / "map", **BY_COLOR)
+    whole = (tmp_path / "map" / "label_map.ome.tif").read_bytes()
+    for content in (b"", whole[:-100]):
+        (tmp_path / "map" / "label_map.ome.tif").write_bytes(content)
+        before = _times(tmp_path / "map")
+        _by_color(slide, tmp_path / "map", **BY_COLOR)
+        assert "finished with files that are gone or cut: done again" in capsys.readouterr().out
+        after = _times(tmp_path / "map")
+        changed = {name for name in after if after[name] != before[name]}
+        assert changed == {"label_map.ome.tif", "report.html", "slide.json"}
+        assert (tmp_path / "map" / "label_map.ome.tif").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("areas", None), ("settings", {"map": None}), ("name", 5), ("ratios", []), ("files", [1])],
+)
+def test_a_damaged_summary_is_of_no_finished_slide(slide, tmp_path, field, value):
+    summary = {
+        "settings": {"map": {}, "output": {}},
+        **{"files": [], "tiles": 1, "tissue_pixels": 1, "areas": [], "ratios": {}},
+        **{"warnings": [], "name": "a", "file": "a.svs"},
+    }
+    (tmp_path / "slide.json").write_text(json.dumps(summary))
+    assert results.read_summary(tmp_path) == summary
+    (tmp_path / "slide.json").write_text(json.dumps(summary | {field: value}))
+    assert results.read_summary(tmp_path) is None
 
 
 def test_areas_and_polygons_of_pixels_that_are_not_square(tmp_path):

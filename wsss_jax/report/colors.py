@@ -38,6 +38,7 @@ VISIONS = {
         ]
     ),
 }
+_ALIKE = 0.1  # OKLab distance of colors that are taken for one
 _GRID = 8  # steps of each channel among which further colors are looked for
 # Linear RGB to OKLab (Ottosson 2020), in which distances are about those that people see.
 _TO_LMS = np.array(
@@ -61,12 +62,15 @@ def for_pictures(dataset: Dataset, palette: str) -> Dataset:
 
     Args:
       dataset: whose own palette the label files keep.
-      palette: "dataset", or "colorblind" for `colorblind`; what is excluded keeps its color.
+      palette: "dataset", or "colorblind" for `colorblind`; what is excluded keeps its color
+        if that is none of the classes, else has a further one.
     """
     if palette == "dataset":
         return dataset
-    colors = (*colorblind(dataset.num_classes), tuple(dataset.palette[-1]))
-    return dataclasses.replace(dataset, palette=colors)
+    colors, excluded = colorblind(dataset.num_classes), tuple(dataset.palette[-1])
+    if _distances(_seen(np.array(colors)), np.array([excluded])).min() < _ALIKE:
+        excluded = colorblind(dataset.num_classes + 1)[-1]
+    return dataclasses.replace(dataset, palette=(*colors, excluded))
 
 
 @lru_cache

@@ -1,6 +1,5 @@
 """Scores as the paper's table rows for the terminal, and as JSON and CSV files."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -60,13 +59,13 @@ def write_scores(
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         json_path.write_text(text + "\n", encoding="utf-8")
         with csv_path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
             names = [spreadsheets.text(name) for name in classes]
-            writer.writerow(["name", *_headings(names), "class ACC"])
+            lines = [["name", *_headings(names), "class ACC"]]
             for record in records:
                 summary = [record[key] for key in (*SUMMARY_COLUMNS, "class_acc")]
                 name = spreadsheets.text(record["name"])
-                writer.writerow([name, *record["iou"].values(), *summary])
+                lines.append([name, *record["iou"].values(), *summary])
+            spreadsheets.write(file, lines)
 
 
 def _headings(classes: Sequence[str]) -> list[str]:

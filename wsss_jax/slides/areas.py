@@ -1,6 +1,5 @@
 """Areas of the classes on a slide, counted pixel by pixel, and ratios of them."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,45 +122,46 @@ def ratio_names(roles: Mapping[str, str]) -> list[str]:
     return [key for key, (_, above, below) in RATIOS.items() if {*above, *below} <= roles.keys()]
 
 
-def write_areas(path: Path | str, slide: str, table: Sequence[Mapping[str, Any]]) -> None:
+def write_areas(path: Path | str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Writes the areas as a table for spreadsheets, a line for each class, atomically.
 
-    Every line begins with the slide, so that the files of many slides can be put together. What is
-    undefined is an empty field.
+    Every line begins with the slide. What is undefined is an empty field.
 
     Args:
       path: the file.
-      slide: its name.
-      table: as `rows` returns.
+      tables: slide -> table as `rows` returns.
     """
     headings = [heading for heading, _ in COLUMNS.values()]
-    lines = [[_cell(row[key], text) for key, (_, text) in COLUMNS.items()] for row in table]
-    _write_csv(path, slide, headings, lines)
+    lines = [
+        [spreadsheets.text(slide), *(_cell(row[key], text) for key, (_, text) in COLUMNS.items())]
+        for slide, table in tables.items()
+        for row in table
+    ]
+    _write_csv(path, headings, lines)
 
 
-def write_ratios(path: Path | str, slide: str, ratios: Mapping[str, float | None]) -> None:
-    """Writes the ratios as a table for spreadsheets: one line, a column for each, atomically.
+def write_ratios(path: Path | str, ratios: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Writes the ratios as a table for spreadsheets: a line for each slide, atomically.
 
     Args:
       path: the file.
-      slide: its name.
-      ratios: as `ratios` returns.
+      ratios: slide -> what `ratios` returns; those that a slide lacks are empty fields.
     """
-    headings = [RATIOS[key][0] for key in ratios]
-    _write_csv(path, slide, headings, [[_cell(value, _SIX.format) for value in ratios.values()]])
+    keys = [key for key in RATIOS if any(key in each for each in ratios.values())]
+    lines = [
+        [spreadsheets.text(slide), *(_cell(each.get(key), _SIX.format) for key in keys)]
+        for slide, each in ratios.items()
+    ]
+    _write_csv(path, [RATIOS[key][0] for key in keys], lines)
 
 
-def _write_csv(
-    path: Path | str, slide: str, headings: Sequence[str], lines: Sequence[Sequence[str]]
-) -> None:
+def _write_csv(path: Path | str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     with (
         atomic_path(path) as temporary,
         # With a byte order mark, by which Excel knows that names are UTF-8.
         temporary.open("w", encoding="utf-8-sig", newline="") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(["slide", *headings])
-        writer.writerows([spreadsheets.text(slide), *cells] for cells in lines)
+        spreadsheets.write(file, [["slide", *headings], *lines])
 
 
 def _cell(value: Any, text: Callable[[Any], str]) -> str:

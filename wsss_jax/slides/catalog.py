@@ -7,12 +7,14 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides import dicom
+from wsss_jax.slides import dicom, results
 from wsss_jax.slides.dicom import is_hidden
+from wsss_jax.wording import counted
 
 ENDINGS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu"),
@@ -23,7 +25,10 @@ RESERVED = (
     *("config.json", "dataset.json", ".", ".."),
 )
 _KEY_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the files with the pixels
-_END = 1 << 20  # bytes of each end of a file that its checksum covers
+_END = 1 << 20  # bytes of each end of a file that the checksum of a large slide covers,
+_BLOCK, _BLOCKS = 1 << 16, 64  # with so many blocks of so many bytes, spread over the file
+_ALL = 32 << 20  # bytes of a slide whose checksum covers them all
+_NAME = 200  # most bytes of a name that is made up; file systems allow 255
 
 
 class SlideFile(NamedTuple):
@@ -45,7 +50,8 @@ def find(slides: str) -> list[Path]:
 
     A folder stands for the files in it that end like slides and for the DICOM slides in it and in
     its folders. All .dcm files of a series are one slide: the folder if it has no other slides,
-    else the first of them. Hidden files are passed over unless they are named in full.
+    else the first of them. Hidden files, and files in this program's folders of results, are passed
+    over unless they are named in full; how many of the latter is said.
 
     Returns:
       each slide once, by whatever links and spellings of its path it is found; in the order of the
@@ -55,6 +61,7 @@ def find(slides: str) -> list[Path]:
       InputError: nothing there, by the name of the pattern.
     """
     found: dict[Path, None] = {}
+    results_passed_over = 0
     texts = [slides] if Path(slides).exists() else filter(None, map(str.strip, slides.split(",")))
     for text in texts:
         whole = Path(text)
@@ -76,10 +83,36 @@ def find(slides: str) -> list[Path]:
             if not named:
                 raise InputError(f"config.slides: there is no {text}: correct --config.slides")
             inside = sorted(slide for path in named for slide in _dicom_slides(path) or [path])
+        if inside != [whole]:
+            slides_inside = _without_results(inside)
+            results_passed_over += len(inside) - len(slides_inside)
+            inside = slides_inside
         found.update(dict.fromkeys(inside))
+    if results_passed_over:
+        print(f"passed over: {counted(results_passed_over, 'path')} in folders of results")
+    if results_passed_over and not found:
+        raise InputError(
+            f"config.slides: {slides} names only files of results of this program: name the slides"
+        )
     if not found:
         raise InputError("config.slides names no slide: set --config.slides='slides/*.svs'")
     return _without_parts(_without_twins(list(found)))
+
+
+def _without_results(paths: list[Path]) -> list[Path]:
+    """The paths without what this program has written: folders of results, and what is of all."""
+    is_ours, is_run = lru_cache(results.is_ours), lru_cache(_is_run)
+    return [
+        path
+        for path in paths
+        if not any(map(is_ours, (path, *path.parents[:2])))  # the second one of parts
+        and not is_run(path)
+        and not (path.name in RESERVED and is_run(path.parent))
+    ]
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.json", "dataset.json"))
 
 
 def _without_twins(paths: list[Path]) -> list[Path]:
@@ -192,16 +225,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     Bytes of a file name that are no text (a Latin-1 "ä" on Linux) become "_". Some file systems
     tell neither cases nor the two ways of writing "ä" in Unicode apart.
     """
-    forms = [
-        (
-            path.name if path.is_dir() else path.stem,
-            path.name,
-            f"{path.absolute().parent.name}_{path.name}",
-            f"{path.name}_{zlib.crc32(os.fsencode(path.absolute())):08x}",
-        )
-        for path in paths
-    ]
-    forms = [[re.sub("[\ud800-\udfff]", "_", name) for name in of_slide] for of_slide in forms]
+    forms = [_forms(path) for path in paths]
     counts = Counter(RESERVED)
     for of_slide in forms:
         counts.update({_folded(name) for name in of_slide})
@@ -209,6 +233,19 @@ def _names(paths: Sequence[Path]) -> list[str]:
         next((name for name in of_slide if counts[_folded(name)] == 1), of_slide[-1])
         for of_slide in forms
     ]
+
+
+def _forms(path: Path) -> list[str]:
+    stem, name, parent = (
+        re.sub("[\ud800-\udfff]", "_", text)
+        for text in (path.stem, path.name, path.absolute().parent.name)
+    )
+    forms = [name if path.is_dir() else stem, name]
+    if len((longer := f"{parent}_{name}").encode()) <= _NAME:
+        forms.append(longer)
+    checksum = f"_{zlib.crc32(os.fsencode(path.absolute())):08x}"
+    short = name.encode()[: _NAME - len(checksum)].decode(errors="ignore")
+    return [*forms, short + checksum]
 
 
 def _folded(name: str) -> str:
@@ -250,14 +287,22 @@ def _exists(path: Path) -> bool:
 
 
 def content(path: Path) -> dict[str, int | str]:
-    """What tells a slide's content from another's: bytes, and CRC-32 of the ends of its files."""
-    size, checksum = 0, 0
-    for member in members(path):
-        if member.is_file():
-            length = member.stat().st_size
-            with member.open("rb") as file:
-                checksum = zlib.crc32(file.read(_END), checksum)
-                file.seek(max(0, length - _END))
-                checksum = zlib.crc32(file.read(_END), checksum)
-            size += length
+    """What tells a slide's content from another's: bytes, and a CRC-32.
+
+    It covers all bytes of a slide up to `_ALL`; of a larger one the ends of each of its files, and
+    blocks between them at even distances.
+    """
+    files = [(member, member.stat().st_size) for member in members(path) if member.is_file()]
+    size, checksum = sum(length for _, length in files), 0
+    for member, length in files:
+        with member.open("rb") as file:
+            if size <= _ALL:
+                places = [(place, _END) for place in range(0, length, _END)]
+            else:
+                starts = [length * number // _BLOCKS for number in range(_BLOCKS)]
+                blocks = [(start, _BLOCK) for start in starts]
+                places = [(0, _END), *blocks, (max(0, length - _END), _END)]
+            for place, count in places:
+                file.seek(place)
+                checksum = zlib.crc32(file.read(count), checksum)
     return {"bytes": size, "crc32": f"{checksum:08x}"}

@@ -37,6 +37,10 @@ class Networks(NamedTuple):
     origins: Mapping[str, Origin] = {}
 
 
+class NetworksChanged(InputError):
+    """The networks are not those that the maps of this job are said to be made with."""
+
+
 class _OnItsWay:
     """(B, ...) of a mapped result, waited for when NumPy asks for it."""
 
@@ -115,7 +119,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
     """As `load`, but networks whose checksums the workdir knows are loaded with the first tiles.
 
     So a slide that needs none waits for no network. `workdir/networks.json` keeps the checksums
-    with a stamp of the run's files, by which a run is known to be unchanged.
+    with a stamp of the run's files, by which a run is known to be unchanged. Should they be other
+    ones when they are loaded, `predict` raises `NetworksChanged`.
     """
     parallel.check_batch_size(config.batch_size)
     stamps = {
@@ -126,7 +131,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
     known = _known(workdir / CHECKSUMS)
     if all(known.get(phase, {}).get("stamp") == stamp for phase, stamp in stamps.items()):
         checksums = {phase: known[phase]["checksum"] for phase in stamps}
-        return Networks(_when_needed(config), checksums, provenance.read(config))
+        predict = _when_needed(config, checksums, workdir)
+        return Networks(predict, checksums, provenance.read(config))
     loaded = load(config)
     if loaded.checksums.keys() == stamps.keys():
         for phase, checksum in loaded.checksums.items():
@@ -136,13 +142,27 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
     return loaded
 
 
-def _when_needed(config: ml_collections.ConfigDict) -> stitching.Predict:
-    """Loads the networks when the first tiles are predicted."""
+def _when_needed(
+    config: ml_collections.ConfigDict, checksums: Mapping[str, str], workdir: Path
+) -> stitching.Predict:
+    """Loads the networks when the first tiles are predicted, and sees that they are the same.
+
+    If not, the workdir forgets the checksums, so that the next start loads them first.
+    """
     loaded: list[Networks] = []
 
     def predict(images: np.ndarray) -> np.ndarray:
         if not loaded:
-            loaded.append(load(config))
+            found = load(config)
+            other = [phase for phase in checksums if found.checksums.get(phase) != checksums[phase]]
+            if other:
+                (workdir / CHECKSUMS).unlink(missing_ok=True)
+                raise NetworksChanged(
+                    f"{' and '.join(config[phase] for phase in other)}: the weights are not those "
+                    f"that {workdir / CHECKSUMS} knew; see that no training still writes them, and "
+                    "give the same command again"
+                )
+            loaded.append(found)
         return loaded[0].predict(images)
 
     return predict

@@ -18,14 +18,13 @@ from data.dataset import Dataset
 from data.pictures import open_picture
 from wsss_jax.files import atomic_path
 from wsss_jax.report import colors, slide_pages, slide_pictures
-from wsss_jax.slides import areas, catalog, polygons, provenance, pyramid, summaries
+from wsss_jax.slides import areas, catalog, polygons, provenance, pyramid, results, summaries
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.networks import Networks
 from wsss_jax.slides.parts import Parts
 from wsss_jax.slides.reading import Slide, View
 
 OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made of
-SUMMARY = "slide.json"
 LABEL_MAP = "label_map.ome.tif"
 COLOR_MAP = "label_map_rgb.tif"
 PROBABILITIES = "probabilities.ome.tif"
@@ -41,7 +40,7 @@ FILES = {
     RATIOS: "ratios of areas, for spreadsheets",
     slide_pictures.OVERLAY: "classes over the tissue",
     slide_pictures.THUMBNAIL: "the slide",
-    SUMMARY: "everything this report states, for programs",
+    results.SUMMARY: "everything this report states, for programs",
 }
 _PICTURES = (slide_pictures.OVERLAY, slide_pictures.THUMBNAIL, slide_pictures.SMALL)
 # File -> the settings of "output" that it depends on, besides all of "map".
@@ -50,10 +49,11 @@ _DEPENDS: dict[str, tuple[str, ...]] = {
     COLOR_MAP: ("picture_palette",),
     PROBABILITIES: ("classes", "palette", "probabilities"),
     POLYGONS: ("classes", "palette", "geojson"),
-    AREAS: ("classes", "roles"),
-    RATIOS: ("classes", "roles"),
+    AREAS: ("classes", "roles", "tables"),
+    RATIOS: ("classes", "roles", "tables"),
     **dict.fromkeys(_PICTURES, ("classes", "picture_palette", "picture")),
 }
+_TABLES = 2  # their form: another number if columns are other ones
 _LARGE_FILE = 100  # megabytes of polygons
 _FAR_OFF = 0.05  # share of a class's area by which its polygons may be off without a warning
 
@@ -80,6 +80,7 @@ def settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dict[str, A
         "geojson": config.geojson.to_dict(),
         "picture": config.picture,
         "picture_palette": [list(color) for color in in_pictures.palette],
+        "tables": _TABLES,
     }
 
 
@@ -93,23 +94,33 @@ def wanted(config: ml_collections.ConfigDict, ratios: Collection[str]) -> set[st
     return _DEPENDS.keys() - left_out
 
 
+def is_whole(folder: Path, summary: Mapping[str, Any], name: str) -> bool:
+    """Whether a file is there, and has as many bytes as the summary says, if it says so."""
+    path = folder / name
+    size = path.stat().st_size if path.is_file() else 0
+    sizes = summary.get("sizes")
+    return size > 0 and (not isinstance(sizes, dict) or sizes.get(name, size) == size)
+
+
 def outdated(
     folder: Path, names: set[str], before: Mapping[str, Any] | None, now: Mapping[str, Any]
 ) -> set[str]:
-    """Which of the files `names` are to be written: missing ones, and those of other settings.
+    """Which of the files `names` are to be written: missing or cut ones, those of other settings.
 
     Args:
       folder: of the slide.
       names: of `wanted`.
-      before, now: the settings that its summary names, if it has one, and those of today.
+      before: its summary, if it has one of the same map.
+      now: the settings of today.
     """
-    if before is None or before["map"] != now["map"]:
+    if before is None:
         return set(names)
+    was, is_now = before["settings"]["output"], now["output"]
     return {
         name
         for name in names
-        if not (folder / name).is_file()
-        or any(before["output"].get(key) != now["output"][key] for key in _DEPENDS[name])
+        if not is_whole(folder, before, name)
+        or any(was.get(key) != is_now[key] for key in _DEPENDS[name])
     }
 
 
@@ -154,6 +165,7 @@ def write_maps(
             *size,
             mpp=view.mpp,
             scale=view.scale,
+            slide_size=(slide.width, slide.height),
             offset=slide.bounds[:2],
             slide_id=f"{file.name}/{content['bytes']}/{content['crc32']}",
             min_area=config.geojson.min_area,
@@ -166,9 +178,9 @@ def write_maps(
         pixels = view.width * view.height
         table = areas.rows(counts, dataset.classes, view.mpp, tissue_pixels, pixels)
         ratios = areas.ratios(counts, dataset.classes, dataset.roles)
-        areas.write_areas(folder / AREAS, file.name, table)
+        areas.write_areas(folder / AREAS, {file.name: table})
         if ratios:
-            areas.write_ratios(folder / RATIOS, file.name, ratios)
+            areas.write_ratios(folder / RATIOS, {file.name: ratios})
         known = {"areas": table, "ratios": ratios}
     return {**known, "pixels_in_polygons": held}
 
@@ -302,8 +314,10 @@ def write_report(
         summaries.ratios(summary),
         summaries.facts(summary),
         summary["warnings"],
-        {name: FILES[name] for name in [*summary["files"], SUMMARY]},
+        {name: FILES[name] for name in [*summary["files"], results.SUMMARY]},
     )
     slide_pages.write_report(folder / slide_pages.REPORT, report)
-    with atomic_path(folder / SUMMARY) as path:
+    written = [*summary["files"], slide_pictures.SMALL, slide_pages.REPORT]
+    summary = {**summary, "sizes": {name: (folder / name).stat().st_size for name in written}}
+    with atomic_path(folder / results.SUMMARY) as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +81,7 @@ def write_geojson(
     mpp: float,
     scale: float | tuple[float, float],
     offset: tuple[float, float],
+    slide_size: tuple[int, int],
     names: Sequence[str],
     palette: Sequence[Color],
     slide_id: str,
@@ -104,6 +106,8 @@ def write_geojson(
       mpp: micrometres per working pixel.
       scale: full-resolution pixels per working pixel, or (along x, along y).
       offset: (x, y) in full-resolution pixels of the viewer's origin: OpenSlide's bounds, or 0, 0.
+      slide_size: (width, height) in full-resolution pixels; the map's last column and row may
+        reach beyond them, polygons do not.
       names: C class names.
       palette: RGB (0..255) of each class; a further one is ignored.
       slide_id: text that tells slides apart; the identifiers of the annotations follow from it.
@@ -115,6 +119,7 @@ def write_geojson(
     """
     held = np.zeros(len(names))
     pixel = float(np.prod(np.broadcast_to(scale, 2)))
+    move = partial(_moved, scale=scale, offset=offset, limits=slide_size)
     namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{slide_id}")
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[')
@@ -134,7 +139,7 @@ def write_geojson(
                     "measurements": {AREA: round(region.pixels * mpp**2, 4)},
                 },
             }
-            parts = _placed(region.rings, scale, offset, simplify)
+            parts = _placed(region.rings, move, simplify)
             if not parts:
                 continue  # thinner than the coordinates tell apart
             held[region.value] += sum(_any_area(r) for rings in parts for r in rings) / pixel
@@ -332,10 +337,7 @@ def _any_area(ring: np.ndarray) -> float:
 
 
 def _placed(
-    rings: list[np.ndarray],
-    scale: float | tuple[float, float],
-    offset: tuple[float, float],
-    simplify: float,
+    rings: list[np.ndarray], move: Callable[[np.ndarray], np.ndarray], simplify: float
 ) -> list[list[np.ndarray]]:
     """A region in full-resolution pixels: one polygon as its rings, or those that it falls into.
 
@@ -349,10 +351,10 @@ def _placed(
             if abs(simple.area - polygon.area) > CHANGE * polygon.area:
                 continue
             corners = [shapely.get_coordinates(r) for r in (simple.exterior, *simple.interiors)]
-            moved = [_moved(ring, scale, offset) for ring in corners]
+            moved = [move(ring) for ring in corners]
             if _is_valid(moved):
                 return [moved]
-    exact = [_moved(ring, scale, offset) for ring in rings]
+    exact = [move(ring) for ring in rings]
     return [exact] if _is_valid(exact) else _repaired(exact)
 
 
@@ -383,9 +385,12 @@ def _turned(ring: np.ndarray, *, hole: bool) -> np.ndarray:
 
 
 def _moved(
-    ring: np.ndarray, scale: float | tuple[float, float], offset: tuple[float, float]
+    ring: np.ndarray,
+    scale: float | tuple[float, float],
+    offset: tuple[float, float],
+    limits: tuple[int, int],
 ) -> np.ndarray:
-    return _rounded(ring * np.asarray(scale) - np.asarray(offset))
+    return _rounded(np.minimum(ring * np.asarray(scale), limits) - np.asarray(offset))
 
 
 def _rounded(ring: np.ndarray) -> np.ndarray:

@@ -1,10 +1,9 @@
 """The job that segments whole slides: each into a folder, with an index of all."""
 
 import errno
-import os
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,24 +15,22 @@ from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import parallel, runs, training
 from wsss_jax.errors import InputError, Preempted
-from wsss_jax.files import atomic_path, check_writable
-from wsss_jax.report import colors, slide_pages
+from wsss_jax.files import check_writable
+from wsss_jax.report import colors
 from wsss_jax.slides import (
     catalog,
+    cohort,
     memory,
     networks,
-    outputs,
     provenance,
-    summaries,
+    results,
     tissue_map,
 )
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.formats import one_line
-from wsss_jax.slides.networks import Networks
+from wsss_jax.slides.networks import Networks, NetworksChanged
 from wsss_jax.slides.reading import mpp_table
 
-INDEX = "index.html"
-FAILURES = "failed.txt"
 _CORES = 4  # of a Ray worker without GPU: XLA computes and the readers decode with so many
 
 
@@ -48,14 +45,14 @@ class Outcome(NamedTuple):
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Segments the slides that the configuration names.
 
-    Writes for each slide the folder `workdir/<name>` (see `tissue_map`), and for all of them
-    `index.html`, `areas.csv`, `ratios.csv` and, if there is need, `failed.txt`. Slides that are
-    finished with the same settings are left as they are. A slide that fails does not keep the
-    others from being done.
+    Writes for each slide the folder `workdir/<name>` (see `tissue_map`), and what `cohort` makes
+    of all folders in the workdir. Slides that are finished with the same settings are left as they
+    are. A slide that fails does not keep the others from being done.
 
     Raises:
       InputError: at once if the runs, the slides' names or the settings are wrong; at the end if
         slides failed.
+      NetworksChanged: see `networks.prepare`.
       Preempted: SIGTERM or SIGINT came; what is finished is kept.
     """
     table = mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
@@ -79,24 +76,55 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     runs.check(config, workdir, started=False)  # each slide sees for itself what has changed
     for warning in provenance.warnings(provenance.read(config), config.mpp):
         print(f"warning: {warning}")
+    slides = _under_earlier_names(slides, workdir, may_rename=source in ("detect", "off"))
     engine = _with_ray if config.engine == "ray" else _here
     runs.save(config, dataset, workdir)  # first: by it the folder is known as that of a run
     outcomes = engine(config, dataset, slides, workdir)
     failures: dict[str, str] = {}
-    left = {slide.name for slide in slides}
+    left, finished = {slide.name for slide in slides}, set()
+    in_pictures = colors.for_pictures(dataset, config.palette)
+    named = [Path(each) for each in (source, config.phase1, config.phase2) if Path(each).is_dir()]
+    folders = [*(slide.path.parent for slide in slides), *named, *(each.parent for each in named)]
     for number, (slide, done, error) in enumerate(outcomes, start=1):
         tqdm.write(f"{number} of {len(slides)}: {done or f'{slide.name} FAILED: {error}'}")
         left.remove(slide.name)
         if error:
             failures[slide.name] = error
-        _write_cohort(config, workdir, dataset, slides, failures, left)
+        else:
+            finished.add(slide.name)
+        cohort.write(workdir, in_pictures, left, finished, failures, folders)
     if failures:
-        listed = f"listed in {workdir / FAILURES}"
+        listed = f"listed in {workdir / cohort.FAILURES}"
         raise InputError(
             f"{len(failures)} of {len(slides)} slides failed, {listed}: {'; '.join(failures)}"
             if len(failures) > 1
             else f"1 of {len(slides)} slides failed, {listed}: {next(iter(failures.values()))}"
         )
+
+
+def _under_earlier_names(
+    slides: Sequence[SlideFile], workdir: Path, *, may_rename: bool
+) -> list[SlideFile]:
+    """The slides, each by the name under which the workdir has its finished map, if it has one.
+
+    A slide's name may change when another one is called as it. Given masks are looked for by the
+    new name (not `may_rename`): then it is only said.
+    """
+    earlier = {}
+    if workdir.is_dir():
+        earlier = {each["file"]: folder.name for folder, each in results.finished(workdir)}
+    taken = {slide.name for slide in slides}
+    found = []
+    for slide in slides:
+        name = earlier.get(str(slide.path.absolute()), slide.name)
+        if name != slide.name and name not in taken and not (workdir / slide.name).exists():
+            if may_rename:
+                print(f"{slide.path}: its results stay in {workdir / name}, not {slide.name}")
+                slide = slide._replace(name=name)
+            else:
+                print(f"{slide.path}: {workdir / name} has an earlier map of it; remove that")
+        found.append(slide)
+    return found
 
 
 def _here(
@@ -118,9 +146,11 @@ def _here(
                         "goes on from its last finished part"
                     )
 
-            for slide in slides:
+            for number, slide in enumerate(slides):
+                if number:
+                    check()
                 yield _attempt(config, dataset, loaded, slide, workdir, after_batch=check)
-                check()
+            terminated.clear()  # a signal after the last tile of all stops nothing
 
     return outcomes()
 
@@ -138,6 +168,8 @@ def _attempt(
     try:
         done = tissue_map.segment_slide(config, dataset, loaded, slide, folder, **options)
         return Outcome(slide, done, "")
+    except NetworksChanged:
+        raise  # of no slide alone
     except InputError as error:
         message = str(error)
     except OSError as error:
@@ -194,6 +226,8 @@ def _with_ray(
             try:
                 yield ray.get(answer)
                 idle.append(actor)
+            except NetworksChanged as error:  # without Ray's traceback
+                raise NetworksChanged(str(getattr(error, "cause", error))) from error
             except ray.exceptions.RayActorError as error:
                 yield Outcome(slide, "", f"{slide.path}: its worker died ({one_line(error)})")
                 idle.append(worker.remote(*arguments))
@@ -214,55 +248,3 @@ class _Worker:
         return _attempt(
             self._config, self._dataset, self._loaded, slide, self._workdir, show_progress=False
         )
-
-
-def _without_folders(text: str, folders: Sequence[Path]) -> str:
-    """A message in which files of these folders go by their names alone."""
-    for folder in folders:
-        text = text.replace(f"{folder.absolute()}{os.sep}", "")
-        if folder != Path():
-            text = text.replace(f"{folder}{os.sep}", "")
-    return text
-
-
-def _write_cohort(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    dataset: Dataset,
-    slides: Sequence[SlideFile],
-    failures: Mapping[str, str],
-    left: set[str],
-) -> None:
-    """Writes what is about all slides, as far as they are done."""
-    entries = []
-    tables: dict[str, list[str]] = {outputs.AREAS: [], outputs.RATIOS: []}
-    in_pictures = colors.for_pictures(dataset, config.palette)
-    for slide in slides:
-        name = slide.name
-        if name in left or name in failures:
-            error = failures.get(name)
-            if error is not None:  # the page may go to others
-                folders = slide.path.parent, workdir, Path(config.tissue.source)
-                error = _without_folders(error, folders)
-            entries.append(slide_pages.IndexEntry(name, error=error))
-            continue
-        summary = tissue_map.read_summary(workdir / name)
-        entries.append(summaries.index_entry(summary, name, in_pictures))
-        for file, found in tables.items():
-            if file in summary["files"]:
-                found.append((workdir / name / file).read_bytes().decode("utf-8-sig"))
-    slide_pages.write_index(workdir / INDEX, entries)
-    for file, found in tables.items():
-        if not found:
-            (workdir / file).unlink(missing_ok=True)
-            continue
-        heading = found[0].splitlines(keepends=True)[0]
-        with atomic_path(workdir / file) as path:
-            body = "".join(table.removeprefix(heading) for table in found)
-            path.write_text(heading + body, encoding="utf-8-sig", newline="")
-    if failures:
-        with atomic_path(workdir / FAILURES) as path:
-            lines = [f"{name}: {error}\n" for name, error in failures.items()]
-            path.write_text("".join(lines), encoding="utf-8")
-    else:
-        (workdir / FAILURES).unlink(missing_ok=True)

@@ -78,7 +78,7 @@ def facts(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "Objective": f"{summary['objective_power']:g}x"
         if summary["objective_power"]
         else "unknown",
-        "Checksum of its ends": settings["slide"]["crc32"],
+        "Checksum": settings["slide"]["crc32"],
     }
     method = {
         "Working resolution": f"{settings['mpp']:g} µm per pixel",

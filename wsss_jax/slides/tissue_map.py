@@ -5,7 +5,6 @@ all was made with. The map's parts stay beside it: other polygons or pictures ne
 """
 
 import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -20,7 +19,7 @@ from wsss_jax import masks, training
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, locked
 from wsss_jax.report import slide_pages
-from wsss_jax.slides import areas, catalog, outputs, stitching
+from wsss_jax.slides import areas, catalog, outputs, results, stitching
 from wsss_jax.slides.catalog import SlideFile
 from wsss_jax.slides.networks import Networks
 from wsss_jax.slides.parts import Parts
@@ -29,10 +28,6 @@ from wsss_jax.slides.tissue import Tissue
 from wsss_jax.slides.tissue_search import find_tissue, is_scanned_in_part, mask_file_of
 from wsss_jax.wording import counted, two_digits
 
-PARTS = "parts"
-_LOCK = "lock"  # in the folder of parts
-# Of a summary, for a slide to count as finished.
-_NEEDED = {"settings", "files", "tiles", "tissue_pixels", "areas", "ratios", "warnings"}
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
 
 
@@ -66,7 +61,7 @@ def segment_slide(
 
     Raises:
       InputError: the slide cannot be read, has no known resolution, or no tissue; another
-        process works on it; or the folder is that of another slide.
+        process works on it; or the folder is that of another slide, or of no slide.
     """
     begun = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
@@ -75,43 +70,48 @@ def segment_slide(
         settings = _settings(config, dataset, networks, slide, mask_file)
         wanted = outputs.wanted(config, areas.ratio_names(dataset.roles))
         origins = {phase: origin._asdict() for phase, origin in networks.origins.items()}
-        before = read_summary(folder)
-        if before is not None:
-            same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
-            # Summaries of version 0.1 hold the path as it was given.
-            own = {str(file.path), str(file.path.absolute())}
-            if not same_content and before.get("file") not in own:
-                raise InputError(
-                    f"{file.path}: {folder} has the map of another slide, {before.get('file')}; "
-                    "name another --workdir, or rename this slide"
-                )
-            changed = _changed(before["settings"], settings)
-            if not changed and before.get("networks") != origins:
-                changed.append("history of the networks")
-            if not changed and all(
-                (folder / name).is_file() for name in [*wanted, slide_pages.REPORT]
-            ):
-                return f"{file.name}: finished before"
-            what = f"other {', '.join(changed)}" if changed else "files that are gone"
-            tqdm.write(f"{file.name}: was finished with {what}: done again")
         sources = outputs.Sources(config, dataset, networks, file, slide, view)
         overview = lru_cache(partial(view.overview, outputs.OVERVIEW))
 
         def look_for_tissue() -> tuple[Tissue, str]:
             return find_tissue(config, view, *overview(), mask_file)
 
-        same_map = before is not None and before["settings"]["map"] == settings["map"]
-        tissue, note = (None, before.get("tissue_note", "")) if same_map else look_for_tissue()
-        with locked(folder / PARTS / _LOCK):
-            names = outputs.outdated(
-                folder, wanted, before["settings"] if same_map else None, settings
-            )
-            (folder / outputs.SUMMARY).unlink(missing_ok=True)
-            clear_unfinished(folder)
-            for name in outputs.FILES.keys() - wanted:
+        def what_changed(before: Mapping[str, Any] | None) -> str:
+            """Why the folder is not finished, if it once was."""
+            if before is None:
+                return ""
+            _check_same_slide(before, settings, file, folder)
+            changed = _changed(before["settings"], settings)
+            if not changed and before.get("networks") != origins:
+                changed.append("history of the networks")
+            if changed:
+                return f"other {', '.join(changed)}"
+            is_whole = partial(outputs.is_whole, folder, before)
+            whole = all(map(is_whole, [*wanted, slide_pages.REPORT]))
+            return "" if whole else "files that are gone or cut"
+
+        finished_before = f"{file.name}: finished before"
+        before = results.read_summary(folder)
+        if before is not None and not what_changed(before):
+            return finished_before  # nothing to write, nobody to keep out
+        results.check_ours(folder)
+        with locked(folder / results.PARTS / results.LOCK):
+            before = results.read_summary(folder)  # another process may have been at work
+            if what := what_changed(before):
+                tqdm.write(f"{file.name}: was finished with {what}: done again")
+            elif before is not None:
+                return finished_before
+            same_map = before is not None and before["settings"]["map"] == settings["map"]
+            tissue, note = (None, before.get("tissue_note", "")) if same_map else look_for_tissue()
+            names = outputs.outdated(folder, wanted, before if same_map else None, settings)
+            # In a folder that was begun, what is called as a result is one.
+            listed = outputs.FILES.keys() if before is None else before["files"]
+            for name in (outputs.FILES.keys() & set(listed)) - wanted - {results.SUMMARY}:
                 (folder / name).unlink(missing_ok=True)
+            (folder / results.SUMMARY).unlink(missing_ok=True)
+            clear_unfinished(folder)
             parts = Parts(
-                folder / PARTS,
+                folder / results.PARTS,
                 view.width,
                 view.height,
                 settings["map"],
@@ -154,14 +154,18 @@ def segment_slide(
     return f"{file.name}: {counted(total, 'tile')} in {seconds} s, {rate} tiles/s"
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """What `slide.json` says of a finished folder; None if it is not finished, or not ours."""
-    try:
-        summary = json.loads((folder / outputs.SUMMARY).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    ours = isinstance(summary, dict) and summary.keys() >= _NEEDED
-    return summary if ours else None
+def _check_same_slide(
+    before: Mapping[str, Any], settings: Mapping[str, Any], file: SlideFile, folder: Path
+) -> None:
+    """Refuses a folder with the map of a slide that has other content and lies elsewhere."""
+    # Summaries of version 0.1 hold the path as it was given.
+    own = {str(file.path), str(file.path.absolute())}
+    same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
+    if not same_content and before["file"] not in own:
+        raise InputError(
+            f"{file.path}: {folder} {results.OF_ANOTHER}, {before['file']}; name another "
+            "--workdir, or rename this slide"
+        )
 
 
 def _settings(

@@ -1,0 +1,110 @@
+"""What is about all slides of a workdir, from made summaries."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+from data.dataset import load_dataset
+from wsss_jax.files import locked
+from wsss_jax.slides import cohort
+
+DATASET = load_dataset("luad_histoseg", "")
+
+
+def _finish(workdir: Path, name: str, **changes) -> None:
+    row = {"class": "TE", "pixels": 10, "mm2": 1e-5, "share_of_tissue": 0.5, "share_of_slide": 0.25}
+    summary = {
+        "settings": {"map": {}, "output": {}},
+        **{"files": [], "tiles": 1, "tissue_pixels": 20, "areas": [row], "warnings": []},
+        **{"ratios": {}, "name": name, "file": f"/data/a study/{name}.svs"},
+    }
+    (workdir / name).mkdir(parents=True)
+    (workdir / name / "slide.json").write_text(json.dumps(summary | changes))
+
+
+def _write(workdir: Path, *, left=(), done=(), failures=None) -> None:
+    cohort.write(workdir, DATASET, left, done, failures or {}, [])
+
+
+def _column(path: Path, key: str = "slide") -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [row[key] for row in csv.DictReader(file)]
+
+
+def test_later_jobs_keep_what_earlier_ones_have_found(tmp_path):
+    _finish(tmp_path, "b")
+    _write(tmp_path, done=["b"], failures={"bad": "/x/bad.svs: an empty file", "a": "no tissue"})
+    _finish(tmp_path, "a")
+    _write(tmp_path, done=["a"], left=["c"])
+    assert _column(tmp_path / "areas.csv") == ["a", "b"]
+    assert (tmp_path / "failed.txt").read_text() == "bad: /x/bad.svs: an empty file\n"
+    page = (tmp_path / "index.html").read_text()
+    assert "bad.svs: an empty file" in page and "/x/" not in page
+    for state in ("<b>2</b> finished", "<b>1</b> failed", "<b>1</b> remaining"):
+        assert state in page.replace("\n", ""), state
+    _finish(tmp_path, "bad")
+    _write(tmp_path, done=["bad"])
+    assert not (tmp_path / "failed.txt").exists()
+    assert sorted(os.listdir(tmp_path)) == ["a", "areas.csv", "b", "bad", "index.html"]
+
+
+def test_an_earlier_map_of_a_slide_that_failed_is_no_result(tmp_path):
+    for name in ("a", "b"):
+        _finish(tmp_path, name)
+    _write(tmp_path, failures={"a": "cut"})
+    _write(tmp_path, done=["b"])
+    assert _column(tmp_path / "areas.csv") == ["b"]
+
+
+def test_a_folder_that_is_gone_or_damaged_costs_one_line(tmp_path):
+    for name in ("a", "b", "c"):
+        _finish(tmp_path, name)
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "b" / "slide.json").write_text('{"areas": 5')
+    (tmp_path / "c" / "areas.csv").write_bytes(b"Pr\xe4parat;1")  # as saved by another program
+    _write(tmp_path, done=["a", "b", "c"])
+    assert _column(tmp_path / "areas.csv") == ["c"]
+    assert "<b>2</b> remaining" in (tmp_path / "index.html").read_text()
+
+
+def test_tables_of_slides_with_other_ratios_have_one_heading(tmp_path):
+    _finish(tmp_path, "a", ratios={"tumor_stroma_ratio": 0.25})
+    _finish(tmp_path, "b", ratios={"lymphocyte_area_fraction": None, "tumor_stroma_ratio": 0.5})
+    _write(tmp_path, done=["a", "b"])
+    with (tmp_path / "ratios.csv").open(encoding="utf-8-sig", newline="") as file:
+        heading, *rows = csv.reader(file)
+    assert [name.split()[0] for name in heading] == ["slide", "tumor-stroma", "lymphocyte"]
+    assert rows == [["a", "0.250000", ""], ["b", "0.500000", ""]]
+
+
+def test_pages_do_not_show_where_other_slides_lie(tmp_path):
+    _finish(tmp_path, "a")
+    error = "b.svs: a has the map of another slide, /data/a study/a.svs; name another --workdir"
+    _write(tmp_path, failures={"b": error})
+    assert "another slide, a.svs; name" in (tmp_path / "index.html").read_text()
+
+
+def test_a_slide_of_the_same_name_hides_no_map(tmp_path):
+    _finish(tmp_path, "a")
+    error = f"y/a.svs: {tmp_path}/a has the map of another slide, /data/a study/a.svs; name"
+    _write(tmp_path, failures={"a": error})
+    assert _column(tmp_path / "areas.csv") == ["a"]
+    assert "<b>1</b> finished" in (tmp_path / "index.html").read_text()
+
+
+def test_jobs_write_one_after_the_other(tmp_path):
+    _finish(tmp_path, "a")
+    if not (child := os.fork()):
+        status = 1
+        try:
+            _write(tmp_path, done=["a"], failures={"x": "cut"})
+            status = 0
+        finally:
+            os._exit(status)
+    with locked(tmp_path / ".cohort", wait=10):
+        pass
+    _write(tmp_path, done=["a"], failures={"y": "cut"})
+    assert os.waitpid(child, 0)[1] == 0
+    assert set((tmp_path / "failed.txt").read_text().splitlines()) == {"x: cut", "y: cut"}
