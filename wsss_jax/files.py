@@ -92,12 +92,9 @@ def _remove(path: Path) -> None:
 
 _NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # of some shared file systems
 LOCK = ".lock"  # its usual name
-<<<<<<< HEAD
 _FOLDER_LOCK = f"{UNFINISHED}lock"  # of a folder that is being made; users have no such file
-=======
 _PATIENCE = 0.5  # seconds: who leaves a shared lock has it alone for a moment
 _PAUSE = 0.01  # seconds
->>>>>>> f2
 
 
 @contextmanager
