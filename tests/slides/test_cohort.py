@@ -24,8 +24,8 @@ def _finish(workdir: Path, name: str, **changes) -> None:
     (workdir / name / "slide.json").write_text(json.dumps(summary | changes))
 
 
-def _write(workdir: Path, *, left=(), done=(), failures=None) -> None:
-    cohort.write(workdir, DATASET, left, done, failures or {}, [])
+def _write(workdir: Path, slide: str, error: str = "", slides=()) -> None:
+    cohort.write(workdir, DATASET, slide, error, [slide, *slides], [])
 
 
 def _column(path: Path, key: str = "slide") -> list[str]:
@@ -35,9 +35,11 @@ def _column(path: Path, key: str = "slide") -> list[str]:
 
 def test_later_jobs_keep_what_earlier_ones_have_found(tmp_path):
     _finish(tmp_path, "b")
-    _write(tmp_path, done=["b"], failures={"bad": "/x/bad.svs: an empty file", "a": "no tissue"})
+    _write(tmp_path, "bad", "/x/bad.svs: an empty file")
+    _write(tmp_path, "a", "no tissue")
+    _write(tmp_path, "b")
     _finish(tmp_path, "a")
-    _write(tmp_path, done=["a"], left=["c"])
+    _write(tmp_path, "a", slides=["c"])
     assert _column(tmp_path / "areas.csv") == ["a", "b"]
     assert (tmp_path / "failed.txt").read_text() == "bad: /x/bad.svs: an empty file\n"
     page = (tmp_path / "index.html").read_text()
@@ -45,7 +47,7 @@ def test_later_jobs_keep_what_earlier_ones_have_found(tmp_path):
     for state in ("<b>2</b> finished", "<b>1</b> failed", "<b>1</b> remaining"):
         assert state in page.replace("\n", ""), state
     _finish(tmp_path, "bad")
-    _write(tmp_path, done=["bad"])
+    _write(tmp_path, "bad")
     assert not (tmp_path / "failed.txt").exists()
     assert sorted(os.listdir(tmp_path)) == ["a", "areas.csv", "b", "bad", "index.html"]
 
@@ -53,9 +55,12 @@ def test_later_jobs_keep_what_earlier_ones_have_found(tmp_path):
 def test_an_earlier_map_of_a_slide_that_failed_is_no_result(tmp_path):
     for name in ("a", "b"):
         _finish(tmp_path, name)
-    _write(tmp_path, failures={"a": "cut"})
-    _write(tmp_path, done=["b"])
+    _write(tmp_path, "a", "cut")
+    _write(tmp_path, "b", slides=["a"])
     assert _column(tmp_path / "areas.csv") == ["b"]
+    _write(tmp_path, "a")  # by another job
+    _write(tmp_path, "b", slides=["a"])
+    assert _column(tmp_path / "areas.csv") == ["a", "b"]
 
 
 def test_a_folder_that_is_gone_or_damaged_costs_one_line(tmp_path):
@@ -64,7 +69,7 @@ def test_a_folder_that_is_gone_or_damaged_costs_one_line(tmp_path):
     shutil.rmtree(tmp_path / "a")
     (tmp_path / "b" / "slide.json").write_text('{"areas": 5')
     (tmp_path / "c" / "areas.csv").write_bytes(b"Pr\xe4parat;1")  # as saved by another program
-    _write(tmp_path, done=["a", "b", "c"])
+    _write(tmp_path, "a", slides=["b", "c"])
     assert _column(tmp_path / "areas.csv") == ["c"]
     assert "<b>2</b> remaining" in (tmp_path / "index.html").read_text()
 
@@ -72,7 +77,7 @@ def test_a_folder_that_is_gone_or_damaged_costs_one_line(tmp_path):
 def test_tables_of_slides_with_other_ratios_have_one_heading(tmp_path):
     _finish(tmp_path, "a", ratios={"tumor_stroma_ratio": 0.25})
     _finish(tmp_path, "b", ratios={"lymphocyte_area_fraction": None, "tumor_stroma_ratio": 0.5})
-    _write(tmp_path, done=["a", "b"])
+    _write(tmp_path, "a", slides=["b"])
     with (tmp_path / "ratios.csv").open(encoding="utf-8-sig", newline="") as file:
         heading, *rows = csv.reader(file)
     assert [name.split()[0] for name in heading] == ["slide", "tumor-stroma", "lymphocyte"]
@@ -82,14 +87,14 @@ def test_tables_of_slides_with_other_ratios_have_one_heading(tmp_path):
 def test_pages_do_not_show_where_other_slides_lie(tmp_path):
     _finish(tmp_path, "a")
     error = "b.svs: a has the map of another slide, /data/a study/a.svs; name another --workdir"
-    _write(tmp_path, failures={"b": error})
+    _write(tmp_path, "b", error)
     assert "another slide, a.svs; name" in (tmp_path / "index.html").read_text()
 
 
 def test_a_slide_of_the_same_name_hides_no_map(tmp_path):
     _finish(tmp_path, "a")
     error = f"y/a.svs: {tmp_path}/a has the map of another slide, /data/a study/a.svs; name"
-    _write(tmp_path, failures={"a": error})
+    _write(tmp_path, "a", error)
     assert _column(tmp_path / "areas.csv") == ["a"]
     assert "<b>1</b> finished" in (tmp_path / "index.html").read_text()
 
@@ -99,12 +104,12 @@ def test_jobs_write_one_after_the_other(tmp_path):
     if not (child := os.fork()):
         status = 1
         try:
-            _write(tmp_path, done=["a"], failures={"x": "cut"})
+            _write(tmp_path, "x", "cut")
             status = 0
         finally:
             os._exit(status)
     with locked(tmp_path / ".cohort", wait=10):
         pass
-    _write(tmp_path, done=["a"], failures={"y": "cut"})
+    _write(tmp_path, "y", "cut")
     assert os.waitpid(child, 0)[1] == 0
     assert set((tmp_path / "failed.txt").read_text().splitlines()) == {"x: cut", "y: cut"}

@@ -5,7 +5,7 @@ failures of this job and of earlier ones.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data.dataset import Dataset
@@ -24,9 +24,9 @@ _FOLDERS = re.compile(r"(?<![\w.~/-])/(?:[^\s/:;,'\"()]+/)+")
 def write(
     workdir: Path,
     dataset: Dataset,
-    left: Collection[str],
-    done: Collection[str],
-    failures: Mapping[str, str],
+    slide: str,
+    error: str,
+    slides: Collection[str],
     folders: Sequence[Path],
 ) -> None:
     """Writes `index.html`, `areas.csv`, `ratios.csv` and, if there is need, `failed.txt`.
@@ -38,23 +38,25 @@ def write(
     Args:
       workdir: of the slides' folders.
       dataset: of the networks, with the colors of pictures.
-      left, done: names of this job's slides.
-      failures: this job's, by name; each error is one line.
+      slide: the name of the one that this job has tried just now.
+      error: what is wrong with it, one line; "" if it is done.
+      slides: names of all of this job.
       folders: whose names pages do not show.
 
     Raises:
       InputError: another process has been writing these files for a long time.
     """
     with locked(workdir / _LOCK, wait=_WAIT):
-        failures = {**_earlier_failures(workdir, {*done, *failures}), **failures}
+        # Of this job's earlier ones the file knows if another job has done them meanwhile.
+        failures = _failures(workdir, besides=slide) | ({_one_line(slide): error} if error else {})
         finished = {folder.name: summary for folder, summary in results.finished(workdir)}
         known = [*folders, workdir, *(Path(each["file"]).parent for each in finished.values())]
         shown = {
             name: each
             for name, each in finished.items()
-            if name not in failures or results.OF_ANOTHER in failures[name]
+            if results.OF_ANOTHER in failures.get(_one_line(name), results.OF_ANOTHER)
         }
-        remaining = {*left, *done} - shown.keys() - failures.keys()
+        remaining = {name for name in slides if _one_line(name) not in failures} - shown.keys()
         entries = [
             *(
                 slide_pages.IndexEntry(name, error=without_folders(error, known))
@@ -76,18 +78,17 @@ def write(
                 (workdir / name).unlink(missing_ok=True)
         if failures:
             with atomic_path(workdir / FAILURES) as path:
-                lines = [f"{_one_line(name)}: {error}\n" for name, error in failures.items()]
+                lines = [f"{name}: {error}\n" for name, error in failures.items()]
                 path.write_text("".join(lines), encoding="utf-8")
         else:
             (workdir / FAILURES).unlink(missing_ok=True)
 
 
-def _earlier_failures(workdir: Path, known: Collection[str]) -> dict[str, str]:
-    """What earlier jobs have listed, without the slides that this one knows more of."""
+def _failures(workdir: Path, besides: str) -> dict[str, str]:
+    """What has been listed, by name on one line, without what was said of the slide `besides`."""
     path = workdir / FAILURES
     lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    heads = tuple(f"{_one_line(name)}: " for name in known)
-    kept = [line for line in lines.splitlines() if not line.startswith(heads)]
+    kept = [line for line in lines.splitlines() if not line.startswith(f"{_one_line(besides)}: ")]
     pairs = (line.partition(": ") for line in kept)
     return {name: error for name, _, error in pairs if error}
 

@@ -81,18 +81,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     runs.save(config, dataset, workdir)  # first: by it the folder is known as that of a run
     outcomes = engine(config, dataset, slides, workdir)
     failures: dict[str, str] = {}
-    left, finished = {slide.name for slide in slides}, set()
+    names = [slide.name for slide in slides]
     in_pictures = colors.for_pictures(dataset, config.palette)
     named = [Path(each) for each in (source, config.phase1, config.phase2) if Path(each).is_dir()]
     folders = [*(slide.path.parent for slide in slides), *named, *(each.parent for each in named)]
     for number, (slide, done, error) in enumerate(outcomes, start=1):
         tqdm.write(f"{number} of {len(slides)}: {done or f'{slide.name} FAILED: {error}'}")
-        left.remove(slide.name)
         if error:
             failures[slide.name] = error
-        else:
-            finished.add(slide.name)
-        cohort.write(workdir, in_pictures, left, finished, failures, folders)
+        cohort.write(workdir, in_pictures, slide.name, error, names, folders)
     if failures:
         listed = f"listed in {workdir / cohort.FAILURES}"
         raise InputError(
