@@ -156,6 +156,33 @@ fail(evaluate, RuntimeError)
     ]
 
 
+def test_a_signal_waits_until_jax_is_loaded():
+    """An error within the loading of its library aborts the process."""
+    script = """
+import os, signal, sys
+from wsss_jax import signals
+signals.handle()
+import main
+from configs import doctor
+class Flag:
+    def __init__(self, value):
+        self.value = value
+main._WORKDIR, main._CONFIG = Flag("runs/w"), Flag(doctor.get_config())
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "jaxlib":
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("went on")
+sys.meta_path.insert(0, Finder())
+main.main([])
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (finished.returncode, finished.stdout) == (75, "went on\n")
+    assert finished.stderr == "stopped by SIGTERM; the same command goes on, or begins again\n"
+
+
 def test_programs_kept_from_an_earlier_run_load_in_silence(tmp_path, monkeypatch):
     """On processors with AVX-512 XLA's log fills the screen when it loads one."""
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)  # JAX has set it in this process

@@ -33,6 +33,29 @@ def test_ctrl_c_is_left_to_the_parent_and_a_death_is_told():
         _use_and_kill()
 
 
+def test_a_closed_terminal_ends_neither_workers_nor_what_counts_semaphores():
+    script = (
+        "import os, signal, time\n"
+        "from wsss_jax import signals, workers\n"
+        "signals.handle()\n"
+        "with workers.pool(1) as pool:\n"
+        "    pool.submit(os.getpid).result()\n"
+        "    with signals.deferred() as received:\n"
+        "        os.killpg(0, signal.SIGHUP)\n"
+        "        time.sleep(0.2)\n"
+        "        assert pool.submit(os.getpid).result() and received\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.returncode == 75
+    assert child.stderr == "stopped by SIGHUP; the same command goes on, or begins again\n"
+
+
 def _use_and_kill() -> None:
     with workers.pool(1) as pool:
         pool.submit(_end, signal.SIGKILL).result()

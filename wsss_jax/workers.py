@@ -60,9 +60,10 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     Raises:
       InputError: one of them was killed.
     """
-    executor = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=begin
-    )
+    with out_of_reach(signal.SIGHUP):  # which would end the process that counts semaphores
+        executor = ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=begin
+        )
     try:
         # SIGTERM reaches them: by it the executor ends those that are left when one has died. A
         # process that is half started prints a traceback.
