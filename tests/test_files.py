@@ -1,6 +1,8 @@
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from wsss_jax.files import (
     clear_unfinished,
     locked,
 )
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 def test_creates_parents_and_leaves_nothing_else(tmp_path):
@@ -109,12 +113,15 @@ def _fill(path):
 
 
 def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
-    if not os.fork():
-        with atomic_folder(tmp_path / "out") as temporary:
-            (temporary / "half").mkdir()
-            (temporary / ".notes").write_text("theirs")  # moved at the end
-            os._exit(0)  # no `finally`, as when it is killed
-    os.wait()
+    script = """
+import os, sys
+from wsss_jax.files import atomic_folder
+with atomic_folder(sys.argv[1]) as temporary:
+    (temporary / "half").mkdir()
+    (temporary / ".notes").write_text("theirs")  # moved at the end
+    os._exit(0)  # no `finally`, as when it is killed
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path / "out"], cwd=REPOSITORY, check=True)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(UNFINISHED)
     with atomic_folder(tmp_path / "out") as temporary:

@@ -49,26 +49,23 @@ FREE_FIELDS = (
 )
 
 
-def holds_workdir(job: Job) -> Job:
-    """The job, done while its workdir is held: no other job works in it meanwhile."""
+def holds_workdir(job: Job, *, shared: bool = False) -> Job:
+    """The job, done while its workdir is held: no other job works in it meanwhile.
+
+    Args:
+      job: what is done.
+      shared: processes that do this job may share the folder; others are kept out.
+    """
 
     @functools.wraps(job)
     def held_job(config: ml_collections.ConfigDict, workdir: Path) -> Any:
-        with _held(workdir, shared=False):
+        with _held(workdir, shared=shared):
             return job(config, workdir)
 
     return held_job
 
 
-def shares_workdir(job: Job) -> Job:
-    """As `holds_workdir`, for a job that several processes may do beside each other."""
-
-    @functools.wraps(job)
-    def held_job(config: ml_collections.ConfigDict, workdir: Path) -> Any:
-        with _held(workdir, shared=True):
-            return job(config, workdir)
-
-    return held_job
+shares_workdir = functools.partial(holds_workdir, shared=True)
 
 
 @contextlib.contextmanager
