@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -80,7 +80,7 @@ def _history(workdir: Path) -> list[dict] | None:
         return None if (workdir / checkpoints.FOLDER / "0").is_dir() else []
     try:
         history = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); restore it, or remove it") from error
     if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
         raise InputError(f"{path}: not a list of epochs; restore it, or remove it")
