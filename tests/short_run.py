@@ -211,9 +211,12 @@ def disturb_training(root: Path, folder: Path, kills: int, others: int) -> None:
     work = partial(train, root, 0)
     undisturbed(work, folder / "compiling")
     duration = undisturbed(work, folder / "undisturbed")
-    disturb(work, folder, signal.SIGKILL, kills, duration)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        disturb(work, folder, number, others, duration, after="first step done")
+    for number, times in (
+        (signal.SIGKILL, kills),
+        (signal.SIGTERM, others),
+        (signal.SIGINT, others),
+    ):
+        disturb(work, folder, number, times, duration, after="first step done")
     with_workers = partial(train, root, 1)
     duration = undisturbed(with_workers, folder / "workers")
     for number in (signal.SIGKILL, signal.SIGINT):
