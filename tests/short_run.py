@@ -171,7 +171,8 @@ def disturb(
             if times > 0:
                 if after and times % 2:
                     _wait_for(after, workdir.with_suffix(".log"), child)
-                    time.sleep(moments.uniform(0, 0.2))
+                    if number == signal.SIGKILL:  # which may fall into a checkpoint
+                        time.sleep(moments.uniform(0, 0.2))
                 else:
                     time.sleep(moments.uniform(0.05, duration))
                 send = os.killpg if number == signal.SIGINT else os.kill

@@ -185,7 +185,7 @@ def test_maps_are_those_of_brute_force_whatever_the_parts(tmp_path_factory, case
     labels = np.where(tissue.mask, means.argmax(axis=-1), CLASSES)
     second, first = np.sort(means, axis=-1)[..., -2:].transpose(2, 0, 1)
     decided = ~tissue.mask | (first - second > 1e-5)
-    assert decided.mean() > 0.99
+    assert np.count_nonzero(~decided) <= 1 + decided.size // 100  # small maps may have a tie
     found = one.read(0, height)
     np.testing.assert_array_equal(found[decided], labels[decided])
     np.testing.assert_array_equal(many.read(0, height), found)
