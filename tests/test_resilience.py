@@ -54,7 +54,7 @@ def test_disturbed_runs_end_bit_for_bit_as_an_undisturbed_one(tissue_dir, tmp_pa
                 jax.tree.map(np.testing.assert_array_equal, found, variables)
         logs[name] = "".join(path.with_suffix(".log").read_text() for path in runs)
     # Neither fell only before the first checkpoint or after the last.
-    assert "going on after step" in logs["SIGKILL"]
+    assert logs["SIGKILL"].count("going on after step") > KILLS / 4
     assert "stopped by SIGTERM after step" in logs["SIGTERM"]
     assert "stopped by SIGINT after step" in logs["SIGINT"]
 

@@ -185,7 +185,9 @@ def test_maps_are_those_of_brute_force_whatever_the_parts(tmp_path_factory, case
     labels = np.where(tissue.mask, means.argmax(axis=-1), CLASSES)
     second, first = np.sort(means, axis=-1)[..., -2:].transpose(2, 0, 1)
     decided = ~tissue.mask | (first - second > 1e-5)
-    assert np.count_nonzero(~decided) <= 1 + decided.size // 100  # small maps may have a tie
+    # In so small a map a single tie is more than a hundredth.
+    is_one_tie = decided.size <= 100 and np.count_nonzero(~decided) == 1
+    assert decided.mean() > 0.99 or is_one_tie
     found = one.read(0, height)
     np.testing.assert_array_equal(found[decided], labels[decided])
     np.testing.assert_array_equal(many.read(0, height), found)
