@@ -165,6 +165,8 @@ def _records(folder: Path, split: str):
     try:
         (version,) = prepared
         return tfds.builder_from_directory(version).as_data_source(split)
+    except MemoryError:  # says nothing of the store
+        raise
     except Exception as error:  # of many kinds, of TFDS, ArrayRecord and protocol buffers
         raise InputError(
             f"{folder}: damaged ({(str(error).splitlines() or [''])[0]}); remove it, it is then "

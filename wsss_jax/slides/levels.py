@@ -4,13 +4,12 @@ Formats name the levels of a pyramid, but not always those of which slide: where
 sections, libraries take the levels of one for those of the other.
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from wsss_jax.slides.opened import Opened
+from wsss_jax.slides.opened import Opened, with_levels
 
 _GRID = 4  # windows across, and down
 _WINDOW = 64  # pixels of a level, at most
@@ -39,14 +38,7 @@ def drop_foreign_levels(opened: Opened) -> Opened:
                     *opened.sizes[index]
                 )
             )
-    if not notes:
-        return opened
-    return dataclasses.replace(
-        opened,
-        sizes=tuple(opened.sizes[index] for index in kept),
-        read=lambda level, *region: opened.read(kept[level], *region),
-        notes=(*opened.notes, *notes),
-    )
+    return with_levels(opened, kept, notes)
 
 
 def _is_same(opened: Opened, upper: int, lower: int) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,11 @@ def keep_levels(opened: Opened) -> Opened:
             notes.append(strange_level(full, size))
     if planes:
         notes.append(f"it holds {planes + 1} images of its size; only the first is used")
+    return with_levels(opened, kept, notes)
+
+
+def with_levels(opened: Opened, kept: Sequence[int], notes: Sequence[str]) -> Opened:
+    """The slide with some of its levels, and notes on those that are left out."""
     if not notes:
         return opened
     return dataclasses.replace(
