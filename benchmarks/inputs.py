@@ -26,13 +26,13 @@ from absl import flags
 from benchmarks import measure
 from benchmarks.train import CLASSES, settings
 from data import synthetic
-from wsss_jax import inputs, parallel, phase1, training
+from wsss_jax import inputs, parallel, phase1, sources, training
 
 SOURCES = {"folder": "PNG files", "tfds": "ArrayRecord"}
 _AHEAD = 8  # batches that may be ready when the clock starts
 
 
-def read_rate(batches: Iterator[inputs.Batch], batch_size: int) -> float:
+def read_rate(batches: Iterator[sources.Batch], batch_size: int) -> float:
     """Patches per second of what is left of an iterator after the first batches."""
     for _ in range(_AHEAD):
         next(batches)
@@ -44,7 +44,7 @@ def read_rate(batches: Iterator[inputs.Batch], batch_size: int) -> float:
     return count * batch_size / (end - start)
 
 
-def waiting_share(batches: Iterator[inputs.Batch], step: Callable[[inputs.Batch], None]) -> float:
+def waiting_share(batches: Iterator[sources.Batch], step: Callable[[sources.Batch], None]) -> float:
     """Share of the time after the first batch and step that `next(batches)` takes."""
     step(next(batches))
     waiting = 0.0
@@ -56,7 +56,7 @@ def waiting_share(batches: Iterator[inputs.Batch], step: Callable[[inputs.Batch]
     return waiting / (begun - start)
 
 
-def phase1_step(width: float) -> Callable[[inputs.Batch], None]:
+def phase1_step(width: float) -> Callable[[sources.Batch], None]:
     """A training step of phase 1, awaited."""
     config = settings(1, "float32", width)
     built = phase1.phase(config, CLASSES, 1000, None)
@@ -66,7 +66,7 @@ def phase1_step(width: float) -> Callable[[inputs.Batch], None]:
     values = {name: np.float32(value) for name, value in built.values(5).items()}
     mapped = parallel.map_train_step(partial(training.train_step, built))
 
-    def step(batch: inputs.Batch) -> None:
+    def step(batch: sources.Batch) -> None:
         nonlocal state
         state = jax.block_until_ready(mapped(state, batch, values, jax.random.key(1)))
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         synthetic.write_dataset(config.root, counts, args.size, seed=0, workers=os.cpu_count() or 1)
         for kind, text in SOURCES.items():
             config.source = kind
-            source = inputs.open_source(config, synthetic.DATASET, "train")
+            source = sources.open_source(config, synthetic.DATASET, "train")
             for workers in args.workers:
                 read = partial(
                     inputs.batches, source, args.batch, workers=workers, seed=0, drop_last=True

@@ -28,7 +28,7 @@ from benchmarks import measure
 from benchmarks.train import CLASSES, settings
 from configs import base
 from data import folders, synthetic
-from wsss_jax import inputs, phase1, pseudo_masks, training
+from wsss_jax import inputs, phase1, pseudo_masks, sources, training
 from wsss_jax.interop import torch_names
 
 LAYERS = base.layers("reference")
@@ -53,7 +53,7 @@ def variables_of(config: Any) -> dict[str, Any]:
 
 
 def ours(
-    precision: str, args: argparse.Namespace, variables: dict, source: inputs.Source, out: Path
+    precision: str, args: argparse.Namespace, variables: dict, source: sources.Source, out: Path
 ) -> Made:
     """Opens the patches of a source as the job does, after one batch that is not counted."""
     config = settings(1, precision, args.width)
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         root = Path(folder)
         config.data.root, config.data.patch_size = str(root / "data"), args.size
         synthetic.write_dataset(root / "data", {"train": args.patches}, args.size, seed=0)
-        source = inputs.open_source(config.data, synthetic.DATASET, "train")
+        source = sources.open_source(config.data, synthetic.DATASET, "train")
         names = [f"ours, {precision}" for precision in args.precision] + [REFERENCE] * args.torch
         for name in names:
             for layer in LAYERS:

@@ -26,8 +26,10 @@ from configs import base
 from data.dataset import load_dataset
 from tests.slides.made_slides import TILE, TileAt, drawn_tissue, write_pyramid
 from wsss_jax import phase2, training
-from wsss_jax.slides import networks, results, tissue_map
-from wsss_jax.slides.catalog import SlideFile
+from wsss_jax.slides import tissue_map
+from wsss_jax.slides.mapping import networks
+from wsss_jax.slides.outputs import results
+from wsss_jax.slides.reading.catalog import SlideFile
 
 MPP = 0.5  # of the slides, and working resolution
 SLIDES = Path("runs/benchmarks/slides")  # kept, since writing them takes minutes

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import measure
 from configs import base
 from wsss_jax import config as config_lib
-from wsss_jax import inputs, parallel, phase1, phase2, training
+from wsss_jax import parallel, phase1, phase2, pixels, training
 
 CLASSES = 4
 MU = 0.9
@@ -55,7 +55,7 @@ class Ours:
         model = PHASES[phase].build_model(config, CLASSES)
 
         def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            image = inputs.scaled(batch["image"], config.model)
+            image = pixels.scaled(batch["image"], config.model)
             return model.apply(variables, image, train=False)[0]
 
         self._forward = parallel.map_batch(forward)

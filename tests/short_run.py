@@ -22,7 +22,7 @@ from absl import flags
 from configs import base
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
-from wsss_jax import inputs, jobs, parallel, phase1, schedules, signals, training
+from wsss_jax import jobs, parallel, phase1, schedules, signals, sources, training
 from wsss_jax.checkpoints import exist
 from wsss_jax.errors import Preempted
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
@@ -50,7 +50,7 @@ def train(root: Path, workers: int, workdir: Path) -> None:
     config.batch_size, config.checkpoint_every, config.log_every = 2, 2, 4
     config.epochs, config.select, config.data.workers = EPOCHS, "best", workers
     dataset = load_dataset("", root)
-    source = inputs.open_source(config.data, dataset, "train")
+    source = sources.open_source(config.data, dataset, "train")
     model, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)
     phase = training.Phase(
         model=model,

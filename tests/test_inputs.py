@@ -12,7 +12,7 @@ from configs import base
 from data import folders, synthetic
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
-from wsss_jax import inputs, patch_records
+from wsss_jax import inputs, patch_records, pixels, sources
 from wsss_jax.errors import InputError
 
 
@@ -33,7 +33,7 @@ def _indices(batches):
 
 
 def test_an_epoch_holds_every_patch_once_in_an_order_of_seed_and_epoch(data, dataset):
-    source = inputs.open_source(data, dataset, "train")
+    source = sources.open_source(data, dataset, "train")
     options = {"workers": 0, "seed": 5, "epochs": 2}
     whole = list(inputs.batches(source, 5, **options))
     assert len(whole) == 2 * inputs.steps_per_epoch(len(source), 5, drop_last=False) == 6
@@ -50,7 +50,7 @@ def test_an_epoch_holds_every_patch_once_in_an_order_of_seed_and_epoch(data, dat
 
 
 def test_worker_processes_give_the_same_batches(data, dataset):
-    source = inputs.open_source(data, dataset, "train")
+    source = sources.open_source(data, dataset, "train")
     alone = list(inputs.batches(source, 4, workers=0, seed=1))
     shared = list(inputs.batches(source, 4, workers=2, seed=1))
     for one, other in zip(alone, shared, strict=True):
@@ -58,7 +58,7 @@ def test_worker_processes_give_the_same_batches(data, dataset):
 
 
 def test_labels_and_masks_of_annotated_patches(data, dataset):
-    source = inputs.open_source(data, dataset, "val")
+    source = sources.open_source(data, dataset, "val")
     batch = next(inputs.batches(source, COUNTS["val"], workers=0))
     assert batch["image"].shape == (5, SIZE, SIZE, 3) and batch["image"].dtype == np.uint8
     assert batch["masks"].shape == (5, 1, SIZE, SIZE)
@@ -69,9 +69,9 @@ def test_labels_and_masks_of_annotated_patches(data, dataset):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_store_holds_what_the_folder_holds(data, dataset, split):
-    folder = inputs.open_source(data, dataset, split)
+    folder = sources.open_source(data, dataset, split)
     data.source = "tfds"
-    store = inputs.open_source(data, dataset, split)
+    store = sources.open_source(data, dataset, split)
     assert sorted(store.names) == sorted(folder.names)
     for index, name in enumerate(store.names):
         one, other = store[index], folder[folder.names.index(name)]
@@ -82,7 +82,7 @@ def test_the_store_holds_what_the_folder_holds(data, dataset, split):
 
 def test_pseudo_masks_join_images_of_the_store(data, dataset, tmp_path):
     """Each mask holds one value, which tells its patch and layer."""
-    names = inputs.open_source(data, dataset, "train").names
+    names = sources.open_source(data, dataset, "train").names
     layers = [tmp_path / layer for layer in ("PM_b5_2", "PM_bn7")]
     for shift, layer in enumerate(layers):
         layer.mkdir()
@@ -90,7 +90,7 @@ def test_pseudo_masks_join_images_of_the_store(data, dataset, tmp_path):
             mask = np.full((SIZE, SIZE), (index + shift) % 5, np.uint8)
             folders.write_mask(layer / f"{name}.png", mask, dataset)
     data.source = "tfds"
-    source = inputs.open_source(data, dataset, "train", layers)
+    source = sources.open_source(data, dataset, "train", layers)
     for index in range(len(source)):
         expected = names.index(source.names[index])
         values = source[index]["masks"][:, 0, 0]
@@ -106,10 +106,10 @@ def test_patches_of_any_size_can_be_resized(data, dataset, tmp_path):
     folders.write_mask(tmp_path / "val" / "mask" / "b.png", mask, dataset)
     data.root = str(tmp_path)
     with pytest.raises(InputError, match="48x40 pixels, expected 32x32"):
-        inputs.open_source(data, dataset, "train")
+        sources.open_source(data, dataset, "train")
     data.resize = True
-    assert inputs.open_source(data, dataset, "train")[0]["image"].shape == (SIZE, SIZE, 3)
-    resized = inputs.open_source(data, dataset, "val")[0]
+    assert sources.open_source(data, dataset, "train")[0]["image"].shape == (SIZE, SIZE, 3)
+    resized = sources.open_source(data, dataset, "val")[0]
     assert resized["masks"].shape == (1, SIZE, SIZE)
     assert set(np.unique(resized["masks"])) <= set(np.unique(mask))
 
@@ -119,7 +119,7 @@ def test_validation_patches_without_masks_carry_labels(data, dataset, tmp_path, 
     for path in (tissue_dir / "train").iterdir():
         (tmp_path / "val" / path.name).write_bytes(path.read_bytes())
     data.root = str(tmp_path)
-    source = inputs.open_source(data, dataset, "val")
+    source = sources.open_source(data, dataset, "val")
     assert len(source) == COUNTS["train"]
     assert source[0].keys() == {"image", "label", "index"} and source[0]["label"].any()
 
@@ -127,24 +127,24 @@ def test_validation_patches_without_masks_carry_labels(data, dataset, tmp_path, 
 def test_missing_pseudo_masks_are_named(data, dataset, tmp_path):
     (tmp_path / "PM_bn7").mkdir()
     with pytest.raises(InputError, match=r"PM_bn7.*12 masks .* are missing"):
-        inputs.open_source(data, dataset, "train", [tmp_path / "PM_bn7"])
+        sources.open_source(data, dataset, "train", [tmp_path / "PM_bn7"])
 
 
 def test_masks_are_part_of_the_records(data, dataset, tmp_path):
     """And they may have endings in capitals, beside hidden files."""
-    names = inputs.open_source(data, dataset, "train").names
+    names = sources.open_source(data, dataset, "train").names
     for name in names:
         mask = np.zeros((SIZE, SIZE), np.uint8)
         folders.write_mask(tmp_path / f"{name}.PNG", mask, dataset)
         (tmp_path / f"._{name}.png").write_bytes(b"macOS")
     data.source = "tfds"
-    in_store = inputs.open_source(data, dataset, "train", [tmp_path])
+    in_store = sources.open_source(data, dataset, "train", [tmp_path])
     data.source = "folder"
-    before = inputs.open_source(data, dataset, "train", [tmp_path])
+    before = sources.open_source(data, dataset, "train", [tmp_path])
     assert in_store.records == before.records and len(before.records) == len(names)
     assert in_store[0]["masks"].shape == before[0]["masks"].shape == (1, SIZE, SIZE)
     folders.write_mask(tmp_path / f"{names[3]}.PNG", mask + np.uint8(1), dataset)
-    now = inputs.open_source(data, dataset, "train", [tmp_path])
+    now = sources.open_source(data, dataset, "train", [tmp_path])
     difference = patch_records.first_difference(before.records, now.records)
     assert difference == f"the content of {names[3]} has changed"
 
@@ -157,14 +157,14 @@ def test_a_class_that_nothing_shows_is_named(data, dataset, tmp_path, capsys):
         folders.write_image(tmp_path / "train" / f"{stem}.png", image)
         folders.write_mask(tmp_path / "masks" / f"{stem}.png", mask, dataset)
     data.root = str(tmp_path)
-    inputs.open_source(data, dataset, "train", [tmp_path / "masks"])
+    sources.open_source(data, dataset, "train", [tmp_path / "masks"])
     first, second, third = capsys.readouterr().out.splitlines()
     assert "no training patch has necrosis, stroma in its label" in first
     assert "1 training patches have no class in their label, such as b-[0 0 0 0]" in second
     assert f"{tmp_path / 'masks'}: no mask has lymphocytes, though labels do" in third
     folders.write_image(tmp_path / "train" / "d-[0 1 1 1].png", image)
     (tmp_path / "train" / "b-[0 0 0 0].png").unlink()
-    inputs.open_source(data, dataset, "train")
+    sources.open_source(data, dataset, "train")
     assert capsys.readouterr().out == ""
 
 
@@ -180,11 +180,11 @@ def test_flips_take_the_masks_along():
     masks = jnp.asarray(np.stack([image[..., 0], image[..., 1]], axis=1))
     key = jax.random.key(0)
     both = _augment_config(flip_horizontal=1.0)
-    flipped, mask = inputs.augment(key, image, masks, both, jnp.arange(4))
+    flipped, mask = pixels.augment(key, image, masks, both, jnp.arange(4))
     np.testing.assert_array_equal(flipped, image[:, :, ::-1])
     np.testing.assert_array_equal(mask, masks[..., ::-1])
     both = _augment_config(flip_vertical=1.0)
-    flipped, mask = inputs.augment(key, image, masks, both, jnp.arange(4))
+    flipped, mask = pixels.augment(key, image, masks, both, jnp.arange(4))
     np.testing.assert_array_equal(flipped, image[:, ::-1])
     np.testing.assert_array_equal(mask, masks[:, :, ::-1])
 
@@ -194,24 +194,24 @@ def test_flip_probability_and_independence_of_devices():
     image = image.at[:, :, 0].set(99)
     key, config = jax.random.key(1), _augment_config(flip_horizontal=0.5, blur=0.5)
     position = jnp.arange(400)
-    whole, _ = inputs.augment(key, image, None, config, position)
+    whole, _ = pixels.augment(key, image, None, config, position)
     share = float((whole[:, 0, -1, 0] > whole[:, 0, 0, 0]).mean())
     assert 0.4 < share < 0.6
-    part, _ = inputs.augment(key, image[200:], None, config, position[200:])
+    part, _ = pixels.augment(key, image[200:], None, config, position[200:])
     np.testing.assert_array_equal(part, whole[200:])
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 0.95])
 def test_blur_is_pillows(sigma):
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    ours = np.asarray(inputs.gaussian_blur(jnp.asarray(image), sigma), int)
+    ours = np.asarray(pixels.gaussian_blur(jnp.asarray(image), sigma), int)
     pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), int)
     # Pillow rounds after each of its six passes.
     assert np.abs(ours - pillows).max() <= 3 and np.abs(ours - pillows).mean() < 1.1
 
 
 def test_a_worker_that_dies_is_told_of(data, dataset):
-    source = inputs.open_source(data, dataset, "train")
+    source = sources.open_source(data, dataset, "train")
     batches = inputs.batches(source, 2, workers=1, seed=0, epochs=100)
     next(batches)
     for process in multiprocessing.active_children():
@@ -223,7 +223,7 @@ def test_a_worker_that_dies_is_told_of(data, dataset):
 
 def test_workers_that_are_busy_are_not_waited_for(data, dataset):
     """One that hands over a batch does not end before: Grain waits, by itself for 25 seconds."""
-    source = inputs.open_source(data, dataset, "train")
+    source = sources.open_source(data, dataset, "train")
     batches = inputs.batches([source[i % 12] for i in range(400)], 100, workers=1, epochs=100)
     next(batches)
     time.sleep(0.5)  # until the pipe is full
@@ -236,7 +236,7 @@ def test_scaled_is_the_division_to_the_last_bit():
     """As PyTorch's: in float32 half of all values differ if multiplied by 1 / 255."""
     image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1).repeat(3, axis=-1)
     model = base.phase2("m", "reference").model
-    scaled = jax.jit(lambda image: inputs.scaled(image, model))(image)
+    scaled = jax.jit(lambda image: pixels.scaled(image, model))(image)
     np.testing.assert_array_equal(scaled, image.astype(np.float32) / np.float32(255))
 
 
@@ -244,4 +244,4 @@ def test_scaled():
     model = base.phase2("m").model
     image = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
     expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    np.testing.assert_allclose(inputs.scaled(image, model)[0, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(pixels.scaled(image, model)[0, 0, 0], expected, rtol=1e-6)

@@ -5,7 +5,7 @@ import numpy as np
 from configs import base
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
-from wsss_jax import inputs, phase1
+from wsss_jax import phase1, pixels, sources
 
 
 def test_multilabel_soft_margin_is_the_formula():
@@ -30,7 +30,7 @@ def _setup(relu: bool):
 def test_segmentation_is_made_of_the_predicted_classes():
     config, model, variables, image = _setup(relu=False)
     probability, prediction = phase1.predict(config, model, variables, image)
-    logits, taps = model.apply(variables, inputs.scaled(image, config.model), train=False)
+    logits, taps = model.apply(variables, pixels.scaled(image, config.model), train=False)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-5)
     assert prediction.shape == (3, 32, 32) and prediction.dtype == jnp.uint8
     # Where the half-pixel resize copies a value: 4 x 4 maps to 32 x 32 at the corners.
@@ -55,7 +55,7 @@ def test_validation_without_masks_scores_the_labels(tissue_dir, tmp_path):
     for path in (tissue_dir / "train").iterdir():
         (tmp_path / "val" / path.name).write_bytes(path.read_bytes())
     config = tiny_phase1(tmp_path)
-    source = inputs.open_source(config.data, DATASET, "val")
+    source = sources.open_source(config.data, DATASET, "val")
     model = phase1.build_model(config, 4)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     scores = phase1.validator(config, DATASET.num_classes, source)(variables)

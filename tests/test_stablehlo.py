@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SIZE
-from wsss_jax import phase1, phase2, stablehlo
+from wsss_jax import phase1, phase2
 from wsss_jax.errors import InputError
+from wsss_jax.interop import stablehlo
 
 PHASES = {"phase1": phase1, "phase2": phase2}
 PLATFORMS = ("cpu", "cuda", "tpu")

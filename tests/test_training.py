@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from data.dataset import load_dataset
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1, tiny_phase2
-from wsss_jax import inputs, jobs, parallel, phase1, phase2, training
+from wsss_jax import inputs, jobs, parallel, phase1, phase2, sources, training
 from wsss_jax.checkpoints import Checkpoints
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Dropout
@@ -20,8 +20,8 @@ from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Dropout
 
 def _build(root, config):
     dataset = load_dataset("", root)
-    source = inputs.open_source(config.data, dataset, "train")
-    validation = inputs.open_source(config.data, dataset, "val")
+    source = sources.open_source(config.data, dataset, "train")
+    validation = sources.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     return source, phase1.phase(config, dataset.num_classes, config.epochs * steps, validation)
 

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -20,28 +20,13 @@ from tqdm import tqdm
 
 from wsss_jax import parallel
 from wsss_jax.errors import InputError
+from wsss_jax.state import State
 
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # in every checkpoint of Orbax
 _DAMAGES = ValueError, TypeError, KeyError, OSError, RecursionError  # what reading them raises
 _CHECKSUMS = "checksums"  # in the file `meta`: Orbax does not notice damaged values of arrays
 _FILES = {METADATA, "commit_success.txt", "variables", "training", "meta", "metrics"}
-
-
-class State(NamedTuple):
-    """What training changes; `opt_state` is None for weights that were not trained here.
-
-    `sums` is what the metrics have added up to, see `training.train_step`.
-
-    `step` () int32 counts optimizer steps over all epochs; with the number of steps per epoch it is
-    also the position in the input. `variables` holds "params" and, where there is BatchNorm,
-    "batch_stats".
-    """
-
-    step: jax.Array
-    variables: dict[str, Any]
-    opt_state: Any
-    sums: Any = None
 
 
 def exist(workdir: Path) -> bool:

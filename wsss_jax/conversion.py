@@ -11,11 +11,11 @@ import orbax.checkpoint as ocp
 
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
-from wsss_jax import phase1, phase2, runs, signals, stablehlo, training
+from wsss_jax import phase1, phase2, runs, signals, training
 from wsss_jax.checkpoints import METADATA, Checkpoints, State, exist
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
-from wsss_jax.interop import torch_files, torch_names, weights
+from wsss_jax.interop import stablehlo, torch_files, torch_names, weights
 
 _PHASES = {"phase1": phase1, "phase2": phase2}
 EXPORTED = "exported.json"  # which run each phase's files are of

@@ -44,7 +44,7 @@ def run(config: ml_collections.ConfigDict) -> None:
     problems = _print(installation())
     if config.slide and not problems:
         # Here, since what it needs may not be installed.
-        from wsss_jax.slides.examination import examine
+        from wsss_jax.slides.estimate import examine
 
         problems = _print(examine(config))
     if problems:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset
@@ -22,15 +21,17 @@ from wsss_jax import (
     phase1,
     phase2,
     runs,
+    sources,
     training,
 )
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished
 from wsss_jax.patch_records import PatchRecord
+from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
 
 # (variables of both phases, batch) -> {row of the table: (label maps, confusion matrices)}
-Predict = Callable[[Sequence[Any], inputs.Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
+Predict = Callable[[Sequence[Any], sources.Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
 PREDICTIONS = "predictions"
 _RESULTS = "scores.json", "scores.csv", "confusion.png", "worst.png", "best.png", "examples.png"
 PHASE1, PHASE2, GATED, MAJORITY = "phase 1", "phase 2", "phase 2 + gate", "majority class"
@@ -48,7 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     dataset = _dataset(config, classifier, segmenter)
     runs.inherit_data(config.data, (segmenter or classifier).config.data)
     parallel.check_batch_size(config.batch_size)
-    source = inputs.open_source(config.data, dataset, config.split)
+    source = sources.open_source(config.data, dataset, config.split)
     if "masks" not in source[0]:
         raise InputError(
             f"{config.data.root}: the {config.split} patches have no masks to compare with: add "
@@ -66,9 +67,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     predict = _predictor(config, dataset, classifier, segmenter)
     variables = [trained and trained.variables for trained in (classifier, segmenter)]
-    with tqdm(total=len(source), unit="patch", **training.progress_style()) as progress:
+    with show_progress(
+        total=len(source),
+        unit="patch",
+    ) as progress:
 
-        def count(batch: inputs.Batch) -> dict[str, np.ndarray]:
+        def count(batch: sources.Batch) -> dict[str, np.ndarray]:
             real = batch["weight"] > 0
             found = predict(variables, batch)
             label_maps, _ = list(found.values())[-1]
@@ -155,7 +159,7 @@ def _predictor(
     """What every method that the configuration names makes of a batch, over the local devices."""
 
     def predict(
-        variables: Sequence[Any], batch: inputs.Batch
+        variables: Sequence[Any], batch: sources.Batch
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         image, truth = batch["image"], batch["masks"][:, 0]
         found = {}
@@ -182,7 +186,7 @@ def _write_sheets(
     config: ml_collections.ConfigDict,
     workdir: Path,
     dataset: Dataset,
-    source: inputs.Source,
+    source: sources.Source,
     confusions: np.ndarray,
     method: str,
     predict: Predict,
@@ -226,7 +230,7 @@ def _write_sheets(
 
 def _predicted_rows(
     config: ml_collections.ConfigDict,
-    source: inputs.Source,
+    source: sources.Source,
     num_classes: int,
     indices: Sequence[int],
     predict: Predict,

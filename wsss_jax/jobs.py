@@ -23,6 +23,7 @@ from wsss_jax import (
     pseudo_masks,
     runs,
     signals,
+    sources,
     training,
 )
 from wsss_jax.config_rules import NESTED_JOBS
@@ -45,7 +46,7 @@ def train_phase1(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if config.accumulate > 1 and config.model.batch_norm == "trained":
         raise _statistics_of_parts(config.accumulate)
     dataset = _training_dataset(config)
-    source = inputs.open_source(config.data, dataset, "train")
+    source = sources.open_source(config.data, dataset, "train")
     _train(config, workdir, dataset, phase1, source)
 
 
@@ -63,7 +64,7 @@ def train_phase2(config: ml_collections.ConfigDict, workdir: Path) -> None:
     else:  # a folder of masks, such as true ones
         dataset = _training_dataset(config)
         mask_dirs = [masks] * len(config.layers)
-    source = inputs.open_source(config.data, dataset, "train", mask_dirs)
+    source = sources.open_source(config.data, dataset, "train", mask_dirs)
     _train(config, workdir, dataset, phase2, source)
 
 
@@ -86,12 +87,12 @@ def _train(
     workdir: Path,
     dataset: Dataset,
     phase: ModuleType,
-    source: inputs.Source,
+    source: sources.Source,
 ) -> None:
     parallel.check_batch_size(config.batch_size, config.accumulate)
     validation = None
     if folders.has_split(config.data.root, "val"):
-        validation = inputs.open_source(config.data, dataset, "val")
+        validation = sources.open_source(config.data, dataset, "val")
     steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
     built = phase.phase(config, dataset.num_classes, config.epochs * steps, validation)
     history = training.fit(config, dataset, workdir, built, source, validation)

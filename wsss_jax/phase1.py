@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from wsss_jax import cam, inputs, masks, metrics, parallel, schedules, training
+from wsss_jax import cam, inputs, masks, metrics, parallel, pixels, schedules, sources, training
 from wsss_jax.models.resnet38 import ResNet38
 
 HEAD_MODULES = ("fc8",)
@@ -47,7 +47,7 @@ def loss_function(
     config: ml_collections.ConfigDict,
     model: ResNet38,
     variables: training.Variables,
-    batch: inputs.Batch,
+    batch: sources.Batch,
     totals: Mapping[str, jax.Array],
     values: Mapping[str, jax.Array],
     rng: jax.Array,
@@ -58,10 +58,10 @@ def loss_function(
     """
     augment_rng, dropout_rng = jax.random.split(rng)
     weight, position = batch["weight"], batch["position"]
-    image, _ = inputs.augment(augment_rng, batch["image"], None, config.augment, position)
+    image, _ = pixels.augment(augment_rng, batch["image"], None, config.augment, position)
     (logits, _), updated = model.apply(
         variables,
-        inputs.scaled(image, config.model),
+        pixels.scaled(image, config.model),
         train=True,
         mu=values["mu"],
         weight=weight,
@@ -77,7 +77,7 @@ def loss_function(
     return loss, (batch_stats, {"loss": loss, "patch_accuracy": accuracy})
 
 
-def totals(batch: inputs.Batch) -> dict[str, jax.Array]:
+def totals(batch: sources.Batch) -> dict[str, jax.Array]:
     """What the losses of a batch are divided by: the number of its "patches", () float32."""
     return {"patches": batch["weight"].sum()}
 
@@ -100,7 +100,7 @@ def predict(
       probabilities (B, C) float32 and label maps (B, H, W) uint8, by the class activation maps of
       the classes over `config.cam.threshold`.
     """
-    logits, taps = model.apply(variables, inputs.scaled(image, config.model), train=False)
+    logits, taps = model.apply(variables, pixels.scaled(image, config.model), train=False)
     probability = jax.nn.sigmoid(logits)
     class_weights = variables["params"]["fc8"]["kernel"][0, 0]
     maps = cam.class_activation_maps(taps["bn7"], class_weights, relu=config.cam.relu)
@@ -110,12 +110,12 @@ def predict(
 
 
 def validator(
-    config: ml_collections.ConfigDict, num_classes: int, source: inputs.Source
+    config: ml_collections.ConfigDict, num_classes: int, source: sources.Source
 ) -> training.Validate:
     """The classifier's figures and, where there are true masks, the IoU of its activation maps."""
     model = build_model(config, num_classes)
 
-    def score(variables: training.Variables, batch: inputs.Batch) -> dict[str, jax.Array]:
+    def score(variables: training.Variables, batch: sources.Batch) -> dict[str, jax.Array]:
         probability, prediction = predict(config, model, variables, batch["image"])
         scores = {"probability": probability}
         if "masks" in batch:
@@ -145,7 +145,7 @@ def phase(
     config: ml_collections.ConfigDict,
     num_classes: int,
     total_steps: int,
-    validation: inputs.Source | None,
+    validation: sources.Source | None,
 ) -> training.Phase:
     """What the training loop needs of phase 1; `config.model.batch_norm` is settled by then."""
     model = build_model(config, num_classes, parallel.AXIS)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from wsss_jax import inputs, metrics, parallel, schedules, training
+from wsss_jax import inputs, metrics, parallel, pixels, schedules, sources, training
 from wsss_jax.errors import InputError
 from wsss_jax.models.deeplab import DeepLabV3Plus
 
@@ -72,7 +72,7 @@ def _counted(masks: jax.Array, weight: jax.Array, num_classes: int, white: str) 
     return counted if white == "logit" else counted * (masks < num_classes)
 
 
-def totals(batch: inputs.Batch, *, num_classes: int, white: str) -> dict[str, jax.Array]:
+def totals(batch: sources.Batch, *, num_classes: int, white: str) -> dict[str, jax.Array]:
     """What the losses of a batch are divided by: "pixels" (L,) and "patches" () float32."""
     counted = _counted(batch["masks"], batch["weight"], num_classes, white)
     return {"pixels": counted.sum(axis=(0, 2, 3)), "patches": batch["weight"].sum()}
@@ -82,7 +82,7 @@ def loss_function(
     config: ml_collections.ConfigDict,
     model: DeepLabV3Plus,
     variables: training.Variables,
-    batch: inputs.Batch,
+    batch: sources.Batch,
     totals: Mapping[str, jax.Array],
     values: Mapping[str, jax.Array],
     rng: jax.Array,
@@ -91,12 +91,12 @@ def loss_function(
     del values  # phase 2 has no schedule but the learning rate
     augment_rng, dropout_rng = jax.random.split(rng)
     weight, position = batch["weight"], batch["position"]
-    image, masks = inputs.augment(
+    image, masks = pixels.augment(
         augment_rng, batch["image"], batch["masks"], config.augment, position
     )
     (logits, _), updated = model.apply(
         variables,
-        inputs.scaled(image, config.model),
+        pixels.scaled(image, config.model),
         train=True,
         weight=weight,
         position=position,
@@ -125,7 +125,7 @@ def predict(
     image: jax.Array,
 ) -> jax.Array:
     """Logits (B, H, W, C) float32 of images (B, H, W, 3) uint8; `config` is that of phase 2."""
-    return model.apply(variables, inputs.scaled(image, config.model), train=False)[0]
+    return model.apply(variables, pixels.scaled(image, config.model), train=False)[0]
 
 
 def gate(logits: jax.Array, probability: jax.Array, *, mode: str, threshold: float) -> jax.Array:
@@ -181,7 +181,7 @@ def _gated_logits(
 
 
 def validator(
-    config: ml_collections.ConfigDict, num_classes: int, source: inputs.Source
+    config: ml_collections.ConfigDict, num_classes: int, source: sources.Source
 ) -> training.Validate:
     """IoU over the validation patches, without gate.
 
@@ -195,7 +195,7 @@ def validator(
         )
     model = build_model(config, num_classes)
 
-    def count(variables: training.Variables, batch: inputs.Batch) -> jax.Array:
+    def count(variables: training.Variables, batch: sources.Batch) -> jax.Array:
         prediction = predict(config, model, variables, batch["image"]).argmax(axis=-1)
         return metrics.confusion_matrices(batch["masks"][:, 0], prediction, num_classes)
 
@@ -214,7 +214,7 @@ def phase(
     config: ml_collections.ConfigDict,
     num_classes: int,
     total_steps: int,
-    validation: inputs.Source | None,
+    validation: sources.Source | None,
 ) -> training.Phase:
     """What the training loop needs of phase 2."""
     model = build_model(config, num_classes, parallel.AXIS)

@@ -20,15 +20,18 @@ from wsss_jax import (
     parallel,
     patch_records,
     phase1,
+    pixels,
     runs,
+    sources,
     training,
 )
 from wsss_jax.files import atomic_path, clear_unfinished
 from wsss_jax.patch_records import PatchRecord
+from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
 
 # (variables, batch) -> {layer: label maps (B, H, W) uint8}
-Open = Callable[[training.Variables, inputs.Batch], dict[str, np.ndarray]]
+Open = Callable[[training.Variables, sources.Batch], dict[str, np.ndarray]]
 FOLDER = "train_PM"
 _RESULTS = "scores.json", "scores.csv", "contact_sheet.png"  # made of the masks
 WRITERS = 8  # threads; PNG encoding releases the interpreter lock
@@ -53,10 +56,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     runs.inherit_data(config.data, classifier.config.data)
     parallel.check_batch_size(config.batch_size)
     dataset = classifier.dataset
-    source = inputs.open_source(config.data, dataset, "train")
+    source = sources.open_source(config.data, dataset, "train")
     validation = None
     if folders.has_masks(config.data.root, "val"):
-        validation = inputs.open_source(config.data, dataset, "val")
+        validation = sources.open_source(config.data, dataset, "val")
     runs.check(config, workdir, started=(workdir / FOLDER).is_dir())
     parallel.wait_for_all("looked at the workdir")
     if parallel.is_first():
@@ -96,8 +99,8 @@ def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> 
     """Label maps of batches: activation maps over the local devices, white background here."""
     dataset = classifier.dataset
 
-    def label_maps(variables: training.Variables, batch: inputs.Batch) -> dict[str, jax.Array]:
-        image = inputs.scaled(batch["image"], classifier.config.model)
+    def label_maps(variables: training.Variables, batch: sources.Batch) -> dict[str, jax.Array]:
+        image = pixels.scaled(batch["image"], classifier.config.model)
         maps, _ = cam.grad_cam(classifier.model, variables, image, tuple(config.layers))
         arguments = batch["label"], image.shape[1:3]
         return {
@@ -107,7 +110,7 @@ def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> 
 
     mapped = parallel.map_batch(label_maps)
 
-    def open_batch(variables: training.Variables, batch: inputs.Batch) -> dict[str, np.ndarray]:
+    def open_batch(variables: training.Variables, batch: sources.Batch) -> dict[str, np.ndarray]:
         found = mapped(variables, batch)
         if not dataset.white:
             return found
@@ -158,7 +161,7 @@ class _Rest:
     Whose a patch is does not depend on what is finished: processes look at different moments.
     """
 
-    def __init__(self, source: inputs.Source, config: ml_collections.ConfigDict, workdir: Path):
+    def __init__(self, source: sources.Source, config: ml_collections.ConfigDict, workdir: Path):
         there = [
             {path.stem for path in layer_dir(workdir, layer).glob("*.png")}
             for layer in config.layers
@@ -172,12 +175,12 @@ class _Rest:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> inputs.Batch:
+    def __getitem__(self, position: int) -> sources.Batch:
         return self._source[self._indices[position]]
 
 
 def _sheet(
-    config: ml_collections.ConfigDict, workdir: Path, source: inputs.Source, dataset: Dataset
+    config: ml_collections.ConfigDict, workdir: Path, source: sources.Source, dataset: Dataset
 ) -> list[figures.SheetRow]:
     """A sample of patches with their masks."""
     rng = np.random.default_rng(config.seed)
@@ -193,7 +196,7 @@ def _sheet(
     return rows
 
 
-def _own_batches(config: ml_collections.ConfigDict, rest: _Rest) -> Iterable[inputs.Batch]:
+def _own_batches(config: ml_collections.ConfigDict, rest: _Rest) -> Iterable[sources.Batch]:
     """Batches of this process alone, however many the others have."""
     if not len(rest):
         return ()
@@ -203,7 +206,11 @@ def _own_batches(config: ml_collections.ConfigDict, rest: _Rest) -> Iterable[inp
 
 def _progress(rest: _Rest) -> tqdm:
     done = rest.own - len(rest)
-    return tqdm(total=rest.own, initial=done, unit="patch", **training.progress_style())
+    return show_progress(
+        total=rest.own,
+        initial=done,
+        unit="patch",
+    )
 
 
 def _wait(pending: list[Future]) -> None:
@@ -215,13 +222,13 @@ def _score(
     config: ml_collections.ConfigDict,
     classifier: training.Trained,
     open_batch: Open,
-    source: inputs.Source,
+    source: sources.Source,
     workdir: Path,
 ) -> None:
     """Scores the masks that the same rules give to the validation patches."""
     classes = classifier.dataset.classes
 
-    def count(batch: inputs.Batch) -> dict[str, np.ndarray]:
+    def count(batch: sources.Batch) -> dict[str, np.ndarray]:
         truth = batch["masks"][:, 0]
         return {
             layer: np.asarray(metrics.confusion_matrices(truth, maps, len(classes)))

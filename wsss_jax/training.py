@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +21,13 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import inputs, parallel, patch_records, runs, signals
+from wsss_jax import inputs, parallel, patch_records, runs, sources
 from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path
 from wsss_jax.interop import torch_names, weights
 from wsss_jax.models.layers import BLOCK_OUTPUT
+from wsss_jax.progress import show_progress, termination
 
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
 HISTORY_FILE = "history.json"
@@ -40,7 +38,7 @@ Variables = Mapping[str, Any]
 # (variables, batch, totals, values, rng) -> (loss, (batch_stats, metrics)). Of a part of the global
 # batch, divided by the totals of all of it, loss and metrics are shares that add up to its means.
 LossFunction = Callable[
-    [Variables, inputs.Batch, Mapping[str, jax.Array], Mapping[str, jax.Array], jax.Array],
+    [Variables, sources.Batch, Mapping[str, jax.Array], Mapping[str, jax.Array], jax.Array],
     tuple[jax.Array, tuple[Variables, Mapping[str, jax.Array]]],
 ]
 Validate = Callable[[Variables], dict[str, Any]]
@@ -60,7 +58,7 @@ class Phase(NamedTuple):
     """
 
     model: nn.Module
-    totals: Callable[[inputs.Batch], dict[str, jax.Array]]
+    totals: Callable[[sources.Batch], dict[str, jax.Array]]
     loss: LossFunction
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -91,7 +89,7 @@ def merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 def compute_gradients(
     phase: Phase,
     state: State,
-    batch: inputs.Batch,
+    batch: sources.Batch,
     values: Mapping[str, jax.Array],
     rng: jax.Array,
 ) -> tuple[dict[str, Any], Variables, dict[str, jax.Array]]:
@@ -116,7 +114,7 @@ def compute_gradients(
 
     totals = jax.lax.psum(phase.totals(batch), parallel.AXIS)
 
-    def loss(trained: Mapping[str, Any], part: inputs.Batch) -> tuple[jax.Array, Any]:
+    def loss(trained: Mapping[str, Any], part: sources.Batch) -> tuple[jax.Array, Any]:
         variables = {**state.variables, "params": merge(trained, fixed)}
         return phase.loss(variables, part, totals, values, rng)
 
@@ -128,7 +126,7 @@ def compute_gradients(
         found, (batch_stats, metrics) = differentiate(batch)
     else:  # the statistics are frozen: what comes back of them is what went in
 
-        def gradients_and_metrics(part: inputs.Batch) -> tuple[Any, Any]:
+        def gradients_and_metrics(part: sources.Batch) -> tuple[Any, Any]:
             found, (_, metrics) = differentiate(part)
             return found, metrics
 
@@ -138,13 +136,13 @@ def compute_gradients(
     return found, batch_stats, metrics
 
 
-def _added_up(function: Callable[[inputs.Batch], Any], batch: inputs.Batch, parts: int) -> Any:
+def _added_up(function: Callable[[sources.Batch], Any], batch: sources.Batch, parts: int) -> Any:
     """The sum of what a function gives for each of the parts, computed one after the other."""
     batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batch))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def add(total: Any, part: inputs.Batch) -> tuple[Any, None]:
+    def add(total: Any, part: sources.Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, function(part)), None
 
     return jax.lax.scan(add, zeros, batch)[0]
@@ -164,7 +162,7 @@ def apply_gradients(
 def train_step(
     phase: Phase,
     state: State,
-    batch: inputs.Batch,
+    batch: sources.Batch,
     values: Mapping[str, jax.Array],
     rng: jax.Array,
 ) -> State:
@@ -326,8 +324,8 @@ def fit(
     dataset: Dataset,
     workdir: Path,
     phase: Phase,
-    source: inputs.Source,
-    validation: inputs.Source | None = None,
+    source: sources.Source,
+    validation: sources.Source | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a phase, or goes on where the run in `workdir` stopped.
 
@@ -408,7 +406,11 @@ def fit(
             start=first,
         )
         stack.callback(batches.close)
-        progress = tqdm(total=total, initial=first, unit="step", **progress_style())
+        progress = show_progress(
+            total=total,
+            initial=first,
+            unit="step",
+        )
         stack.callback(progress.close)
         terminated = stack.enter_context(termination())
         step_function = parallel.map_train_step(lambda *arguments: train_step(phase, *arguments))
@@ -453,7 +455,7 @@ def fit(
         return history
 
 
-def _has_counted(validation: inputs.Source, dataset: Dataset) -> bool:
+def _has_counted(validation: sources.Source, dataset: Dataset) -> bool:
     """Whether a patch has a mask with a pixel that scores count; it stops at the first."""
     return any(
         (patch["masks"][0] < dataset.num_classes).any()
@@ -476,21 +478,6 @@ def _restored(
     return state, history
 
 
-@contextlib.contextmanager
-def termination() -> Iterator[list[str]]:
-    """A list that gets the name of a signal that comes, instead of its ending the process."""
-    if jax.process_count() == 1:
-        with signals.deferred() as received:
-            yield received
-        return
-    # JAX listens to SIGTERM, so that all processes stop after the same step.
-    before = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        yield []
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _preempted(workdir: Path, received: Sequence[str], step: int, total: int) -> Preempted:
     name = received[0] if received else "SIGTERM"  # of another process of the run
     return Preempted(
@@ -500,7 +487,7 @@ def _preempted(workdir: Path, received: Sequence[str], step: int, total: int) ->
 
 
 def _check_finite(
-    state: State, source: inputs.Source, since_log: Sequence[tuple[int, np.ndarray]]
+    state: State, source: sources.Source, since_log: Sequence[tuple[int, np.ndarray]]
 ) -> None:
     """Refuses to go on from, or to keep, a state that a loss which is not finite has spoiled."""
     bad = int(state.sums["not_finite"])
@@ -554,11 +541,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def progress_style() -> dict[str, Any]:
-    """Options of every progress line: lively on a terminal, a line now and then in a log file."""
-    return {"mininterval": 0.5 if sys.stderr.isatty() else 10, "dynamic_ncols": True}
 
 
 def _scalars(values: Mapping[str, float]) -> dict[str, np.ndarray]:

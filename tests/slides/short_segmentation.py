@@ -16,8 +16,8 @@ import numpy as np
 from configs import base
 from data.synthetic import DATASET
 from wsss_jax.slides import tissue_map
-from wsss_jax.slides.catalog import SlideFile
-from wsss_jax.slides.networks import Networks
+from wsss_jax.slides.mapping.networks import Networks
+from wsss_jax.slides.reading.catalog import SlideFile
 
 
 def predict(images: np.ndarray) -> np.ndarray:

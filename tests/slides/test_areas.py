@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.dataset import load_dataset
-from wsss_jax.slides import areas
+from wsss_jax.slides.outputs import areas
 
 LUAD = load_dataset("luad_histoseg", "")
 COUNTS = np.array([300, 50, 0, 100, 1550])

@@ -11,8 +11,8 @@ import pytest
 
 from tests.slides.made_slides import smooth, write_dicom
 from wsss_jax.errors import InputError
-from wsss_jax.slides import catalog, dicom
-from wsss_jax.slides.reading import open_slide
+from wsss_jax.slides.reading import catalog, dicom
+from wsss_jax.slides.reading.reading import open_slide
 
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data.dataset import load_dataset
-from wsss_jax.slides import cohort
+from wsss_jax.slides.outputs import cohort
 
 DATASET = load_dataset("luad_histoseg", "")
 

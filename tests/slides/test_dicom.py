@@ -10,7 +10,7 @@ import pytest
 
 from tests.slides.made_slides import smooth, write_dicom
 from wsss_jax.errors import InputError
-from wsss_jax.slides.reading import open_slide
+from wsss_jax.slides.reading.reading import open_slide
 
 pydicom = pytest.importorskip("pydicom")
 WAVES = smooth(640, 480)

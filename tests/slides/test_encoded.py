@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests.slides.made_slides import Style, smooth, write_arrays
 from wsss_jax.errors import InputError
-from wsss_jax.slides import encoded
-from wsss_jax.slides.reading import open_slide
+from wsss_jax.slides.reading import encoded
+from wsss_jax.slides.reading.reading import open_slide
 
 END = b"\xff\xd9"
 _NOISE = np.random.default_rng(0).integers(-9, 9, (480, 640, 3))

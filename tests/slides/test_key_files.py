@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.reading import open_slide
+from wsss_jax.slides.reading.reading import open_slide
 
 KEYS = (
     "NoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile={0}\nMapFile={0}\nOptimisationFile=\n"

@@ -8,9 +8,9 @@ import pytest
 import tifffile
 
 from tests.slides.made_slides import smooth, write_arrays
-from wsss_jax.slides.levels import drop_foreign_levels
-from wsss_jax.slides.opened import Opened
-from wsss_jax.slides.reading import View, open_slide
+from wsss_jax.slides.reading.levels import drop_foreign_levels
+from wsss_jax.slides.reading.opened import Opened
+from wsss_jax.slides.reading.reading import View, open_slide
 
 WAVES = smooth(640, 480)
 PAGES = {

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.parts import Part, Parts, layout
+from wsss_jax.slides.mapping.parts import Part, Parts, layout
 
 SETTINGS = {"tile": 64, "networks": "0a1b2c3d"}
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from rasterio import features
 
 from configs import base
-from wsss_jax.slides import polygons
+from wsss_jax.slides.outputs import polygons
 
 NAMES = ["TE", "Leukozyten µ", "TAS"]
 PALETTE = [(205, 51, 51), (0, 255, 0), (65, 105, 225), (255, 255, 255)]

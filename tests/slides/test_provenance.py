@@ -10,7 +10,7 @@ from data.dataset import load_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import phase2, runs
 from wsss_jax.errors import InputError
-from wsss_jax.slides import provenance
+from wsss_jax.slides.mapping import provenance
 
 LUAD = load_dataset("luad_histoseg", "")
 

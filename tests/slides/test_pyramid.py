@@ -5,7 +5,7 @@ import openslide
 import pytest
 import tifffile
 
-from wsss_jax.slides import pyramid
+from wsss_jax.slides.outputs import pyramid
 
 PALETTE = [(205, 51, 51), (0, 255, 0), (65, 105, 225), (255, 255, 255)]
 NAMES = ["TE", "µ<&>", "TAS"]

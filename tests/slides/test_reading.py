@@ -24,8 +24,8 @@ from tests.slides.made_slides import (
     write_pyramid,
 )
 from wsss_jax.errors import InputError
-from wsss_jax.slides import formats, reading, tiff, tiff_headers, tiff_pixels
-from wsss_jax.slides.reading import View, check_mpp, mpp_table, open_slide
+from wsss_jax.slides.reading import formats, reading, tiff, tiff_headers, tiff_pixels
+from wsss_jax.slides.reading.reading import View, check_mpp, mpp_table, open_slide
 
 WIDTH, HEIGHT = 1111, 903
 REAL = Path(__file__).parents[3] / "shared" / "data" / "slides"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.slides.resampling import resize
+from wsss_jax.slides.reading.resampling import resize
 
 NOISE = np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)
 

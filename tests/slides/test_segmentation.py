@@ -25,7 +25,10 @@ from wsss_jax import config as config_lib
 from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.report import slide_pictures
-from wsss_jax.slides import catalog, cohort, networks, pyramid, results, tissue_map
+from wsss_jax.slides import tissue_map
+from wsss_jax.slides.mapping import networks
+from wsss_jax.slides.outputs import cohort, pyramid, results
+from wsss_jax.slides.reading import catalog
 
 REPOSITORY = Path(__file__).parents[2]
 SIZE = 640, 512  # of the made slides at level 0, pixels

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from wsss_jax.errors import InputError
 from wsss_jax.masks import white_background
-from wsss_jax.slides import stitching
-from wsss_jax.slides.parts import Part, Parts, layout
-from wsss_jax.slides.stitching import White, averages, plan, starts, stitch, window_weights
+from wsss_jax.slides.mapping import stitching
+from wsss_jax.slides.mapping.parts import Part, Parts, layout
+from wsss_jax.slides.mapping.stitching import White, averages, plan, starts, stitch, window_weights
 
 CLASSES = 4
 KERNEL = np.random.default_rng(5).normal(0, 0.01, (3, 3, 3, CLASSES)).astype(np.float32)

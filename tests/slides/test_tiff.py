@@ -10,8 +10,8 @@ import tifffile
 
 from tests.slides.made_slides import smooth, write_arrays
 from wsss_jax.errors import InputError
-from wsss_jax.slides import tiff, tiff_headers
-from wsss_jax.slides.reading import View, open_slide
+from wsss_jax.slides.reading import tiff, tiff_headers
+from wsss_jax.slides.reading.reading import View, open_slide
 
 TILED = {"tile": (256, 256), "compression": "deflate", "metadata": None}
 HALF = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}  # 0.5 µm

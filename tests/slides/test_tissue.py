@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.slides.made_slides import drawn_tissue
 from wsss_jax.errors import InputError
-from wsss_jax.slides.tissue import Tissue, detect, from_file
+from wsss_jax.slides.mapping.tissue import Tissue, detect, from_file
 
 SETTINGS = {"threshold": "otsu", "closing": 50.0, "min_tissue": 50_000.0, "min_hole": 50_000.0}
 TILES = Path(__file__).parents[3] / "shared" / "data" / "tiles"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from configs import base
 from wsss_jax.errors import InputError
-from wsss_jax.slides import catalog
-from wsss_jax.slides.tissue_search import find_tissue, mask_file_of
+from wsss_jax.slides.mapping.tissue_search import find_tissue, mask_file_of
+from wsss_jax.slides.reading import catalog
 
 # Of level 0: 4096 x 3072, of which 1024 x 768 at (3000, 2200) were scanned; four to a pixel.
 SIZE, SCANNED = (1024, 768), (3000, 2200, 1024, 768)

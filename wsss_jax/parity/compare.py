@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from data import folders
 from wsss_jax import config as config_lib
@@ -21,6 +20,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import torch_names, weights
 from wsss_jax.parity import golden, numbers
+from wsss_jax.progress import show_progress
 
 # Largest difference as a share of the tensor's largest absolute value, in float32.
 TOLERANCES = {
@@ -201,9 +201,7 @@ def with_rounding(
         for name, recorded in expected.items()
     }
     rounding = dict.fromkeys(expected, 0.0)
-    for seed in tqdm(
-        range(PERTURBATIONS), "what rounding does", unit="run", **training.progress_style()
-    ):
+    for seed in show_progress(iterable=range(PERTURBATIONS), desc="what rounding does", unit="run"):
         rng = np.random.default_rng(seed)
         moved = compute(
             {

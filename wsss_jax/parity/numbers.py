@@ -10,7 +10,18 @@ import ml_collections
 import numpy as np
 
 from configs import base
-from wsss_jax import cam, inputs, masks, metrics, parallel, phase1, phase2, schedules, training
+from wsss_jax import (
+    cam,
+    masks,
+    metrics,
+    parallel,
+    phase1,
+    phase2,
+    pixels,
+    schedules,
+    sources,
+    training,
+)
 from wsss_jax.interop.torch_names import to_flax, to_torch
 from wsss_jax.parity import golden
 
@@ -76,7 +87,7 @@ def computer(
     return compute
 
 
-def _filled(batch: dict[str, np.ndarray]) -> inputs.Batch:
+def _filled(batch: dict[str, np.ndarray]) -> sources.Batch:
     """The examples as one batch that the local devices can share; see `inputs.batches`."""
     examples = len(batch["image"])
     devices = jax.local_device_count()
@@ -87,13 +98,13 @@ def _filled(batch: dict[str, np.ndarray]) -> inputs.Batch:
 
 
 def _phase1(
-    num_classes: int, config: ml_collections.ConfigDict, batch: inputs.Batch
+    num_classes: int, config: ml_collections.ConfigDict, batch: sources.Batch
 ) -> Callable[[Any], Numbers]:
     model = phase1.build_model(config, num_classes)
     size = batch["image"].shape[1:3]
 
-    def evaluated(variables: Any, batch: inputs.Batch) -> dict[str, jax.Array]:
-        image = inputs.scaled(batch["image"], config.model)
+    def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+        image = pixels.scaled(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         class_weights = variables["params"]["fc8"]["kernel"][0, 0]
         activation = cam.class_activation_maps(taps["bn7"], class_weights, relu=True)
@@ -111,8 +122,8 @@ def _phase1(
         }
         return found
 
-    def opened(variables: Any, batch: inputs.Batch) -> dict[str, jax.Array]:
-        image, found = inputs.scaled(batch["image"], config.model), {}
+    def opened(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+        image, found = pixels.scaled(batch["image"], config.model), {}
         by_layer, _ = cam.grad_cam(model, variables, image, golden.CAM_LAYERS)
         for layer, maps in by_layer.items():
             found[f"gradcam/{layer}"] = masks.resized(maps, size)
@@ -121,9 +132,9 @@ def _phase1(
                 found[f"pseudo_mask/bcss/{layer}"] = tissue
         return found
 
-    def attended(bound: tuple[Any, jax.Array], batch: inputs.Batch) -> dict[str, jax.Array]:
+    def attended(bound: tuple[Any, jax.Array], batch: sources.Batch) -> dict[str, jax.Array]:
         variables, mu = bound
-        image = inputs.scaled(batch["image"], config.model)
+        image = pixels.scaled(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=True, mu=mu)
         return {"logits": logits, "attended": _nchw(taps["attended"])}
 
@@ -151,14 +162,14 @@ def _phase1(
 
 
 def _phase2(
-    num_classes: int, config: ml_collections.ConfigDict, batch: inputs.Batch
+    num_classes: int, config: ml_collections.ConfigDict, batch: sources.Batch
 ) -> Callable[[Any], Numbers]:
     model = phase2.build_model(config, num_classes)
     in_training = phase2.build_model(config, num_classes, parallel.AXIS)
     gate = base.evaluate("", "", "reference").gate
 
-    def evaluated(variables: Any, batch: inputs.Batch) -> dict[str, jax.Array]:
-        image = inputs.scaled(batch["image"], config.model)
+    def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+        image = pixels.scaled(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         (trained, _), _ = in_training.apply(
             variables, image, train=True, weight=batch["weight"], mutable=["batch_stats"]
@@ -182,7 +193,7 @@ def _steps(
     phase: int,
     num_classes: int,
     config: ml_collections.ConfigDict,
-    batch: inputs.Batch,
+    batch: sources.Batch,
     values: Mapping[str, np.ndarray],
 ) -> Callable[[Any], Numbers]:
     """Optimizer steps on all examples as one batch."""
@@ -235,7 +246,7 @@ def _metrics(given: Mapping[str, np.ndarray], num_classes: int) -> Numbers:
     return {f"metrics/phase{phase}": np.array(values) for phase in (1, 2)}
 
 
-def _real(found: Numbers, batch: inputs.Batch) -> Numbers:
+def _real(found: Numbers, batch: sources.Batch) -> Numbers:
     return {name: value[batch["weight"] > 0] for name, value in found.items()}
 
 

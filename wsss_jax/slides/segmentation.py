@@ -13,23 +13,18 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import parallel, runs, training
+from wsss_jax import parallel, progress, runs
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import check_writable
 from wsss_jax.report import colors
-from wsss_jax.slides import (
-    catalog,
-    cohort,
-    memory,
-    networks,
-    provenance,
-    results,
-    tissue_map,
-)
-from wsss_jax.slides.catalog import SlideFile
-from wsss_jax.slides.formats import one_line
-from wsss_jax.slides.networks import Networks, NetworksChanged
-from wsss_jax.slides.reading import mpp_table
+from wsss_jax.slides import tissue_map
+from wsss_jax.slides.mapping import memory, networks, provenance
+from wsss_jax.slides.mapping.networks import Networks, NetworksChanged
+from wsss_jax.slides.outputs import cohort, results
+from wsss_jax.slides.reading import catalog
+from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.slides.reading.formats import one_line
+from wsss_jax.slides.reading.reading import mpp_table
 
 _CORES = 4  # of a Ray worker without GPU: XLA computes and the readers decode with so many
 
@@ -134,7 +129,7 @@ def _here(
     loaded = networks.prepare(config, workdir)
 
     def outcomes() -> Iterator[Outcome]:
-        with training.termination() as terminated:
+        with progress.termination() as terminated:
 
             def check() -> None:
                 if terminated:

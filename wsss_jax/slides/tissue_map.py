@@ -15,17 +15,19 @@ import ml_collections
 from tqdm import tqdm
 
 from data.dataset import Dataset
-from wsss_jax import masks, training
+from wsss_jax import masks
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, locked
 from wsss_jax.report import slide_pages
-from wsss_jax.slides import areas, catalog, outputs, results, stitching
-from wsss_jax.slides.catalog import SlideFile
-from wsss_jax.slides.networks import Networks
-from wsss_jax.slides.parts import Parts
-from wsss_jax.slides.reading import Slide, View, open_slide
-from wsss_jax.slides.tissue import Tissue
-from wsss_jax.slides.tissue_search import find_tissue, is_scanned_in_part, mask_file_of
+from wsss_jax.slides.mapping import stitching
+from wsss_jax.slides.mapping.networks import Networks
+from wsss_jax.slides.mapping.parts import Parts
+from wsss_jax.slides.mapping.tissue import Tissue
+from wsss_jax.slides.mapping.tissue_search import find_tissue, is_scanned_in_part, mask_file_of
+from wsss_jax.slides.outputs import areas, outputs, results
+from wsss_jax.slides.reading import catalog
+from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.slides.reading.reading import Slide, View, open_slide
 from wsss_jax.wording import counted, two_digits
 
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
@@ -240,13 +242,12 @@ def _stitch(
     if dataset.white:
         rule = {"threshold": config.white_threshold, "min_area": config.white_min_area}
         white = stitching.White(partial(masks.white_background, **rule), rule["min_area"])
-    with tqdm(
+    with show_progress(
         total=total,
         initial=total - left,
         desc=name,
         unit="tile",
         disable=not show_progress,
-        **training.progress_style(),
     ) as progress:
 
         def done(tiles: int) -> None:

@@ -18,11 +18,13 @@ from data.dataset import Dataset
 from data.pictures import open_picture
 from wsss_jax.files import atomic_path
 from wsss_jax.report import colors, slide_pages, slide_pictures
-from wsss_jax.slides import areas, catalog, polygons, provenance, pyramid, results, summaries
-from wsss_jax.slides.catalog import SlideFile
-from wsss_jax.slides.networks import Networks
-from wsss_jax.slides.parts import Parts
-from wsss_jax.slides.reading import Slide, View
+from wsss_jax.slides.mapping import provenance
+from wsss_jax.slides.mapping.networks import Networks
+from wsss_jax.slides.mapping.parts import Parts
+from wsss_jax.slides.outputs import areas, polygons, pyramid, results, summaries
+from wsss_jax.slides.reading import catalog
+from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.slides.reading.reading import Slide, View
 
 OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made of
 LABEL_MAP = "label_map.ome.tif"

@@ -11,10 +11,10 @@ import numpy as np
 
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
-from wsss_jax.slides import resampling
-from wsss_jax.slides.blocks import Cache, paste, white
-from wsss_jax.slides.formats import open_file
-from wsss_jax.slides.opened import Opened, number, one_line
+from wsss_jax.slides.reading import resampling
+from wsss_jax.slides.reading.blocks import Cache, paste, white
+from wsss_jax.slides.reading.formats import open_file
+from wsss_jax.slides.reading.opened import Opened, number, one_line
 
 _PLAUSIBLE_MPP = (0.05, 20.0)
 _BLOCK = 1024  # working pixels: 3 MB, and whole tiles of 256 and 512 where nothing is resampled

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.opened import CONVERT, check_size
+from wsss_jax.slides.reading.opened import CONVERT, check_size
 
 SEGMENT_BYTES = 128 << 20  # of a decoded tile or strip
 COLORS = {  # samples of a pixel that make its color

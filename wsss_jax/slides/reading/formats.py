@@ -16,12 +16,12 @@ from PIL import ExifTags, Image
 from data.pictures import lay_on_white, open_picture, turn_upright
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
-from wsss_jax.slides import catalog, tiff
-from wsss_jax.slides.dicom import open_dicom
-from wsss_jax.slides.encoded import check_jpeg_picture
-from wsss_jax.slides.key_files import check_named
-from wsss_jax.slides.levels import drop_foreign_levels
-from wsss_jax.slides.opened import (
+from wsss_jax.slides.reading import catalog, tiff
+from wsss_jax.slides.reading.dicom import open_dicom
+from wsss_jax.slides.reading.encoded import check_jpeg_picture
+from wsss_jax.slides.reading.key_files import check_named
+from wsss_jax.slides.reading.levels import drop_foreign_levels
+from wsss_jax.slides.reading.opened import (
     CONVERT,
     Opened,
     check_size,
@@ -29,8 +29,8 @@ from wsss_jax.slides.opened import (
     number,
     one_line,
 )
-from wsss_jax.slides.tiff_headers import check_header, check_openslide
-from wsss_jax.slides.tiff_pixels import OtherColors
+from wsss_jax.slides.reading.tiff_headers import check_header, check_openslide
+from wsss_jax.slides.reading.tiff_pixels import OtherColors
 
 _PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 

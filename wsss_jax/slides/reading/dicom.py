@@ -12,7 +12,7 @@ import openslide
 
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
-from wsss_jax.slides.opened import CONVERT, Opened, number, one_line
+from wsss_jax.slides.reading.opened import CONVERT, Opened, number, one_line
 
 _HEADER_BYTES = 1 << 18
 _FRAME_BYTES = 128 << 20  # of a decoded frame

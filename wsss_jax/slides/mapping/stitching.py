@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides import memory
-from wsss_jax.slides.parts import Part, Parts, layout
-from wsss_jax.slides.tissue import Tissue
+from wsss_jax.slides.mapping import memory
+from wsss_jax.slides.mapping.parts import Part, Parts, layout
+from wsss_jax.slides.mapping.tissue import Tissue
 
 READERS = 4  # threads that read tiles; decoding releases the interpreter lock
 _WHITE_COLUMNS = 1024  # read at once for the white rule

@@ -11,7 +11,7 @@ from pathlib import Path
 from data.dataset import Dataset
 from wsss_jax.files import atomic_path, locked
 from wsss_jax.report import slide_pages
-from wsss_jax.slides import areas, outputs, results, summaries
+from wsss_jax.slides.outputs import areas, outputs, results, summaries
 
 INDEX = "index.html"
 FAILURES = "failed.txt"

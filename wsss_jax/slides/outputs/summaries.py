@@ -6,7 +6,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from wsss_jax.report import slide_pages
-from wsss_jax.slides import provenance
+from wsss_jax.slides.mapping import provenance
 from wsss_jax.wording import counted, two_digits
 
 _RATIOS = {

@@ -11,9 +11,9 @@ import tifffile
 
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
-from wsss_jax.slides.blocks import Cache
-from wsss_jax.slides.opened import Opened, check_size, is_level, number, strange_level
-from wsss_jax.slides.tiff_headers import (
+from wsss_jax.slides.reading.blocks import Cache
+from wsss_jax.slides.reading.opened import Opened, check_size, is_level, number, strange_level
+from wsss_jax.slides.reading.tiff_headers import (
     COLORS,
     MASK,
     REDUCED,
@@ -22,7 +22,7 @@ from wsss_jax.slides.tiff_headers import (
     ome_elements,
     orientation_note,
 )
-from wsss_jax.slides.tiff_pixels import dropped_note, level_reader
+from wsss_jax.slides.reading.tiff_pixels import dropped_note, level_reader
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MICROMETERS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}

@@ -11,10 +11,10 @@ from PIL import Image
 
 from data.pictures import lay_on_white
 from wsss_jax.errors import InputError
-from wsss_jax.slides import encoded
-from wsss_jax.slides.blocks import Cache, paste, white
-from wsss_jax.slides.opened import CONVERT
-from wsss_jax.slides.tiff_headers import (
+from wsss_jax.slides.reading import encoded
+from wsss_jax.slides.reading.blocks import Cache, paste, white
+from wsss_jax.slides.reading.opened import CONVERT
+from wsss_jax.slides.reading.tiff_headers import (
     COLORS,
     OTHER_COLORS,
     SEPARATE,

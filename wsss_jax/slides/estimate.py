@@ -10,17 +10,10 @@ import numpy as np
 
 from wsss_jax.doctor import Finding
 from wsss_jax.errors import InputError
-from wsss_jax.slides import (
-    memory,
-    networks,
-    outputs,
-    parts,
-    provenance,
-    stitching,
-    tissue_search,
-)
-from wsss_jax.slides.catalog import SlideFile
-from wsss_jax.slides.reading import Slide, View, check_mpp, open_slide
+from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitching, tissue_search
+from wsss_jax.slides.outputs import outputs
+from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.slides.reading.reading import Slide, View, check_mpp, open_slide
 from wsss_jax.wording import two_digits
 
 _PATCH = 224  # pixels, where no run says

@@ -16,8 +16,8 @@ from wsss_jax import __version__, checkpoints, parallel, phase1, phase2, runs, t
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
-from wsss_jax.slides import provenance, stitching
-from wsss_jax.slides.provenance import Origin
+from wsss_jax.slides.mapping import provenance, stitching
+from wsss_jax.slides.mapping.provenance import Origin
 
 CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
 _STRIDES = 8  # the stride that is chosen is a multiple of it

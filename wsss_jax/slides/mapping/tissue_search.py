@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.catalog import SlideFile
-from wsss_jax.slides.reading import Slide, View
-from wsss_jax.slides.tissue import Tissue, detect, from_file
+from wsss_jax.slides.mapping.tissue import Tissue, detect, from_file
+from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.slides.reading.reading import Slide, View
 
 _DETECTED_AT = 4.0  # micrometers per pixel; finer, noise and nuclei are seen instead of tissue
 _STRAY = 0.01  # share of a mask's tissue that may lie where nothing was scanned

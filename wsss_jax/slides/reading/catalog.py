@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides import dicom, results
-from wsss_jax.slides.dicom import is_hidden
+from wsss_jax.slides.outputs import results
+from wsss_jax.slides.reading import dicom
+from wsss_jax.slides.reading.dicom import is_hidden
 from wsss_jax.wording import counted
 
 ENDINGS = (

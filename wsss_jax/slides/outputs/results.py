@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.parts import SETTINGS_FILE
+from wsss_jax.slides.mapping.parts import SETTINGS_FILE
 
 SUMMARY = "slide.json"  # written last: a folder with it is finished
 PARTS = "parts"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from wsss_jax.slides.opened import Opened, with_levels
+from wsss_jax.slides.reading.opened import Opened, with_levels
 
 _GRID = 4  # windows across, and down
 _WINDOW = 64  # pixels of a level, at most

@@ -1,0 +1,1 @@
+"""From a slide to its map: tissue, tiles, networks, stitching."""

@@ -1,0 +1,237 @@
+"""Where patches come from: PNG files of folders, or an ArrayRecord store; every file checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import cv2
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from data import folders
+from data.dataset import Dataset, label_from_mask, load_dataset
+from data.folders import Patch
+from wsss_jax import parallel
+from wsss_jax.errors import InputError
+from wsss_jax.patch_records import PatchRecord
+
+if TYPE_CHECKING:
+    from data import patches_tfds
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Random access to patches.
+
+    An element is `image` (S, S, 3) uint8, `label` (C,) uint8, `index` () int32 and, where there
+    are masks, `masks` (L, S, S) uint8. `names[index]` is the patch's stem; `records` say which
+    patches these are, for the run that uses them.
+    """
+
+    names: Sequence[str]
+    records: Sequence[PatchRecord]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+class FolderSource:
+    """A `Source` of PNG files; see `folders`."""
+
+    def __init__(
+        self,
+        patches: Sequence[Patch],
+        dataset: Dataset,
+        size: int,
+        masks: Sequence[Sequence[Path]] = (),
+        *,
+        resize: bool = False,
+        records: Sequence[PatchRecord] = (),
+    ):
+        """Reads `patches` of `size` pixels.
+
+        Args:
+          patches: with a label, a mask, or both; found whole by `folders.check_patches`.
+          dataset: what they are of.
+          size: S, the side in pixels.
+          masks: L times a file of S pixels for every patch; none: the patches' own masks.
+          resize: brings images (area or bilinear) and their own masks (nearest) to S.
+          records: of the patches.
+        """
+        self.names = [patch.stem for patch in patches]
+        self.records = records
+        self._patches, self._dataset, self._size = patches, dataset, size
+        self._masks, self._resize = masks, resize
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __getitem__(self, index: int) -> Batch:
+        patch = self._patches[index]
+        own_size = None if self._resize else self._size
+        image = folders.read_image(patch.image, own_size, checked=True)
+        image = self._fitted(image, cv2.INTER_AREA)
+        masks = [
+            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
+            for paths in self._masks
+        ]
+        if not masks and patch.mask is not None:
+            mask = folders.read_mask(patch.mask, self._dataset, own_size, checked=True)
+            masks = [self._fitted(mask, cv2.INTER_NEAREST)]
+        label = patch.label if patch.label is not None else label_from_mask(masks[0], self._dataset)
+        return _element(index, image, label, masks)
+
+    def _fitted(self, array: np.ndarray, interpolation: int) -> np.ndarray:
+        if array.shape[:2] == (self._size, self._size):
+            return array
+        return cv2.resize(array, (self._size, self._size), interpolation=interpolation)
+
+
+class StoreSource:
+    """A `Source` of an ArrayRecord store; masks of other folders are read as files."""
+
+    def __init__(
+        self,
+        store: "patches_tfds.Store",
+        dataset: Dataset,
+        size: int,
+        masks: Sequence[Sequence[Path]] = (),
+        *,
+        records: Sequence[PatchRecord] = (),
+    ):
+        self.names, self.records = store.names, records
+        self._store, self._dataset, self._size = store, dataset, size
+        self._masks = masks
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> Batch:
+        record = self._store[index]
+        masks = [
+            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
+            for paths in self._masks
+        ]
+        if not masks and record["mask"].size:
+            masks = [record["mask"]]
+        return _element(index, record["image"], record["label"], masks)
+
+
+def _element(index: int, image: np.ndarray, label: Sequence[int], masks: list) -> Batch:
+    element = {
+        "image": image,
+        "label": np.asarray(label, np.uint8),
+        "index": np.int32(index),
+    }
+    return element | ({"masks": np.stack(masks)} if masks else {})
+
+
+def open_source(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    split: Literal["train", "val", "test"],
+    mask_dirs: Sequence[Path] = (),
+) -> Source:
+    """Opens a split of the data set of `config.data`, every file of it checked.
+
+    Args:
+      config: the fields `config.data`.
+      dataset: its description.
+      split: training patches carry labels in their names; those of "val" and "test" true masks, or
+        labels where the split has no masks.
+      mask_dirs: folders of (pseudo) masks, `<stem>.png`, in the place of true ones.
+
+    Raises:
+      InputError: a folder or file that is missing or bad.
+    """
+    root, size = Path(config.root), config.patch_size
+    if not root.is_dir():
+        raise InputError(f"config.data.root: there is no folder {root}; data/README.md says more")
+    _refuse_other_classes(root, config.dataset, dataset)
+    if config.source == "tfds":
+        # Here, since tensorflow-datasets takes a while to load and few runs need it.
+        from data import patches_tfds
+
+        if config.resize:
+            raise InputError("config.data.resize works with config.data.source=folder only")
+        store_dir = root / "arrayrecord"
+        if parallel.is_first():
+            patches_tfds.build(root, dataset, size, store_dir)
+        parallel.wait_for_all("built the store")
+        store = patches_tfds.open_split(store_dir, split)
+        if split == "train":
+            _say_what_labels_lack(store.records, dataset)
+        masks, records = _checked_masks(mask_dirs, store.records, dataset, size)
+        return StoreSource(store, dataset, size, masks, records=records)
+    if split == "train" or not folders.has_masks(root, split):
+        patches = folders.labelled_patches(root, split, dataset)
+    else:
+        patches = folders.annotated_patches(root, split, dataset)
+    checksums = folders.check_patches(patches, None if config.resize else size, dataset)
+    records = folders.patch_records(patches, checksums)
+    if split == "train":
+        _say_what_labels_lack(records, dataset)
+    masks, records = _checked_masks(mask_dirs, records, dataset, size)
+    return FolderSource(patches, dataset, size, masks, resize=config.resize, records=records)
+
+
+def _refuse_other_classes(root: Path, spec: str, dataset: Dataset) -> None:
+    """Refuses a folder whose own description does not say what the run's says."""
+    if spec or not (root / "dataset.json").is_file():
+        return
+    own = load_dataset("", root)
+    for field in ("classes", "white", "label_notation"):
+        if getattr(own, field) != getattr(dataset, field):
+            raise InputError(
+                f"{root / 'dataset.json'}: {field} is {getattr(own, field)}, but the run knows "
+                f"{getattr(dataset, field)}: set --config.data.root to the data set of the run"
+            )
+
+
+def _checked_masks(
+    mask_dirs: Sequence[Path], records: Sequence[PatchRecord], dataset: Dataset, size: int
+) -> tuple[list[list[Path]], list[PatchRecord]]:
+    """The masks of each folder, and the records with their checksums added."""
+    masks, records = [], list(records)
+    labelled = _classes_of_labels(records)
+    patches = [Patch(record.name, Path(), None, None) for record in records]
+    for folder in mask_dirs:
+        masks.append([patch.mask for patch in folders.masks_for(patches, folder)])
+        checksums, present = folders.check_masks(masks[-1], size, dataset)
+        records = [
+            record._replace(checksum=f"{record.checksum}{checksum:08x}")
+            for record, checksum in zip(records, checksums, strict=True)
+        ]
+        if missing := sorted(labelled - present):
+            tqdm.write(
+                f"{folder}: no mask has {_class_names(missing, dataset)}, though labels do: "
+                "that cannot be learned from these masks"
+            )
+    return masks, records
+
+
+def _say_what_labels_lack(records: Sequence[PatchRecord], dataset: Dataset) -> None:
+    missing = set(range(dataset.num_classes)) - _classes_of_labels(records)
+    if missing:
+        tqdm.write(
+            f"no training patch has {_class_names(sorted(missing), dataset)} in its label: that "
+            "cannot be learned; add patches that have it, or leave it out of the data set"
+        )
+    without = [record.name for record in records if "1" not in record.label]
+    if without:
+        tqdm.write(
+            f"{len(without)} training patches have no class in their label, such as {without[0]}: "
+            "correct their names if they show tissue"
+        )
+
+
+def _classes_of_labels(records: Sequence[PatchRecord]) -> set[int]:
+    labels = {record.label for record in records}
+    return {c for label in labels for c, value in enumerate(label.split()) if value == "1"}
+
+
+def _class_names(indices: Sequence[int], dataset: Dataset) -> str:
+    return ", ".join(dataset.classes[index] for index in indices)
