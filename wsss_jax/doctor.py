@@ -1,4 +1,4 @@
-"""The job that checks the installation and what segmenting a slide would take."""
+"""The job that checks the installation, and describes a slide and what segmenting it takes."""
 
 import importlib.metadata
 import platform
@@ -6,7 +6,6 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,10 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from wsss_jax.errors import InputError
+from wsss_jax.findings import Finding
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
-OPTIONAL = {  # what for
+OPTIONAL = {  # package -> its use
     "wsidicom": "DICOM slides that OpenSlide does not take",
     "ray": "--config.engine=ray",
     "torch": "the comparison with PyTorch",
@@ -27,23 +27,15 @@ _WRAPPED = textwrap.TextWrapper(
 )
 
 
-class Finding(NamedTuple):
-    """A line of the examination: a text about `what`; a problem says what to do."""
-
-    what: str
-    text: str
-    is_problem: bool = False
-
-
 def run(config: ml_collections.ConfigDict) -> None:
-    """Prints what is found, line by line.
+    """Prints findings, line by line.
 
     Raises:
       InputError: there are problems.
     """
-    problems = _print(installation())
+    problems = _print(check_installation())
     if config.slide and not problems:
-        # Here, since what it needs may not be installed.
+        # Imported late: its packages may not be installed.
         from wsss_jax.slides.estimate import examine
 
         problems = _print(examine(config))
@@ -52,51 +44,63 @@ def run(config: ml_collections.ConfigDict) -> None:
 
 
 def _print(findings: Iterable[Finding]) -> int:
-    """Prints findings as they come; returns how many are problems."""
+    """Prints findings as they come; returns the number of problems."""
     problems = 0
-    for what, text, is_problem in findings:
-        head = f"{'PROBLEM' if is_problem else 'ok':8}{what:18}"
+    for subject, text, is_problem in findings:
+        head = f"{'PROBLEM' if is_problem else 'ok':8}{subject:18}"
         print(_WRAPPED.fill(head + text), flush=True)
         problems += is_problem
     return problems
 
 
-def installation() -> Iterator[Finding]:
-    """Versions, devices, and whether they compute."""
+def check_installation() -> Iterator[Finding]:
+    """Checks the versions of packages, and that the devices compute."""
     yield Finding("Python", platform.python_version())
+    yield from _check_packages()
+    yield _check_openslide()
+    for name, purpose in OPTIONAL.items():
+        yield Finding(name, f"{_find_version(name) or 'not installed'} (optional, for {purpose})")
+    for device in jax.local_devices():
+        yield _check_device(device)
+
+
+def _check_packages() -> Iterator[Finding]:
     lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines())
     requirements = [Requirement(line) for line in lines if line]
     remedy = "pip install -r requirements.txt"
-    fine = []
+    matching = []
     for requirement in requirements:
-        version = _version(requirement.name)
+        version = _find_version(requirement.name)
         if version is None:
             yield Finding(requirement.name, f"is not installed: {remedy}", True)
         elif not requirement.specifier.contains(version):
             text = f"{version} is not {requirement.specifier}: {remedy}"
             yield Finding(requirement.name, text, True)
         else:
-            fine.append(f"{requirement.name} {version}")
-    yield Finding("packages", ", ".join(fine))
+            matching.append(f"{requirement.name} {version}")
+    yield Finding("packages", ", ".join(matching))
+
+
+def _check_openslide() -> Finding:
     try:
         import openslide
 
-        yield Finding("OpenSlide library", openslide.__library_version__)
+        return Finding("OpenSlide library", openslide.__library_version__)
     except (ImportError, OSError) as error:
         text = f"cannot be loaded ({error}): pip install openslide-python openslide-bin"
-        yield Finding("OpenSlide library", text, True)
-    for name, purpose in OPTIONAL.items():
-        yield Finding(name, f"{_version(name) or 'not installed'} (optional, for {purpose})")
-    for device in jax.local_devices():
-        ones = jax.device_put(np.ones((64, 64), np.float32), device)
-        begun = time.monotonic()
-        right = float(jnp.dot(ones, ones).sum()) == 64.0**3
-        text = f"{device.device_kind}: computes ({time.monotonic() - begun:.1f} s to compile)"
-        wrong = f"{device.device_kind} computes wrongly: reinstall jax for its driver"
-        yield Finding(f"device {device.id}", text if right else wrong, not right)
+        return Finding("OpenSlide library", text, True)
 
 
-def _version(package: str) -> str | None:
+def _check_device(device: jax.Device) -> Finding:
+    ones = jax.device_put(np.ones((64, 64), np.float32), device)
+    start = time.monotonic()
+    is_right = float(jnp.dot(ones, ones).sum()) == 64.0**3
+    text = f"{device.device_kind}: computes ({time.monotonic() - start:.1f} s to compile)"
+    wrong = f"{device.device_kind} computes wrongly: reinstall jax for its driver"
+    return Finding(f"device {device.id}", text if is_right else wrong, not is_right)
+
+
+def _find_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

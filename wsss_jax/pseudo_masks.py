@@ -114,8 +114,8 @@ def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> 
         found = mapped(variables, batch)
         if not dataset.white:
             return found
-        rule = config.white_threshold, config.white_min_area
-        white = np.stack([masks.white_background(image, *rule) for image in batch["image"]])
+        rule = masks.WhiteRule(config.white_threshold, config.white_min_area)
+        white = np.stack([masks.find_white_background(image, rule) for image in batch["image"]])
         excluded = np.uint8(dataset.excluded)
         return {layer: np.where(white, excluded, maps) for layer, maps in found.items()}
 

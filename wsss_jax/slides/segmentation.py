@@ -23,8 +23,8 @@ from wsss_jax.slides.mapping.networks import Networks, NetworksChanged
 from wsss_jax.slides.outputs import cohort, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.formats import one_line
-from wsss_jax.slides.reading.reading import mpp_table
+from wsss_jax.slides.reading.mpp import read_mpp_table
+from wsss_jax.slides.reading.raw_slide import first_line
 
 _CORES = 4  # of a Ray worker without GPU: XLA computes and the readers decode with so many
 
@@ -50,8 +50,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       NetworksChanged: see `networks.prepare`.
       Preempted: SIGTERM or SIGINT came; what is finished is kept.
     """
-    table = mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
-    slides = catalog.files(catalog.find(config.slides), config.slide_mpp, table)
+    table = read_mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
+    paths = catalog.find_slides(config.slides, results.is_ours)
+    slides = catalog.name_slides(paths, config.slide_mpp, table)
     known = {
         unicodedata.normalize("NFC", name)
         for slide in slides
@@ -170,7 +171,7 @@ def _attempt(
         else:
             message = f"{error.filename or slide.path}: {error.strerror or error}; mend it"
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not (short := memory.shortage(error)):
+        if not (short := memory.describe_shortage(error)):
             raise
         message = f"{slide.path}: {short}"
     # Names of files may hold bytes that are no text.
@@ -221,7 +222,7 @@ def _with_ray(
             except NetworksChanged as error:  # without Ray's traceback
                 raise NetworksChanged(str(getattr(error, "cause", error))) from error
             except ray.exceptions.RayActorError as error:
-                yield Outcome(slide, "", f"{slide.path}: its worker died ({one_line(error)})")
+                yield Outcome(slide, "", f"{slide.path}: its worker died ({first_line(error)})")
                 idle.append(worker.remote(*arguments))
 
     return outcomes()

@@ -18,9 +18,9 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 from wsss_jax.slides.mapping import provenance, stitching
 from wsss_jax.slides.mapping.provenance import Origin
+from wsss_jax.slides.mapping.tiling import choose_stride
 
 CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
-_STRIDES = 8  # the stride that is chosen is a multiple of it
 
 
 class Networks(NamedTuple):
@@ -80,7 +80,7 @@ def settle(config: ml_collections.ConfigDict) -> Dataset:
                 f"{dataset.classes}): name two of one data set"
             )
     config.tile = config.tile or earlier.data.patch_size
-    config.stride = config.stride or usual_stride(config.tile)
+    config.stride = config.stride or choose_stride(config.tile)
     if config.stride > config.tile:
         raise InputError(
             f"config.stride is {config.stride}, over the tile's {config.tile}: set "
@@ -95,11 +95,6 @@ def settle(config: ml_collections.ConfigDict) -> Dataset:
             )
         config.mpp = dataset.mpp
     return dataset
-
-
-def usual_stride(tile: int) -> int:
-    """The multiple of 8 just under half a tile, in pixels: tiles overlap by over 50 %."""
-    return max((tile - 1) // 2 // _STRIDES * _STRIDES, 1)
 
 
 def load(config: ml_collections.ConfigDict) -> Networks:

@@ -24,7 +24,8 @@ from wsss_jax.slides.mapping.parts import Parts
 from wsss_jax.slides.outputs import areas, polygons, pyramid, results, summaries
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.reading import Slide, View
+from wsss_jax.slides.reading.slide import Slide
+from wsss_jax.slides.reading.view import View
 
 OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made of
 LABEL_MAP = "label_map.ome.tif"
@@ -160,7 +161,7 @@ def write_maps(
         )
     held = (before or {}).get("pixels_in_polygons")
     if POLYGONS in names or held is None:
-        content = catalog.content(file.path)
+        content = catalog.fingerprint(file.path)
         held = polygons.write_geojson(
             folder / POLYGONS,
             parts.read,
@@ -198,7 +199,7 @@ def make_pictures(
 
     Args:
       sources, folder, parts, names: as of `write_maps`.
-      overview: what `View.overview` returns at `OVERVIEW`, asked for only if it is needed.
+      overview: what `View.read_overview` returns at `OVERVIEW`, asked for only if it is needed.
     """
     config, view = sources.config, sources.view
     dataset = colors.for_pictures(sources.dataset, config.palette)

@@ -1,4 +1,4 @@
-"""Files that a slide in several files names, which OpenSlide opens without a look at their kind."""
+"""Files that a key file names, which OpenSlide opens without a check of their kind."""
 
 import re
 from pathlib import Path
@@ -7,38 +7,38 @@ from wsss_jax.files import check_regular
 
 _HAMAMATSU = ("[Virtual Microscope Specimen]", "[Uncompressed Virtual Microscope Specimen]")
 _ESCAPES = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\"}  # of GLib's key files
-_MOST = 1 << 20  # bytes of a key file
+_MAX_BYTES = 1 << 20  # of a key file
 
 
-def check_named(path: Path) -> None:
-    """Refuses a slide of which OpenSlide would open a pipe or a device as a part.
+def check_parts(path: Path) -> None:
+    """Refuses a slide with a part that is a pipe or a device, which OpenSlide would open.
 
-    Hamamatsu's key files (whatever they are called), the Slidedat.ini of MIRAX and the photo beside
-    a slide of Trestle are looked at; DICOM is not.
+    Checks Hamamatsu's key files (under any name), the Slidedat.ini of MIRAX and the photo beside a
+    slide of Trestle, but not DICOM.
 
     Raises:
       InputError: see `check_regular`.
     """
     photo = path.with_suffix(".Full")
-    if _is_there(photo):
+    if is_file_there(photo):
         check_regular(photo)
-    folder, names = path.parent, _values(path, _HAMAMATSU)
+    folder, names = path.parent, _read_values(path, _HAMAMATSU)
     if path.suffix.lower() == ".mrxs":
         folder = path.with_suffix("")
         key_file = folder / "Slidedat.ini"
-        if _is_there(key_file):
+        if is_file_there(key_file):
             check_regular(key_file)
-            names = _values(key_file, ("[",))
+            names = _read_values(key_file, ("[",))
     for name in names:
         part = folder / name.lstrip("/")
-        if _is_there(part):
+        if is_file_there(part):
             check_regular(part)
 
 
-def _values(key_file: Path, groups: tuple[str, ...]) -> list[str]:
-    """The values of a key file that has one of the groups; none of another file."""
+def _read_values(key_file: Path, groups: tuple[str, ...]) -> list[str]:
+    """Reads the values of a key file that has one of the groups; of another file none."""
     with key_file.open("rb") as file:
-        text = file.read(_MOST).decode("utf-8", "replace")
+        text = file.read(_MAX_BYTES).decode("utf-8", "replace")
     if not any(group in text for group in groups):
         return []
     values = (line.partition("=")[2].strip() for line in text.splitlines())
@@ -49,8 +49,18 @@ def _values(key_file: Path, groups: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _is_there(path: Path) -> bool:
+def list_named_files(key_file: Path) -> list[Path]:
+    """Lists the existing files that a key file of Hamamatsu names (ImageFile=x.jpg)."""
+    if not key_file.is_file():
+        return []
+    lines = key_file.read_bytes()[:_MAX_BYTES].decode("utf-8", "replace").splitlines()
+    values = (line.partition("=")[2].strip() for line in lines)
+    return [key_file.parent / name for name in values if is_file_there(key_file.parent / name)]
+
+
+def is_file_there(path: Path) -> bool:
+    """Whether a path leads to a file of any kind; False where it cannot be a file name at all."""
     try:
         return path.exists() and not path.is_dir()
-    except (OSError, ValueError):  # no name of a file at all
+    except (OSError, ValueError):
         return False
