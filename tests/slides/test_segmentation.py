@@ -19,8 +19,8 @@ from rasterio import features
 
 from configs import base
 from data.synthetic import DATASET
+from data.synthetic_slides import TILE, Drawing, draw_section, write_pyramid
 from tests.slides import short_segmentation
-from tests.slides.made_slides import TILE, drawn_tissue, write_pyramid
 from wsss_jax import config as config_lib
 from wsss_jax import files, jobs
 from wsss_jax.errors import InputError, Preempted
@@ -38,7 +38,7 @@ DETERMINISTIC = ("label_map.ome.tif", "tissue.geojson", "areas.csv")
 
 
 def _slide(path: Path, mpp: float | None = MPP) -> Path:
-    write_pyramid(path, *SIZE, drawn_tissue(*SIZE), mpp, levels=(1, 2, 4))
+    write_pyramid(path, draw_section(*SIZE), mpp, levels=(1, 2, 4))
     return path
 
 
@@ -344,7 +344,7 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
     _slide(folder / "absurd.svs", mpp=250.0)
     _slide(folder / "without.svs", mpp=None)
     glass = np.full((TILE, TILE, 3), 244, np.uint8)
-    write_pyramid(folder / "glass.svs", *SIZE, lambda x, y: glass, MPP)
+    write_pyramid(folder / "glass.svs", Drawing(*SIZE, lambda x, y: glass), MPP)
     words = {
         "absurd": "250 micrometers per pixel, which is absurd",
         "cut": "copy the slide again",
@@ -535,7 +535,10 @@ def test_files_that_were_cut_are_written_again(slide, tmp_path, capsys):
         (tmp_path / "map" / "label_map.ome.tif").write_bytes(content)
         before = _times(tmp_path / "map")
         _by_color(slide, tmp_path / "map", **BY_COLOR)
-        assert "finished with files that are gone or cut: done again" in capsys.readouterr().out
+        assert (
+            "finished with files that are missing or cut short: done again"
+            in capsys.readouterr().out
+        )
         after = _times(tmp_path / "map")
         changed = {name for name in after if after[name] != before[name]}
         assert changed == {"label_map.ome.tif", "report.html", "slide.json"}
@@ -634,7 +637,9 @@ def test_slides_are_found_and_named(tmp_path, monkeypatch):
     for name in ("a/x.svs", "a/x.tif", "a/y.svs", "a/notes.txt", "b/Y.svs", "b/z.svs", "d/0.dcm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = catalog.files(catalog.find("a,b/*.svs,a/x.*,d"), 0.0, {"x": 0.5, "x.tif": 0.4})
+    found = catalog.name_slides(
+        catalog.find_slides("a,b/*.svs,a/x.*,d", results.is_ours), 0.0, {"x": 0.5, "x.tif": 0.4}
+    )
     assert [(str(file.path), file.name, file.mpp) for file in found] == [
         ("a/x.svs", "x.svs", 0.5),
         ("a/x.tif", "x.tif", 0.4),
@@ -645,7 +650,7 @@ def test_slides_are_found_and_named(tmp_path, monkeypatch):
     ]
     for text, words in (("c", "there is no c"), (",", "names no slide"), ("..", "no file that")):
         with pytest.raises(InputError, match=words):
-            catalog.find(text)
+            catalog.find_slides(text, results.is_ours)
 
 
 def test_odd_names_get_folders_of_their_own(tmp_path, monkeypatch):
@@ -655,9 +660,9 @@ def test_odd_names_get_folders_of_their_own(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     (tmp_path / "lost.svs").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path / "d")
-    paths = catalog.find("., ../..svs, ../...svs")
-    assert [file.name for file in catalog.files(paths, 0.0, {})] == ["d", "..svs", "...svs"]
-    found = catalog.files(catalog.find(".."), 0.0, {})
+    paths = catalog.find_slides("., ../..svs, ../...svs", results.is_ours)
+    assert [file.name for file in catalog.name_slides(paths, 0.0, {})] == ["d", "..svs", "...svs"]
+    found = catalog.name_slides(catalog.find_slides("..", results.is_ours), 0.0, {})
     assert [file.name for file in found] == ["Sch_fer", "d", "lost"]
 
 
@@ -694,7 +699,7 @@ def test_another_slide_of_the_same_name_replaces_nothing(
     jobs.segment(config, tmp_path / "maps")
     monkeypatch.chdir(tmp_path)
     other = Path(slide.name)
-    write_pyramid(other, *SIZE, drawn_tissue(*SIZE), 2 * MPP)
+    write_pyramid(other, draw_section(*SIZE), 2 * MPP)
     summary = tmp_path / "maps" / "a slide" / "slide.json"
     before = summary.read_bytes()
     with pytest.raises(InputError, match=rf"another slide, {slide}; name another --workdir"):
@@ -714,7 +719,7 @@ def test_a_full_disk_is_said_of_the_workdir(slide, runs_dir, tmp_path, monkeypat
 
 def test_killed_slides_end_with_the_same_bytes(tmp_path):
     size = 160, 5000
-    write_pyramid(tmp_path / "tall.svs", *size, drawn_tissue(*size), MPP)
+    write_pyramid(tmp_path / "tall.svs", draw_section(*size), MPP)
     arguments = [tmp_path / "tall.svs", tmp_path, str(KILLS)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.slides.short_segmentation", *arguments],

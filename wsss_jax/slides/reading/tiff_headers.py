@@ -30,7 +30,7 @@ OTHER_COLORS = {
 SEPARATE = tifffile.PLANARCONFIG.SEPARATE
 REDUCED, MASK = 1, 4  # flags of NewSubfileType
 _ORIENTATION = 274
-_MAX_PAGES = 10_000  # tifffile takes a second for so many
+MAX_PAGES = 10_000  # tifffile takes a second for so many
 _MAX_PLANES = 2**16  # named in metadata; tifffile makes a list of all
 
 Page = tifffile.TiffPage | tifffile.TiffFrame
@@ -77,9 +77,9 @@ def iterate_pages(path: Path, file: tifffile.TiffFile) -> Iterator[tifffile.Tiff
             if page.offset in seen:
                 continue
             seen.add(page.offset)
-            if len(seen) > _MAX_PAGES:
+            if len(seen) > MAX_PAGES:
                 raise InputError(
-                    f"{path}: over {_MAX_PAGES:,} pages; save the slide to use by itself"
+                    f"{path}: over {MAX_PAGES:,} pages; save the slide to use by itself"
                 )
             yield page
             for index, offset in enumerate(page.subifds or ()):
