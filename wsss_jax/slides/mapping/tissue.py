@@ -195,6 +195,6 @@ def _map_nearest(size: int, length: int) -> np.ndarray:
 
 
 def _map_nearest_within(size: int, length: int, start: float, extent: float) -> np.ndarray:
-    """Likewise, 1 + the index within an interval; 0 before it, size + 1 after it."""
+    """Returns 1 + the index within an interval; 0 before it, size + 1 after it; (length,) int."""
     position = (np.arange(length) + 0.5 - start) / extent
     return (1 + np.floor(position * size)).clip(0, size + 1).astype(np.int64)

@@ -111,7 +111,7 @@ def _check_frames(path: Path) -> None:
     """Refuses frames that would make OpenSlide end the process: too large, or at wrong offsets.
 
     Raises:
-      InputError: likewise; or frames of several optical paths.
+      InputError: such frames, or frames of several optical paths.
     """
     header = _read_header(path)
     if 3 * header.rows * header.columns > _FRAME_BYTES:

@@ -11,7 +11,7 @@ from wsss_jax.slides.reading.raw_slide import RawSlide
 
 _GRID = 4  # windows across, and down
 _WINDOW = 64  # pixels of a level, at most
-_UPPER = 512  # likewise of the level above it
+_UPPER = 512  # pixels of the level above it, at most
 _CELL = 8  # pixels of a window that are averaged: filters and shifts by a pixel do not count
 _SEARCHED = 2**22  # pixels of a level that is searched as a whole for the windows that vary most
 _MOST_VARIED = 8  # windows that are chosen by variance

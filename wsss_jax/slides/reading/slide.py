@@ -36,7 +36,7 @@ class Slide:
       levels: the pyramid; level 0 is the largest.
       mpp: micrometers per level-0 pixel, the caller's if given, or None if unknown. If pixels are
         not square, the side of a square of the same area.
-      mpp_xy: likewise, across and down; geometry is computed with it.
+      mpp_xy: the same across and down; geometry is computed with it.
       metadata_mpp: the mpp of the metadata, or None if there is no plausible one.
       objective_power: magnification of the objective, or None. It gives no mpp: see `check_mpp`.
       vendor: scanner or format, such as "aperio", "generic-tiff", "ome-tiff", "dicom", "picture".

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,14 +9,13 @@ import numpy as np
 import tifffile
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import check_regular
+from wsss_jax.slides.reading import ome
 from wsss_jax.slides.reading.cache import Cache
 from wsss_jax.slides.reading.raw_slide import (
     RawSlide,
     check_size,
     describe_other_image,
     is_level,
-    parse_number,
 )
 from wsss_jax.slides.reading.tiff_headers import (
     COLORS,
@@ -25,17 +23,14 @@ from wsss_jax.slides.reading.tiff_headers import (
     REDUCED,
     SEGMENT_BYTES,
     Page,
-    find_ome_elements,
     note_orientation,
 )
 from wsss_jax.slides.reading.tiff_pixels import LevelReader, note_dropped_samples
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MICROMETERS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_SMALL = 16  # times fewer pixels than the slide: a macro image or a label, no section
+_SMALL = 16  # times fewer pixels than the slide: a macro image or a label, not a section
 _NO_SECTIONS = ("label", "macro", "thumbnail", "overview")  # in names of images
 _DYE = "|Dye"  # in Aperio's descriptions of fluorescence
-_MAX_LISTED = 5  # files in a message
 
 # Damaged files get one line of this program; tifffile logs several.
 tifffile.logger().setLevel(logging.CRITICAL)
@@ -86,7 +81,7 @@ def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str,
       InputError: its pixels are in other files, or it is a stack of planes.
     """
     if file.is_ome:
-        _check_parts(path, ElementTree.fromstring(file.ome_metadata))
+        ome.check_set(path, file.ome_metadata)
     all_pictures = [p for series in file.series for p in _list_pictures(path, series)]
     pictures = [p for p in all_pictures if not p.list_other_files(path)]
     elsewhere = {name: None for p in all_pictures for name in p.list_other_files(path)}
@@ -179,31 +174,6 @@ def _list_pictures(path: Path, series: tifffile.TiffPageSeries) -> list[Picture]
     return [Picture([pages[0] for pages in levels], f"{series.axes} {series.shape}", series)]
 
 
-def _check_parts(path: Path, root: ElementTree.Element) -> None:
-    """Refuses a file of an OME-TIFF set if the other files are not beside it."""
-    for element in find_ome_elements(root, "BinaryOnly"):
-        name = element.get("MetadataFile") or "not named"
-        state = "" if (path.parent / name).exists() else ", which is missing"
-        raise InputError(
-            f"{path}: its metadata is in another file, {name}{state}; save it as one OME-TIFF file"
-        )
-    names = {
-        element.get("FileName"): None
-        for element in find_ome_elements(root, "UUID")
-        if element.text != root.get("UUID")
-    }
-    others = [name for name in names if name and name.lower() != path.name.lower()]
-    missing = [name for name in others if not (path.parent / name).exists()]
-    if missing:
-        more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
-        raise InputError(
-            f"{path}: parts of it are in other files, which are missing: "
-            f"{', '.join(missing[:_MAX_LISTED])}{more}; copy them beside it, or save it as one file"
-        )
-    for name in others:
-        check_regular(path.parent / name)
-
-
 def open_tiff(path: Path) -> RawSlide:
     """Opens the largest picture of a TIFF file.
 
@@ -211,7 +181,7 @@ def open_tiff(path: Path) -> RawSlide:
       InputError: it is not 8-bit gray, RGB or RGBA, or of an unknown compression; it is a stack of
         planes; its tiles or strips are too large, or some lie beyond the end of the file or in
         other files.
-      OtherColors: likewise, but OpenSlide may read it.
+      OtherColors: colors that OpenSlide may read.
     """
     file = tifffile.TiffFile(path)
     try:
@@ -224,11 +194,13 @@ def open_tiff(path: Path) -> RawSlide:
         more = [note_dropped_samples(pages[0]), *note_orientation(pages[0])]
         if not file.is_ome:
             mpp = _read_tag_mpp(pages[0])
-        elif (described := _find_ome_pixels(path, file.ome_metadata, slide)) is not None:
-            mpp = _read_ome_mpp(described)
         else:
-            mpp = None
-            more.append("its OME metadata describes no image of its size, so its mpp is unknown")
+            pixels = ome.find_pixels(path, file.ome_metadata, slide.size, slide.pages[0].index)
+            mpp = None if pixels is None else ome.read_mpp(pixels)
+            if pixels is None:
+                more.append(
+                    "its OME metadata describes no image of its size, so its mpp is unknown"
+                )
         return RawSlide(
             sizes=sizes,
             read=lambda level, *region: readers[level].read(level, *region),
@@ -257,40 +229,3 @@ def _read_tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
         return None
     horizontal, vertical = (unit * below / above for above, below in rates)
     return horizontal, vertical
-
-
-def _find_ome_pixels(path: Path, metadata: str, slide: Picture) -> ElementTree.Element | None:
-    """Finds a picture in OME's metadata; None if no image there has its size."""
-    root = ElementTree.fromstring(metadata)
-    texts = tuple(map(str, slide.size))
-    index = slide.pages[0].index
-
-    def is_here(pixels: ElementTree.Element) -> bool:
-        files = find_ome_elements(pixels, "UUID")
-        return not files or any(
-            file.text == root.get("UUID") or file.get("FileName", "").lower() == path.name.lower()
-            for file in files
-        )
-
-    def has_page(pixels: ElementTree.Element) -> bool:
-        return any(
-            int(data.get("IFD", 0)) == index for data in find_ome_elements(pixels, "TiffData")
-        )
-
-    own = [
-        pixels
-        for pixels in find_ome_elements(root, "Pixels")
-        if (pixels.get("SizeX"), pixels.get("SizeY")) == texts and is_here(pixels)
-    ]
-    return next(filter(has_page, own), next(iter(own), None))
-
-
-def _read_ome_mpp(pixels: ElementTree.Element) -> tuple[float, float] | None:
-    sizes = []
-    for axis in "XY":
-        unit = _MICROMETERS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        length = parse_number(pixels.get(f"PhysicalSize{axis}"))
-        if unit is None or length is None:
-            return None
-        sizes.append(unit * length)
-    return sizes[0], sizes[1]

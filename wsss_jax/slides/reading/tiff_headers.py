@@ -3,8 +3,6 @@
 OpenSlide and its libraries end the process where a header claims more than the file holds.
 """
 
-import math
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +10,16 @@ import numpy as np
 import tifffile
 
 from wsss_jax.errors import InputError
+from wsss_jax.slides.reading.ome import count_planes
 from wsss_jax.slides.reading.raw_slide import CONVERT, check_size
 
 SEGMENT_BYTES = 128 << 20  # of a decoded tile or strip
-COLORS = {  # samples per pixel, without transparency
+COLORS = {  # photometric interpretation -> samples per pixel, without transparency
     tifffile.PHOTOMETRIC.RGB: 3,
     tifffile.PHOTOMETRIC.YCBCR: 3,
     tifffile.PHOTOMETRIC.MINISBLACK: 1,
 }
-# Likewise; OpenSlide turns these into RGB, the reader by tifffile does not.
+# The same for colors that OpenSlide turns into RGB, and `tiff_pixels` does not.
 OTHER_COLORS = {
     tifffile.PHOTOMETRIC.MINISWHITE: 1,
     tifffile.PHOTOMETRIC.PALETTE: 1,
@@ -53,8 +52,7 @@ def check_header(path: Path) -> None:
                 check_table(path, page, file_bytes)
         planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
         if file.is_ome:
-            pixels = find_ome_elements(ElementTree.fromstring(file.ome_metadata), "Pixels")
-            planes = sum(map(_count_planes, pixels))
+            planes = count_planes(file.ome_metadata)
         if planes > _MAX_PLANES:
             raise InputError(f"{path}: {planes:,} planes; save it as one 8-bit RGB picture")
 
@@ -88,24 +86,12 @@ def iterate_pages(path: Path, file: tifffile.TiffFile) -> Iterator[tifffile.Tiff
                     following.append(tifffile.TiffPage(file, (page.index, index)))
 
 
-def _count_planes(pixels: ElementTree.Element) -> int:
-    """Returns the largest number of planes that OME's metadata gives for an image."""
-    sizes = math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "CZT")
-    given = [
-        int(data.get(field, 0))
-        for data in find_ome_elements(pixels, "TiffData")
-        for field in ("PlaneCount", "NumPlanes", "IFD")
-    ]
-    return max(sizes, *given, 1)
-
-
-def find_ome_elements(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    """Finds the elements of a name in any version of OME's namespace."""
-    return [element for element in root.iter() if element.tag.rpartition("}")[2] == name]
-
-
 def check_segment(path: Path, page: tifffile.TiffPage, wide: int, tall: int) -> None:
-    """Refuses tiles or strips without pixels, or too large to be decoded, by an `InputError`."""
+    """Refuses tiles or strips without pixels, or too large to be decoded.
+
+    Raises:
+      InputError: such tiles or strips.
+    """
     if min(wide, tall) < 1:
         raise InputError(f"{path}: tiles of {wide} x {tall} pixels; copy the slide again")
     deep = page.tiledepth if page.is_tiled else 1
@@ -120,7 +106,7 @@ def check_table(path: Path, member: Page, file_bytes: int) -> None:
     """Refuses a table that lacks tiles or strips, or has some beyond the end of the file.
 
     Raises:
-      InputError: likewise.
+      InputError: such a table.
     """
     page = member.keyframe
     wide, tall = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, None)
@@ -142,7 +128,7 @@ def check_pixels(path: Path, page: tifffile.TiffPage) -> None:
     OpenSlide takes of 16 bits the upper 8, and every fourth sample for transparency.
 
     Raises:
-      InputError: likewise.
+      InputError: such pixels.
     """
     samples = (COLORS | OTHER_COLORS).get(page.photometric)
     if (

@@ -52,7 +52,7 @@ class LevelReader:
         Raises:
           InputError: the level is not 8-bit gray, RGB or RGBA, or of an unknown compression; its
             segments are too large, or some lie beyond the end of the file.
-          OtherColors: likewise, but OpenSlide may read it.
+          OtherColors: colors that OpenSlide may read.
         """
         page = member.keyframe
         _check_kind(path, page)
