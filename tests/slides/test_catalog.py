@@ -128,7 +128,7 @@ def test_hidden_files_are_not_slides(folder):
         catalog.find_slides(str(folder / "._*"), results.is_ours)
 
 
-def test_fingerprints_leave_out_hidden_files_and_has_all_of_a_series(folder):
+def test_fingerprints_skip_hidden_files_and_cover_a_whole_series(folder):
     for name in ("0.dcm", "1.dcm"):
         _write_header(folder / "d" / name, "1.1")
     whole = catalog.fingerprint(folder / "d")

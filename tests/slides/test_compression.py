@@ -26,20 +26,20 @@ def _cut(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
-def _cut_with_end(data: bytes) -> bytes:
+def _cut_before_end(data: bytes) -> bytes:
     return data[: len(data) // 2] + END
 
 
-def _zeroed(data: bytes) -> bytes:
+def _zero_end(data: bytes) -> bytes:
     return _cut(data).ljust(len(data), b"\0")
 
 
-def _zeroed_within(data: bytes) -> bytes:
+def _zero_middle(data: bytes) -> bytes:
     half = len(data) // 2
     return data[:half] + bytes(64) + data[half + 64 :]
 
 
-DAMAGES = (_cut, _cut_with_end, _zeroed, _zeroed_within)
+DAMAGES = (_cut, _cut_before_end, _zero_end, _zero_middle)
 
 
 def _change_first_tile(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -102,7 +102,7 @@ def test_blank_tiles_pass(optimize, progressive):
             compression.check_jpeg_tile(data, None, imagecodecs.jpeg_decode(data))
 
 
-@pytest.mark.parametrize("damage", [_cut, _zeroed])
+@pytest.mark.parametrize("damage", [_cut, _zero_end])
 def test_a_damaged_jpeg_2000_tile_is_named(tmp_path, damage):
     path = tmp_path / "j.tif"
     tifffile.imwrite(path, GRAINY, photometric="rgb", tile=(256, 256), compression="jpeg2000")
@@ -148,6 +148,6 @@ def test_a_damaged_jpeg_picture_is_refused(tmp_path, progressive):
     exif[274] = 3
     Image.fromarray(GRAINY).save(path, quality=90, progressive=progressive, exif=exif)
     assert open_slide(path, 0.5).width == 640
-    path.write_bytes(_cut_with_end(path.read_bytes()))
+    path.write_bytes(_cut_before_end(path.read_bytes()))
     with pytest.raises(InputError, match=r"p\.jpg: damaged .*part of the JPEG is missing.*; copy"):
         open_slide(path, 0.5)

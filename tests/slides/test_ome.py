@@ -21,7 +21,7 @@ def test_missing_files_of_an_ome_set_are_named(tmp_path):
     path = write_ome(tmp_path / "c0.ome.tif", make_image(parts, 3))
     with pytest.raises(InputError, match=r"which are missing: c1\.ome\.tif, c2\.ome\.tif; copy"):
         open_slide(path)
-    # What is there instead is not opened: a pipe would be waited for.
+    # A pipe under the name of a part is not opened: that would wait forever.
     (tmp_path / "c1.ome.tif").touch()
     os.mkfifo(tmp_path / "c2.ome.tif")
     with pytest.raises(InputError, match=r"c2\.ome\.tif: a named pipe, not a file"):
@@ -30,12 +30,12 @@ def test_missing_files_of_an_ome_set_are_named(tmp_path):
     path = write_ome(tmp_path / "binary.ome.tif", companion)
     with pytest.raises(InputError, match=r"slide\.companion\.ome, which is missing; save it as"):
         open_slide(path)
-    # A file that was given another name is whole.
+    # A renamed file is complete.
     path = write_ome(
         tmp_path / "renamed.ome.tif", make_image(make_tiff_data(0, "before.ome.tif", 1))
     )
     assert open_slide(path, 0.5).read(0, 0, 0, 640, 480)[..., 0].tolist() == WAVES[..., 0].tolist()
-    # Planes that the metadata counts and the file has not.
+    # The metadata counts planes that the file does not have.
     path = write_ome(tmp_path / "short.ome.tif", make_image("<TiffData/>", 3))
     with pytest.raises(InputError, match=r"short\.ome\.tif: .*; save it"):
         open_slide(path)

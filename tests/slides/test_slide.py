@@ -44,7 +44,7 @@ def test_every_format_gives_all_levels_pixels_and_metadata(slides_dir, waves, na
         np.testing.assert_array_equal(slide.read(1, 301, 203, 254, 248), half[203:, 301:])
 
 
-def _only_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
+def _use_only_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise tiff_pixels.OtherColors(f"{path}: refused")
 
@@ -56,7 +56,7 @@ def test_openslide_and_tifffile_decode_the_same(tmp_path, monkeypatch, style):
     path = tmp_path / "x.tif"
     write_pyramid(path, draw_section(1024, 768), 0.5, (1, 2), style)
     by_tifffile = open_slide(path)
-    _only_openslide(monkeypatch)
+    _use_only_openslide(monkeypatch)
     by_openslide = open_slide(path)
     assert by_openslide.vendor == by_tifffile.vendor
     for level in (0, 1):
@@ -82,7 +82,7 @@ def test_tiff_in_strips_and_in_planes(tmp_path, waves, options):
     path = tmp_path / "strips.tif"
     data = waves.transpose(2, 0, 1) if "planarconfig" in options else waves
     tifffile.imwrite(path, data, photometric="rgb", resolution=(20000, 20000), **options)
-    with tifffile.TiffFile(path) as file:  # not through a decoder of ours
+    with tifffile.TiffFile(path) as file:  # OpenSlide would read tiles
         assert not file.pages[0].is_tiled
     slide = open_slide(path)
     assert slide.vendor == "tiff"
@@ -146,33 +146,33 @@ def test_sections_left_out_of_ome_are_reported(tmp_path, waves):
         check_mpp(open_slide(path))
 
 
-def _text(path):
+def _write_text(path):
     path.write_text("not a slide\n" * 100)
 
 
-def _zero(path):
+def _write_nothing(path):
     path.touch()
 
 
-def _cut(path):
+def _write_cut_slide(path):
     write_arrays(path, [draw_waves(600, 600)], 0.5)
     path.write_bytes(path.read_bytes()[:20000])
 
 
-def _cut_picture(path):
+def _write_cut_picture(path):
     Image.fromarray(draw_waves(600, 600)).save(path, format="png")
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def _deep(path):
+def _write_16_bits(path):
     tifffile.imwrite(path, draw_waves(99, 99).astype(np.uint16), photometric="rgb")
 
 
-def _empty_folder(path):
+def _make_empty_folder(path):
     path.mkdir()
 
 
-def _not_dicom(path):
+def _write_broken_dicom(path):
     path.write_bytes(b"\0" * 128 + b"DICM" + b"\1" * 500)
 
 
@@ -180,13 +180,13 @@ def _not_dicom(path):
     ("make", "message"),
     [
         (lambda path: None, "no such file; correct the path"),
-        (_zero, "an empty file; copy the slide again"),
-        (_text, "not a slide, whatever its name says; give"),
-        (_cut, "cut short; copy"),
-        (_cut_picture, "damaged or cut short .*; copy"),
-        (_deep, "uint16 .*save it as one 8-bit RGB picture"),
-        (_empty_folder, r"a folder without \.dcm files; name a slide"),
-        (_not_dicom, "wsidicom|not a whole DICOM slide"),
+        (_write_nothing, "an empty file; copy the slide again"),
+        (_write_text, "not a slide, whatever its name says; give"),
+        (_write_cut_slide, "cut short; copy"),
+        (_write_cut_picture, "damaged or cut short .*; copy"),
+        (_write_16_bits, "uint16 .*save it as one 8-bit RGB picture"),
+        (_make_empty_folder, r"a folder without \.dcm files; name a slide"),
+        (_write_broken_dicom, "wsidicom|not a whole DICOM slide"),
     ],
 )
 def test_files_that_are_not_slides_cost_one_line(tmp_path, make, message):
@@ -229,7 +229,7 @@ def test_a_damaged_tile_in_the_middle_is_named(tmp_path, monkeypatch, style, ope
         file.seek(offset)
         file.write(b"\0" * count)
     if openslide:
-        _only_openslide(monkeypatch)
+        _use_only_openslide(monkeypatch)
     view = View(open_slide(path), 0.5)
     with pytest.raises(InputError, match=r"cannot be decoded at x \d+, y \d+ of level 0 .*; copy"):
         view.read(300, 600, 100, 100)
@@ -265,7 +265,7 @@ def test_pipes_are_not_opened(tmp_path):
 
 def test_pictures_are_upright_and_of_8_bits(tmp_path, waves):
     exif = Image.Exif()
-    exif[274] = 6  # shown turned by a quarter
+    exif[274] = 6  # to be turned by 90 degrees
     for name, options in (("r.png", {}), ("r.jpg", {"quality": 98, "subsampling": 0})):
         Image.fromarray(np.rot90(waves)).save(tmp_path / name, exif=exif, **options)
         slide = open_slide(tmp_path / name, 0.5)

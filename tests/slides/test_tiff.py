@@ -94,7 +94,7 @@ def test_sections_of_a_plain_tiff_are_reported(tmp_path, options):
     path = write_tiff(tmp_path / "same.tif", (WAVES, options), (255 - WAVES, options))
     assert open_slide(path).warnings == ("it holds 2 large images; only the first is used",)
     np.testing.assert_array_equal(read_whole(path), WAVES)
-    # Of the same shape, but no smaller version: nothing is reduced by 1.25.
+    # Of the same shape, but not a smaller version: no level is reduced by 1.25.
     path = write_tiff(tmp_path / "shape.tif", (WAVES[:384, :512], options), (WAVES, options))
     assert open_slide(path).warnings == ("it holds 2 large images; only the largest is used",)
     path = write_tiff(tmp_path / "label.tif", (label, options), (WAVES, options))

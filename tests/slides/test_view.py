@@ -50,17 +50,17 @@ def test_pixels_that_are_not_square_are_resampled_by_axis(tall_pixels, waves):
     assert view.read_overview(100)[0].shape == (100, 100, 3)
     quarter = View(slide, 0.25)  # copied across, enlarged down
     assert (quarter.width, quarter.height) == (1000, 1000)
-    found = quarter.read(100, 100, 800, 800).astype(int)
-    assert np.abs(found[:, ::2] - cv2.resize(waves[50:450, 50:450], (400, 800))).max() <= 4
+    enlarged_image = quarter.read(100, 100, 800, 800).astype(int)
+    assert np.abs(enlarged_image[:, ::2] - cv2.resize(waves[50:450, 50:450], (400, 800))).max() <= 4
     with pytest.raises(InputError, match=r"its 0\.5 micrometers .* over twice the 0\.2 "):
         View(slide, 0.2)
-    # One number of the user's is that of both axes.
+    # A number set by the user is used for both axes.
     slide = open_slide(tall_pixels, 0.5)
     assert slide.mpp_xy == (0.5, 0.5) and "0.5 is used for both" in slide.warnings[0]
 
 
-def _difference(image: np.ndarray, source: np.ndarray, ratio: float) -> np.ndarray:
-    """Between an image and its `ratio` times larger source, resized as a whole."""
+def _compare_with_source(image: np.ndarray, source: np.ndarray, ratio: float) -> np.ndarray:
+    """Returns the difference of an image from its `ratio` times larger source, resized at once."""
     height, width = image.shape[:2]
     padded = Image.fromarray(np.pad(source, ((0, 9), (0, 9), (0, 0)), mode="edge"))
     box = (0, 0, width * ratio, height * ratio)
@@ -76,9 +76,9 @@ def test_the_view_is_level_0_resized(slides_dir, waves, name, ratio, resample, m
     view = View(open_slide(slides_dir / name), 0.5 * ratio, resample)
     size = (round(WIDTH / ratio), round(HEIGHT / ratio))
     assert (view.width, view.height) == size
-    # Where a level ends early its border is repeated: compared up to there.
+    # Where a level ends early its border is repeated, which is not compared.
     image = view.read(0, 0, int(WIDTH // ratio), int(HEIGHT // ratio))
-    assert _difference(image, waves, ratio).max() <= (0 if ratio == 1 else 2)
+    assert _compare_with_source(image, waves, ratio).max() <= (0 if ratio == 1 else 2)
 
 
 @pytest.mark.parametrize("resample", ["area", "triangle"])
@@ -140,8 +140,8 @@ def test_level_ratios_that_are_not_whole_numbers(tmp_path, waves):
     write_arrays(tmp_path / "r.svs", [waves, small], 0.5)
     view = View(open_slide(tmp_path / "r.svs"), 1.5)
     assert view.slide.levels[1].downsample == pytest.approx(2.502, abs=1e-3)
-    assert _difference(view.read(0, 0, view.width, view.height), waves, 3).max() <= 3
-    # 903 rows halved are 451, which 452 working rows need: the last is no white line.
+    assert _compare_with_source(view.read(0, 0, view.width, view.height), waves, 3).max() <= 3
+    # 903 rows halved are 451, which 452 working rows need: the last one is not white.
     write_arrays(tmp_path / "h.svs", [waves, waves[:902:2, :1110:2]], 0.5)
     view = View(open_slide(tmp_path / "h.svs"), 1.0)
     assert view.height == 452
@@ -183,7 +183,7 @@ def test_real_slides():
     assert slide.metadata_mpp is None
     lower, full = View(slide, 1.0), slide.read(0, 2000, 2000, 600, 600)
     half = np.asarray(Image.fromarray(full).resize((300, 300), Image.Resampling.BOX))
-    # The level's own reduction is another one: alike, and not shifted.
+    # The scanner reduced the level by another filter: similar, and not shifted.
     errors = [
         np.abs(lower.read(1000 + shift, 1000, 300, 300).astype(int) - half).mean()
         for shift in (-1, 0, 1)

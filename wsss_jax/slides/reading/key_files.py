@@ -37,25 +37,28 @@ def check_parts(path: Path) -> None:
 
 def _read_values(key_file: Path, groups: tuple[str, ...]) -> list[str]:
     """Reads the values of a key file that has one of the groups; of another file none."""
-    with key_file.open("rb") as file:
-        text = file.read(_MAX_BYTES).decode("utf-8", "replace")
-    if not any(group in text for group in groups):
+    lines = _read_lines(key_file)
+    if not any(group in line for group in groups for line in lines):
         return []
-    values = (line.partition("=")[2].strip() for line in text.splitlines())
-    return [
-        re.sub(r"\\([sntr\\])", lambda match: _ESCAPES[match[1]], value)
-        for value in values
-        if value
-    ]
+    values = filter(None, map(_get_value, lines))
+    return [re.sub(r"\\([sntr\\])", lambda match: _ESCAPES[match[1]], value) for value in values]
+
+
+def _read_lines(key_file: Path) -> list[str]:
+    with key_file.open("rb") as file:
+        return file.read(_MAX_BYTES).decode("utf-8", "replace").splitlines()
+
+
+def _get_value(line: str) -> str:
+    return line.partition("=")[2].strip()
 
 
 def list_named_files(key_file: Path) -> list[Path]:
     """Lists the existing files that a key file of Hamamatsu names (ImageFile=x.jpg)."""
     if not key_file.is_file():
         return []
-    lines = key_file.read_bytes()[:_MAX_BYTES].decode("utf-8", "replace").splitlines()
-    values = (line.partition("=")[2].strip() for line in lines)
-    return [key_file.parent / name for name in values if is_file_there(key_file.parent / name)]
+    paths = (key_file.parent / _get_value(line) for line in _read_lines(key_file))
+    return [path for path in paths if is_file_there(path)]
 
 
 def is_file_there(path: Path) -> bool:

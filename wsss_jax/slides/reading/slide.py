@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -108,12 +107,7 @@ class Slide:
     def __enter__(self) -> "Slide":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
