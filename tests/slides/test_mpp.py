@@ -76,7 +76,7 @@ def test_mpp_table(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_mpp_table(path)
-    with pytest.raises(InputError, match=r"none\.csv: No such file.*; name"):
+    with pytest.raises(InputError, match=r"none\.csv: No such file.*; name a CSV file with"):
         read_mpp_table(tmp_path / "none.csv")
     path.write_bytes(b"slide,mpp\n\xff\xfe")
     with pytest.raises(InputError, match=r"mpp\.csv: not a CSV file"):

@@ -351,7 +351,7 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
         "empty": "an empty file; copy the slide again",
         "folder.svs": "a folder without .dcm files",
         "glass": "no tissue found; look at the slide, lower",
-        "text": "not a slide, whatever its name says",
+        "text": "not a slide of a known format",
         "without": "set --config.slide_mpp=0.25",
     }
     locked = folder / "locked.svs"

@@ -181,7 +181,7 @@ def _write_broken_dicom(path):
     [
         (lambda path: None, "no such file; correct the path"),
         (_write_nothing, "an empty file; copy the slide again"),
-        (_write_text, "not a slide, whatever its name says; give"),
+        (_write_text, "not a slide of a known format; give"),
         (_write_cut_slide, "cut short; copy"),
         (_write_cut_picture, "damaged or cut short .*; copy"),
         (_write_16_bits, "uint16 .*save it as one 8-bit RGB picture"),

@@ -226,7 +226,9 @@ def test_probabilities_that_are_not_finite_are_refused(tmp_path):
         return probabilities
 
     image, tiling = draw_noise(60, 60), Tiling(32, 16, batch_size=5)
-    with pytest.raises(InputError, match="no finite probabilities around x="):
+    with pytest.raises(
+        InputError, match=r"no finite probabilities around x=.*, or set --config\.precision=float32"
+    ):
         stitch_image(tmp_path, image, mark_everything(image), tiling, predict=predict_nan)
 
 

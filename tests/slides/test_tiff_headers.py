@@ -127,7 +127,7 @@ def test_too_many_planes_and_pages_are_refused(tmp_path, monkeypatch):
     path = write_tiff(tmp_path / "pages.tif", *[(WAVES, {})] * 4)
     assert len(open_slide(path).warnings) == 1
     monkeypatch.setattr(tiff_headers, "MAX_PAGES", 3)
-    with pytest.raises(InputError, match=r"pages\.tif: over 3 pages; save the slide to use"):
+    with pytest.raises(InputError, match=r"pages\.tif: over 3 pages; save the slide as"):
         open_slide(path)
 
 

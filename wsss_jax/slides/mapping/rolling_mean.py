@@ -87,6 +87,7 @@ class RollingMean:
         if not np.isfinite(means.sum()):
             raise InputError(
                 f"the networks give no finite probabilities around x={x}, y={y} of the slide (in "
-                "pixels at their resolution): evaluate them on patches, or use float32"
+                "pixels at their resolution): evaluate them on patches, or set "
+                "--config.precision=float32"
             )
         return Band(part, x, y, means, covered)

@@ -32,12 +32,17 @@ class Tiling:
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.tile:
             raise InputError(
-                f"a stride of {self.stride} for tiles of {self.tile}: choose 1 to {self.tile}"
+                f"a stride of {self.stride} for tiles of {self.tile} pixels: set --config.stride "
+                f"to 1 to {self.tile}"
             )
         if self.window not in WINDOWS:
-            raise InputError(f"there is no window {self.window!r}: choose {' or '.join(WINDOWS)}")
+            raise InputError(
+                f"there is no window {self.window!r}: set --config.window to {' or '.join(WINDOWS)}"
+            )
         if self.batch_size < 1:
-            raise InputError(f"a batch of {self.batch_size} tiles: choose 1 or more")
+            raise InputError(
+                f"a batch of {self.batch_size} tiles: set --config.batch_size to 1 or more"
+            )
 
     def starts(self, length: int) -> np.ndarray:
         """Where tiles start along an axis of `length` pixels, see `tile_starts`."""

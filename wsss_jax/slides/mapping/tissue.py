@@ -47,7 +47,9 @@ def detect_tissue(
       InputError: `threshold` is neither "otsu" nor a number from 0 to 255.
     """
     if threshold != "otsu" and (isinstance(threshold, str) or not 0 <= threshold <= 255):
-        raise InputError(f"tissue threshold {threshold!r}: set 'otsu' or a saturation of 0 to 255")
+        raise InputError(
+            f"config.tissue.threshold is {threshold!r}: set otsu or a saturation of 0 to 255"
+        )
     _, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(overview, 3), cv2.COLOR_RGB2HSV))
     if threshold == "otsu":
         otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)

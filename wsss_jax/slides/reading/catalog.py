@@ -80,7 +80,7 @@ def find_slides(text: str, is_results: Callable[[Path], bool]) -> list[Path]:
         print(f"skipped: {counted(skipped, 'path')} in folders of results")
     if skipped and not slides:
         raise InputError(
-            f"config.slides: {text} names only files of results of this program: name the slides"
+            f"config.slides: {text} names only results of this program: name the slides"
         )
     if not slides:
         raise InputError("config.slides names no slide: set --config.slides='slides/*.svs'")
@@ -223,7 +223,7 @@ def name_slides(
         # The name of its folder of results belongs to no other slide.
         if used != name and owners.setdefault(used, path) != path and used:
             raise InputError(
-                f"config.mpp_table: {used} could be {owners[used]} and {path}; give a line for "
+                f"config.mpp_table: {used} could be {owners[used]} or {path}; give a line for "
                 f"each, by the names of their folders of results, such as {name}"
             )
         unused += [(path, used, key) for key in others if table[key] != table[used]]
@@ -231,7 +231,7 @@ def name_slides(
     for path, used, key in unused:
         if key not in owners:
             raise InputError(
-                f"config.mpp_table: {used} and {key} both are {path} and differ; keep one line"
+                f"config.mpp_table: {used} and {key} are both for {path} and differ; keep one line"
             )
     return slides
 

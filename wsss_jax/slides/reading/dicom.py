@@ -120,7 +120,9 @@ def _check_frames(path: Path) -> None:
             f"memory; {CONVERT}"
         )
     if header.frames > path.stat().st_size:
-        raise InputError(f"{path}: {header.frames:,} frames, but cut short; copy the slide again")
+        raise InputError(
+            f"{path}: cut short, it has {header.frames:,} frames; copy the slide again"
+        )
     if not header.series:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

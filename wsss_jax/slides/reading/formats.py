@@ -107,8 +107,8 @@ def _open_any(path: Path, head: bytes | None) -> RawSlide:
     if head.startswith(_PICTURE_MAGIC):
         return _open_picture(path)
     raise InputError(
-        f"{path}: not a slide, whatever its name says; give a slide that OpenSlide or tifffile "
-        "reads, DICOM, PNG or JPEG"
+        f"{path}: not a slide of a known format; give a slide that OpenSlide or tifffile reads, "
+        "DICOM, PNG or JPEG"
     )
 
 

@@ -45,7 +45,9 @@ def read_mpp_table(path: Path) -> dict[str, float]:
                     raise InputError(f"{where}: {name!r} is given twice; keep one of the lines")
                 table[name] = mpp
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name a CSV file slide,mpp") from error
+        raise InputError(
+            f"{path}: {error.strerror}; name a CSV file with the header slide,mpp"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file ({error}); save it as UTF-8 text") from error
     return table

@@ -77,7 +77,7 @@ def iterate_pages(path: Path, file: tifffile.TiffFile) -> Iterator[tifffile.Tiff
             seen.add(page.offset)
             if len(seen) > MAX_PAGES:
                 raise InputError(
-                    f"{path}: over {MAX_PAGES:,} pages; save the slide to use by itself"
+                    f"{path}: over {MAX_PAGES:,} pages; save the slide as a file of its own"
                 )
             yield page
             for index, offset in enumerate(page.subifds or ()):
