@@ -58,7 +58,7 @@ def shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
 
     The network is only traced, not run.
     """
-    model = PHASES[phase].build_model(settings(phase, "float32", width), CLASSES)
+    model = PHASES[phase].build_network(settings(phase, "float32", width), CLASSES)
     found: dict[str, Shape] = {}
 
     def record(

@@ -26,7 +26,9 @@ from absl import flags
 from benchmarks import measure
 from benchmarks.train import CLASSES, settings
 from data import synthetic
-from wsss_jax import inputs, parallel, phase1, sources, training
+from wsss_jax import inputs, parallel, sources
+from wsss_jax.methods import phase1
+from wsss_jax.training.step import make_state, train_step
 
 SOURCES = {"folder": "PNG files", "tfds": "ArrayRecord"}
 _AHEAD = 8  # batches that may be ready when the clock starts
@@ -59,12 +61,12 @@ def waiting_share(batches: Iterator[sources.Batch], step: Callable[[sources.Batc
 def phase1_step(width: float) -> Callable[[sources.Batch], None]:
     """A training step of phase 1, awaited."""
     config = settings(1, "float32", width)
-    built = phase1.phase(config, CLASSES, 1000, None)
-    init = jax.jit(partial(built.model.init, train=False))
+    built = phase1.make_task(config, CLASSES, 1000)
+    init = jax.jit(partial(built.network.init, train=False))
     variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
-    state = training.initial_state(built, variables)
+    state = make_state(built, variables)
     values = {name: np.float32(value) for name, value in built.values(5).items()}
-    mapped = parallel.map_train_step(partial(training.train_step, built))
+    mapped = parallel.map_train_step(partial(train_step, built))
 
     def step(batch: sources.Batch) -> None:
         nonlocal state

@@ -28,8 +28,11 @@ from benchmarks import measure
 from benchmarks.train import CLASSES, settings
 from configs import base
 from data import folders, synthetic
-from wsss_jax import inputs, phase1, pseudo_masks, sources, training
+from wsss_jax import inputs, sources
 from wsss_jax.interop import torch_names
+from wsss_jax.jobs import masks as masks_job
+from wsss_jax.methods import phase1
+from wsss_jax.training.trained import Trained
 
 LAYERS = base.layers("reference")
 REFERENCE = "PyTorch, as released"
@@ -46,7 +49,7 @@ class Made(NamedTuple):
 
 def variables_of(config: Any) -> dict[str, Any]:
     """Random weights of the classifier of a phase 1 configuration."""
-    model = phase1.build_model(config, CLASSES)
+    model = phase1.build_network(config, CLASSES)
     init = jax.jit(partial(model.init, train=False))
     # The default generator compiles anew for every parameter.
     return init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
@@ -57,8 +60,8 @@ def ours(
 ) -> Made:
     """Opens the patches of a source as the job does, after one batch that is not counted."""
     config = settings(1, precision, args.width)
-    model = phase1.build_model(config, CLASSES)
-    classifier = training.Trained(config, synthetic.DATASET, model, variables)
+    model = phase1.build_network(config, CLASSES)
+    classifier = Trained(config, synthetic.DATASET, model, variables)
     job = base.masks("unused", "reference")
     writing = []
 
@@ -66,21 +69,21 @@ def ours(
         writing.append(measure.once(lambda: folders.write_mask(path, mask, synthetic.DATASET)))
 
     exact = None if precision == "float32" else "default"
-    with jax.default_matmul_precision(exact), ThreadPoolExecutor(pseudo_masks.WRITERS) as pool:
-        open_batch = pseudo_masks._opener(job, classifier)
-        open_batch(variables, next(inputs.batches(source, args.batch, workers=0)))
+    with jax.default_matmul_precision(exact), ThreadPoolExecutor(masks_job.WRITERS) as pool:
+        open_batch = masks_job.make_opener(job, classifier)
+        open_batch(next(inputs.batches(source, args.batch, workers=0)))
         pending: list[Future] = []
         waiting = 0.0
         start = time.perf_counter()
         for batch in inputs.batches(source, args.batch, workers=args.workers):
-            label_maps = open_batch(variables, batch)
-            waiting += measure.once(partial(pseudo_masks._wait, pending))
+            label_maps = open_batch(batch)
+            waiting += measure.once(partial(masks_job.wait_for, pending))
             pending = [
                 pool.submit(write, out / layer / f"{source.names[batch['index'][row]]}.png", mask)
                 for layer, of_layer in label_maps.items()
                 for row, mask in enumerate(of_layer[: int(batch["weight"].sum())])
             ]
-        waiting += measure.once(partial(pseudo_masks._wait, pending))
+        waiting += measure.once(partial(masks_job.wait_for, pending))
         seconds = time.perf_counter() - start
     return Made(len(source), seconds, sum(writing), waiting)
 

@@ -10,7 +10,11 @@ from jax.sharding import PartitionSpec
 
 from benchmarks.train import CLASSES, PHASES, random_batch, settings
 from configs import base
-from wsss_jax import cam, masks, parallel, phase1, phase2, pixels, training
+from wsss_jax import cam, masks, parallel, pixels
+from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods.gate import Gate
+from wsss_jax.state import network_shapes
+from wsss_jax.training import step
 
 
 class Program(NamedTuple):
@@ -21,15 +25,15 @@ class Program(NamedTuple):
 
 
 def train_step(phase: int, precision: str, width: float, batch: int, size: int) -> Program:
-    """A training step on a global batch; arguments as of `training.train_step`."""
-    built = PHASES[phase].phase(settings(phase, precision, width), CLASSES, 1000, None)
+    """A training step on a global batch; arguments as of `step.train_step`."""
+    built = PHASES[phase].make_task(settings(phase, precision, width), CLASSES, 1000)
     values = {name: np.float32(value) for name, value in built.values(5).items()}
     shapes = _shapes(random_batch(phase, batch, size)), _shapes(values)
-    arguments = training.state_shapes(built), *shapes, jax.eval_shape(partial(jax.random.key, 1))
-    return Program(partial(training.train_step, built), arguments)
+    arguments = step.state_shapes(built), *shapes, jax.eval_shape(partial(jax.random.key, 1))
+    return Program(partial(step.train_step, built), arguments)
 
 
-def on_mesh(step: Callable, devices: int) -> Callable:
+def on_mesh(function: Callable, devices: int) -> Callable:
     """A training step over the first devices, as `jax.pmap` maps it, for the whole batch.
 
     `jax.pmap` is the same program, but cannot be lowered for a device that is not there.
@@ -37,7 +41,7 @@ def on_mesh(step: Callable, devices: int) -> Callable:
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (parallel.AXIS,))
     same, shared = PartitionSpec(), PartitionSpec(parallel.AXIS)
     return jax.shard_map(
-        step,
+        function,
         mesh=mesh,
         in_specs=(same, shared, same, same),
         out_specs=same,
@@ -48,7 +52,7 @@ def on_mesh(step: Callable, devices: int) -> Callable:
 def grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
     """Label maps of three layers, as the job `masks` makes them, of `variables, image, label`."""
     config, job = settings(1, precision, width), base.masks("unused")
-    model = phase1.build_model(config, CLASSES)
+    model = phase1.build_network(config, CLASSES)
 
     def label_maps(variables: Any, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
         maps, _ = cam.grad_cam(model, variables, pixels.scaled(image, config.model), job.layers)
@@ -58,22 +62,24 @@ def grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
         }
 
     image, label = _shapes([random_batch(1, batch, size)[key] for key in ("image", "label")])
-    return Program(label_maps, (training.network_shapes(model), image, label))
+    return Program(label_maps, (network_shapes(model), image, label))
 
 
 def slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
     """Gated label maps of `variables of phase 1, variables of phase 2, image`."""
     first, second = (settings(phase, precision, width) for phase in PHASES)
-    classifier, network = (PHASES[p].build_model(c, CLASSES) for p, c in ((1, first), (2, second)))
-    options = base.evaluate("unused", "unused").gate
+    classifier, network = (
+        PHASES[p].build_network(c, CLASSES) for p, c in ((1, first), (2, second))
+    )
+    gate = Gate.of(base.evaluate("unused", "unused").gate)
 
     def label_maps(of_classifier: Any, of_network: Any, image: jax.Array) -> jax.Array:
         scaled = pixels.scaled(image, first.model)
         seen, _ = classifier.apply(of_classifier, scaled, train=False)
-        logits = phase2.predict(second, network, of_network, image)
-        return phase2.gate(logits, jax.nn.sigmoid(seen), **options)
+        logits = phase2.predict(second, network, of_network, image).logits
+        return gate.segment(logits, jax.nn.sigmoid(seen))
 
-    variables = (training.network_shapes(model) for model in (classifier, network))
+    variables = (network_shapes(model) for model in (classifier, network))
     return Program(label_maps, (*variables, _shapes(random_batch(1, batch, size)["image"])))
 
 

@@ -27,7 +27,9 @@ from flax.traverse_util import flatten_dict
 
 from benchmarks import counts, measure, programs
 from benchmarks.train import CLASSES, PHASES, random_batch, settings
-from wsss_jax import parallel, training
+from wsss_jax import parallel
+from wsss_jax.training.step import make_state, train_step
+from wsss_jax.training.task import Task
 
 _REPOSITORY = Path(__file__).parents[1]
 _REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
@@ -92,7 +94,7 @@ def volume(phase: int, width: float) -> dict[str, Any]:
     }
     sent = all_reduces(mapped.lower(state, batch, *rest).compile().as_text())
     config = settings(phase, "float32", width)
-    built = PHASES[phase].phase(config, CLASSES, 1000, None)
+    built = PHASES[phase].make_task(config, CLASSES, 1000)
     params = flatten_dict(state.variables["params"])
     trained = sum(v.size for path, v in params.items() if built.is_trainable(path))
     of_batch = phase == 2 or config.model.batch_norm == "trained"
@@ -171,8 +173,8 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
     powers = [2**i for i in range(len(found).bit_length())]
     rows = []
     for phase in args.phase:
-        built = PHASES[phase].phase(settings(phase, "bfloat16", args.width), CLASSES, 1000, None)
-        init = jax.jit(partial(built.model.init, train=False))
+        built = PHASES[phase].make_task(settings(phase, "bfloat16", args.width), CLASSES, 1000)
+        init = jax.jit(partial(built.network.init, train=False))
         variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
         variables = jax.device_get(variables)
         values = {name: np.float32(value) for name, value in built.values(5).items()}
@@ -199,7 +201,7 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _rate(
-    built: training.Phase,
+    built: Task,
     variables: dict[str, Any],
     values: dict[str, np.float32],
     batch: dict[str, np.ndarray],
@@ -209,9 +211,9 @@ def _rate(
     """Images per second of a training step on some devices."""
     mesh = jax.sharding.Mesh(np.array(devices), (parallel.AXIS,))
     same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    state = jax.device_put(jax.device_get(training.initial_state(built, variables)), same)
+    state = jax.device_put(jax.device_get(make_state(built, variables)), same)
     step = jax.pmap(
-        partial(training.train_step, built),
+        partial(train_step, built),
         parallel.AXIS,
         in_axes=(None, 0, None, None),
         out_axes=None,

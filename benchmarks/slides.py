@@ -25,11 +25,13 @@ from benchmarks import measure
 from configs import base
 from data.dataset import load_dataset
 from data.synthetic_slides import TILE, Drawing, draw_section, write_pyramid
-from wsss_jax import phase2, training
+from wsss_jax.methods import phase2
+from wsss_jax.methods.gate import Gate
 from wsss_jax.slides import tissue_map
 from wsss_jax.slides.mapping import networks
 from wsss_jax.slides.outputs import results
 from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.training.trained import Trained
 
 MPP = 0.5  # of the slides, and working resolution
 SLIDES = Path("runs/benchmarks/slides")  # kept: writing them takes minutes
@@ -54,17 +56,17 @@ def draw_square(side: int, tissue: int) -> Drawing:
     return Drawing(side, side, draw_tile)
 
 
-def build_network(kind: str) -> training.Trained:
+def build_network(kind: str) -> Trained:
     """Builds phase 2 with random weights: the paper's ("deeplab"), or a "tiny" one."""
     config = base.phase2("unused")
     if kind == "tiny":
         config.model.width, config.model.blocks = 1 / 16, (1, 1, 1, 1)
     dataset = load_dataset("bcss_wsss", "")
-    model = phase2.build_model(config, dataset.num_classes)
+    model = phase2.build_network(config, dataset.num_classes)
     image = np.zeros((1, 64, 64, 3), np.float32)
     init = jax.jit(partial(model.init, train=False))
     variables = init(jax.random.key(0, impl="rbg"), image)
-    return training.Trained(config, dataset, model, variables)
+    return Trained(config, dataset, model, variables)
 
 
 def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
     if not args.tissue:
         config.tissue.source = "off"
     trained = build_network(args.network)
-    loaded = networks.build({"phase2": trained}, config.gate)
+    loaded = networks.build({"phase2": trained}, Gate.of(config.gate))
     batch = np.full((args.batch, args.tile, args.tile, 3), 128, np.uint8)
     per_batch = measure.seconds(lambda: np.asarray(loaded.predict(batch)), 2)
     result = {"s/batch": per_batch}

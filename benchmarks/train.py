@@ -21,7 +21,9 @@ import numpy as np
 from benchmarks import measure
 from configs import base
 from wsss_jax import config as config_lib
-from wsss_jax import parallel, phase1, phase2, pixels, training
+from wsss_jax import parallel, pixels
+from wsss_jax.methods import phase1, phase2
+from wsss_jax.training.step import make_state, train_step
 
 CLASSES = 4
 MU = 0.9
@@ -41,18 +43,18 @@ class Ours:
 
     def __init__(self, phase: int, precision: str, width: float, batch: dict[str, np.ndarray]):
         config = settings(phase, precision, width)
-        built = PHASES[phase].phase(config, CLASSES, 1000, None)
-        init = jax.jit(partial(built.model.init, train=False))
+        built = PHASES[phase].make_task(config, CLASSES, 1000)
+        init = jax.jit(partial(built.network.init, train=False))
         # The default generator compiles anew for every parameter.
         variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
-        self._state = training.initial_state(built, variables)
+        self._state = make_state(built, variables)
         self._context = partial(
             jax.default_matmul_precision, None if precision == "float32" else "default"
         )
         self._batch = batch
         self._rest = {k: np.float32(v) for k, v in built.values(5).items()}, jax.random.key(1)
-        self._step = parallel.map_train_step(partial(training.train_step, built))
-        model = PHASES[phase].build_model(config, CLASSES)
+        self._step = parallel.map_train_step(partial(train_step, built))
+        model = PHASES[phase].build_network(config, CLASSES)
 
         def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
             image = pixels.scaled(batch["image"], config.model)
@@ -60,7 +62,7 @@ class Ours:
 
         self._forward = parallel.map_batch(forward)
         one = jax.pmap(
-            partial(training.train_step, built),
+            partial(train_step, built),
             parallel.AXIS,
             in_axes=(None, 0, None, None),
             out_axes=None,

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from wsss_jax.patch_records import PatchRecord
 Job = Callable[[ml_collections.ConfigDict, Path], Any]
 
 DATASET_FILE = "dataset.json"
+PSEUDO_MASKS = "train_PM"
 # Fields of a data set that say what labels and mask values mean.
 MEANING = ("classes", "white", "label_notation", "present_share")
 # Fields that may change between a run and its continuation.
@@ -47,6 +48,11 @@ FREE_FIELDS = (
     "data.source",
     "data.workers",
 )
+
+
+def layer_dir(workdir: Path, layer: str) -> Path:
+    """Returns the folder of a layer's masks: `train_PM/PM_<layer>`, as in the reference."""
+    return Path(workdir) / PSEUDO_MASKS / f"PM_{layer}"
 
 
 def holds_workdir(job: Job, *, shared: bool = False) -> Job:
@@ -202,39 +208,44 @@ def save(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) -> 
         save_dataset(dataset, path)
 
 
-def load(workdir: str, field: str, job: str) -> tuple[ml_collections.ConfigDict, Dataset]:
-    """The configuration and data set of an earlier run.
+def load(
+    workdir: str, field: str, wanted: str | Collection[str]
+) -> tuple[ml_collections.FrozenConfigDict, Dataset]:
+    """Loads the configuration and data set of an earlier run.
 
     Args:
       workdir: the run's folder, as the user named it in `field`.
       field: of the configuration, for the message.
-      job: what the run must have been.
+      wanted: the jobs of which it must be.
 
     Raises:
       InputError: no run there, or one of another job.
     """
+    wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     check_utf8(workdir)
     config = config_lib.load(Path(workdir), field)
-    if config.job != job:
+    if config.job not in wanted:
         raise InputError(
-            f"config.{field}: {workdir} is a run of the job {config.job!r}, not {job!r}: "
-            f"set --config.{field} to the workdir of one"
+            f"config.{field}: {workdir} is a run of the job {config.job!r}, not "
+            f"{' or '.join(map(repr, wanted))}: set --config.{field} to the workdir of one"
         )
     return config, load_dataset(str(Path(workdir) / DATASET_FILE), workdir)
 
 
-def inherit_data(data: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict) -> None:
-    """Fills the empty fields of `config.data` with those of the earlier run's, in place.
+def inherit_data(
+    data: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict
+) -> ml_collections.FrozenConfigDict:
+    """Returns `config.data` with its empty fields as in the earlier run.
 
     Raises:
       InputError: another data set is named than the earlier run learned.
     """
-    for name in ("root", "dataset", "patch_size"):
-        if not data[name]:
-            data[name] = earlier[name]
-    if data.dataset != earlier.dataset:
+    inherited = {
+        name: data[name] or earlier[name] for name in ("root", "dataset", "patch_size", "resize")
+    }
+    if inherited["dataset"] != earlier.dataset:
         raise InputError(
             f"config.data.dataset is {data.dataset!r} but the earlier run learned "
             f"{earlier.dataset!r}: leave the field empty"
         )
-    data.resize = data.resize or earlier.resize
+    return config_lib.replace(data, **inherited)

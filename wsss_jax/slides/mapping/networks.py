@@ -5,20 +5,22 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
-from data.dataset import Dataset
-from wsss_jax import __version__, checkpoints, parallel, phase1, phase2, runs, training
+from wsss_jax import __version__, checkpoints, parallel, runs
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
+from wsss_jax.methods.gate import Gate
+from wsss_jax.methods.prediction import Prediction, bind
 from wsss_jax.slides.mapping import provenance, stitching
 from wsss_jax.slides.mapping.provenance import Origin
-from wsss_jax.slides.mapping.tiling import choose_stride
+from wsss_jax.sources import Batch
+from wsss_jax.training.trained import Trained, load_trained
 
 CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
 
@@ -41,73 +43,17 @@ class NetworksChanged(InputError):
     """The networks are not those that the maps of this job are said to be made with."""
 
 
-class _OnItsWay:
-    """(B, ...) of a mapped result, waited for when NumPy asks for it."""
-
-    def __init__(self, sharded: jax.Array):
-        sharded.copy_to_host_async()
-        self._sharded = sharded
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        whole = np.asarray(self._sharded)
-        return whole.reshape(-1, *whole.shape[2:])
-
-
-def settle(config: ml_collections.ConfigDict) -> Dataset:
-    """Fills in place what the runs decide: `mpp`, `tile`, `stride`, and the gate without phase 1.
-
-    Touches no device.
-
-    Args:
-      config: of the job "segment", or of "doctor" with `phase2` set.
-
-    Returns:
-      the data set of the runs.
-
-    Raises:
-      InputError: no such runs, of other classes, or nothing says at what resolution they learned.
-    """
-    earlier, dataset = runs.load(config.phase2, "phase2", "phase2")
-    if not config.phase1:
-        config.gate.mode = "off"
-    elif config.gate.mode == "off":
-        config.phase1 = ""
-    else:
-        _, other = runs.load(config.phase1, "phase1", "phase1")
-        if other.classes != dataset.classes:
-            raise InputError(
-                f"config.phase1 and config.phase2 are runs with other classes ({other.classes}, "
-                f"{dataset.classes}): name two of one data set"
-            )
-    config.tile = config.tile or earlier.data.patch_size
-    config.stride = config.stride or choose_stride(config.tile)
-    if config.stride > config.tile:
-        raise InputError(
-            f"config.stride is {config.stride}, over the tile's {config.tile}: set "
-            f"--config.stride={config.tile // 2} or less"
-        )
-    if not config.mpp:
-        # Patches that were resized are of no known resolution.
-        if not dataset.mpp or earlier.data.resize:
-            raise InputError(
-                f"config.mpp: {config.phase2} does not say at how many micrometers per pixel it "
-                "learned: set --config.mpp=1.0 for patches at 10x, 0.5 at 20x, 0.25 at 40x"
-            )
-        config.mpp = dataset.mpp
-    return dataset
-
-
 def load(config: ml_collections.ConfigDict) -> Networks:
-    """The networks of a configuration that was settled, on the local devices.
+    """Loads the networks of a complete configuration onto the local devices.
 
     Raises:
       InputError: no checkpoint, or a batch size that the devices cannot share.
     """
     parallel.check_batch_size(config.batch_size)
-    loaded = {"phase2": phase2.load(config.phase2, "phase2", config.precision)}
+    loaded = {"phase2": load_trained(config.phase2, "phase2", "logits", config.precision)}
     if config.phase1:
-        loaded["phase1"] = phase1.load(config.phase1, "phase1", config.precision)
-    return build(loaded, config.gate)._replace(origins=provenance.read(config))
+        loaded["phase1"] = load_trained(config.phase1, "phase1", "presence", config.precision)
+    return build(loaded, Gate.of(config.gate))._replace(origins=provenance.read(config))
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
@@ -188,38 +134,34 @@ def _stamp(workdir: Path, precision: str) -> str:
     return digest.hexdigest()
 
 
-def build(loaded: Mapping[str, training.Trained], gate: ml_collections.ConfigDict) -> Networks:
-    """One mapped program of trained networks.
+def build(loaded: Mapping[str, Trained], gate: Gate) -> Networks:
+    """Makes one mapped program of trained networks.
 
     Args:
       loaded: "phase2" and, for the gate, "phase1".
-      gate: the fields `config.gate`.
+      gate: which classes phase 1 closes.
     """
 
-    def probabilities(variables: Mapping[str, Any], image: jax.Array) -> jax.Array:
-        trained = loaded["phase2"]
-        logits = phase2.predict(trained.config, trained.model, variables["phase2"], image)
-        if "phase1" not in loaded:
+    def combine(predictions: dict[str, Prediction], batch: Batch) -> jax.Array:
+        logits = predictions["phase2"].logits
+        if "phase1" not in predictions:
             return jax.nn.softmax(logits)
-        trained = loaded["phase1"]
-        seen, _ = phase1.predict(trained.config, trained.model, variables["phase1"], image)
-        return phase2.gated_probabilities(logits, seen, **gate.to_dict())
+        return gate.probabilities(logits, predictions["phase1"].presence)
 
-    mapped = jax.pmap(probabilities, parallel.AXIS, in_axes=(None, 0))
-    variables = {name: trained.variables for name, trained in loaded.items()}
+    predictor = bind(loaded, combine, wait=False)
 
-    def predict(images: np.ndarray) -> _OnItsWay:
-        return _OnItsWay(mapped(variables, parallel.shard({"image": images})["image"]))
+    def predict(images: np.ndarray) -> parallel.PendingArray:
+        return predictor({"image": images})
 
     return Networks(predict, {name: _checksum(trained) for name, trained in loaded.items()})
 
 
-def _checksum(trained: training.Trained) -> str:
+def _checksum(trained: Trained) -> str:
     config = trained.config
     settings = {
         "model": config.model.to_dict(),
         "precision": config.precision,
-        "pda": config.pda.to_dict() if config.job == "phase1" else None,
+        "pda": config.pda.to_dict() if "pda" in config else None,
         "classes": trained.dataset.classes,
     }
     checksum = zlib.crc32(json.dumps(settings, sort_keys=True).encode())

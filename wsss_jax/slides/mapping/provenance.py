@@ -1,6 +1,5 @@
 """Where the networks of a tissue map come from: their data, resolution, training and score."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +7,9 @@ from typing import NamedTuple
 import ml_collections
 
 from data import synthetic
-from wsss_jax import checkpoints, runs, training
+from wsss_jax import checkpoints, methods, runs
 from wsss_jax import config as config_lib
-from wsss_jax.errors import InputError
+from wsss_jax.training import history
 from wsss_jax.wording import counted
 
 PHASES = {"phase1": "Phase 1", "phase2": "Phase 2"}  # what texts call them
@@ -57,15 +56,15 @@ def read(config: ml_collections.ConfigDict) -> dict[str, Origin]:
 
 
 def _origin(workdir: str, phase: str, precision: str) -> Origin:
-    config, dataset = runs.load(workdir, phase, phase)
-    history = _history(Path(workdir))
+    config, dataset = runs.load(workdir, phase, methods.METHODS)
+    epochs = _history(Path(workdir))
     return Origin(
         dataset=dataset.name,
         drawn=dataset.name == synthetic.DATASET.name,
         mpp=None if config.data.resize else dataset.mpp,
         patch_size=config.data.patch_size,
-        score=_score(history or [], config.select),
-        epochs=None if history is None else len(history),
+        score=_score(epochs or [], config.select),
+        epochs=None if epochs is None else len(epochs),
         planned=config.epochs,
         version=config_lib.version(Path(workdir), phase),
         trained_in=config.precision,
@@ -75,27 +74,21 @@ def _origin(workdir: str, phase: str, precision: str) -> Origin:
 
 def _history(workdir: Path) -> list[dict] | None:
     """The figures of the finished epochs; None for converted weights, saved as of step 0."""
-    path = workdir / training.HISTORY_FILE
-    if not path.is_file():
-        return None if (workdir / checkpoints.FOLDER / "0").is_dir() else []
-    try:
-        history = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); restore it, or remove it") from error
-    if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
-        raise InputError(f"{path}: not a list of epochs; restore it, or remove it")
-    return history
+    found = history.load(workdir)
+    if found is not None:
+        return found
+    return None if (workdir / checkpoints.FOLDER / "0").is_dir() else []
 
 
-def _score(history: list[dict], select: str) -> str:
+def _score(epochs: list[dict], select: str) -> str:
     """That of the best or the last epoch, whichever the weights are of."""
     for key, name in _SCORES.items():
-        values = [record.get(key) for record in history]
+        values = [record.get(key) for record in epochs]
         known = [value for value in values if value is not None]
         if known and select == "best":
-            return f"{name} {max(known):.3f} (best of {counted(len(history), 'epoch')})"
+            return f"{name} {max(known):.3f} (best of {counted(len(epochs), 'epoch')})"
         if known and values[-1] is not None:
-            return f"{name} {values[-1]:.3f} (last of {counted(len(history), 'epoch')})"
+            return f"{name} {values[-1]:.3f} (last of {counted(len(epochs), 'epoch')})"
     return "none"
 
 

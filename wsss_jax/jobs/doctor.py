@@ -1,4 +1,4 @@
-"""The job that checks the installation, and describes a slide and what segmenting it takes."""
+"""Checks the installation and, if a slide is named, describes it and what segmenting it takes."""
 
 import importlib.metadata
 import platform
@@ -13,10 +13,13 @@ import ml_collections
 import numpy as np
 from packaging.requirements import Requirement
 
+from wsss_jax import config as config_lib
+from wsss_jax import config_rules as rules
 from wsss_jax.errors import InputError
 from wsss_jax.findings import Finding
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
+FIELDS = {**rules.SLIDES, "slide": rules.TEXT, "phase2": rules.TEXT}
+REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 OPTIONAL = {  # package -> its use
     "wsidicom": "DICOM slides that OpenSlide does not take",
     "ray": "--config.engine=ray",
@@ -27,18 +30,18 @@ _WRAPPED = textwrap.TextWrapper(
 )
 
 
-def run(config: ml_collections.ConfigDict) -> None:
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prints findings, line by line.
 
     Raises:
       InputError: there are problems.
     """
+    del workdir  # it only prints
     problems = _print(check_installation())
     if config.slide and not problems:
-        # Imported late: its packages may not be installed.
-        from wsss_jax.slides.estimate import examine
+        from wsss_jax.slides import estimate  # its packages may not be installed
 
-        problems = _print(examine(config))
+        problems = _print(estimate.examine(config_lib.freeze(config)))
     if problems:
         raise InputError(f"{problems} {'problem' if problems == 1 else 'problems'}: see above")
 
