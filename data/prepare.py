@@ -26,7 +26,7 @@ from data.folders import (
 from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, check_replaceable
-from wsss_jax.slides.mapping.tiling import tile_starts
+from wsss_jax.slides.mapping.tiling import place_tiles
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -323,7 +323,7 @@ def _cut(
     mask = np.pad(mask, ((0, below), (0, right)), constant_values=dataset.excluded)
     labels, left_out = collections.Counter(), 0
     stride = grid.stride if split == "train" else grid.patch
-    tops, lefts = (tile_starts(length, grid.patch, stride).tolist() for length in mask.shape)
+    tops, lefts = (place_tiles(length, grid.patch, stride).tolist() for length in mask.shape)
     for top in tops:
         for left in lefts:
             window = np.s_[top : top + grid.patch, left : left + grid.patch]

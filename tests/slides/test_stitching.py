@@ -31,7 +31,7 @@ def _average_by_brute_force(image, tissue, tiling):
     tile, stride = tiling.tile, tiling.stride
     sums = np.zeros((height + tile, width + tile, CLASSES))
     weights = np.zeros((height + tile, width + tile, 1))
-    weight = tiling.weights().astype(np.float64)[..., None]
+    weight = tiling.weights.astype(np.float64)[..., None]
     for y in {*range(0, max(height - tile, 0), stride), max(height - tile, 0)}:
         for x in {*range(0, max(width - tile, 0), stride), max(width - tile, 0)}:
             if tissue.mask[y : y + tile, x : x + tile].any():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.mapping.tiling import Tiling, choose_stride, tile_starts, window_weights
+from wsss_jax.slides.mapping.tiling import Tiling, choose_stride, compute_weights, place_tiles
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ from wsss_jax.slides.mapping.tiling import Tiling, choose_stride, tile_starts, w
     ],
 )
 def test_tiles_start_every_stride_and_end_with_the_axis(length, tile, stride, expected):
-    np.testing.assert_array_equal(tile_starts(length, tile, stride), expected)
-    np.testing.assert_array_equal(Tiling(tile, stride).starts(length), expected)
+    np.testing.assert_array_equal(place_tiles(length, tile, stride), expected)
+    np.testing.assert_array_equal(Tiling(tile, stride).place(length), expected)
 
 
 @pytest.mark.parametrize("stride", [0, 5])
@@ -27,11 +27,11 @@ def test_a_stride_that_leaves_gaps_is_refused(stride):
 
 
 def test_windows_weight_every_pixel():
-    assert (window_weights("flat", 6) == 1).all()
-    hann = window_weights("hann", 6)
+    assert (compute_weights("flat", 6) == 1).all()
+    hann = compute_weights("hann", 6)
     assert (hann > 0).all() and hann.argmax() in (14, 15, 20, 21)
     np.testing.assert_array_equal(hann, hann[::-1, ::-1].T)
-    np.testing.assert_array_equal(hann, Tiling(6, 3, "hann").weights())
+    np.testing.assert_array_equal(hann, Tiling(6, 3, "hann").weights)
     with pytest.raises(
         InputError, match=r"no window .gauss.: set --config\.window to flat or hann"
     ):

@@ -132,7 +132,7 @@ def average_tiles(
     Takes the arguments of `stitch`. Threads read until the generator ends or is closed.
     """
     for run, batches in _plan_batches(inputs.tissue, tiling, missing):
-        rolling = RollingMean(run, tiling.weights(), inputs.num_classes)
+        rolling = RollingMean(run, tiling.weights, inputs.num_classes)
         with closing(_predict_batches(inputs, tiling, batches)) as results:
             for batch, probabilities in results:
                 for (x, y), probability in zip(batch.tolist(), probabilities):
@@ -172,9 +172,9 @@ def _group_runs(missing: Sequence[Part]) -> list[list[Part]]:
 
 def _list_tiles(strip: Part, tissue: Tissue, tiling: Tiling) -> np.ndarray:
     """Lists (x, y) of the tiles with tissue that reach into a strip, row by row; (n, 2) int."""
-    xs = tiling.starts(tissue.width)
+    xs = tiling.place(tissue.width)
     xs = xs[(xs < strip.x1) & (xs + tiling.tile > strip.x0)].tolist()
-    ys = tiling.starts(tissue.height).tolist()
+    ys = tiling.place(tissue.height).tolist()
     size = min(tiling.tile, tissue.width), min(tiling.tile, tissue.height)
     tiles = [(x, y) for y in ys for x in xs if tissue.has_tissue(x, y, *size)]
     return np.array(tiles, int).reshape(-1, 2)

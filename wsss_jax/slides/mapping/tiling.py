@@ -1,6 +1,7 @@
 """Tiles: where they start, how far apart they lie, and how their pixels are weighted."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Tiling:
     Attributes:
       tile: side of a tile, pixels.
       stride: distance of tiles, 1 to `tile` pixels.
-      window: weights of a tile's pixels in the average, see `window_weights`.
+      window: weights of a tile's pixels in the average, see `compute_weights`.
       batch_size: tiles that the networks get at a time.
 
     Raises:
@@ -44,17 +45,18 @@ class Tiling:
                 f"a batch of {self.batch_size} tiles: set --config.batch_size to 1 or more"
             )
 
-    def starts(self, length: int) -> np.ndarray:
-        """Where tiles start along an axis of `length` pixels, see `tile_starts`."""
-        return tile_starts(length, self.tile, self.stride)
+    def place(self, length: int) -> np.ndarray:
+        """Places tiles along an axis of `length` pixels, see `place_tiles`."""
+        return place_tiles(length, self.tile, self.stride)
 
+    @functools.cached_property
     def weights(self) -> np.ndarray:
-        """The weights of a tile's pixels, (tile, tile) float32, see `window_weights`."""
-        return window_weights(self.window, self.tile)
+        """The weights of a tile's pixels, (tile, tile) float32, see `compute_weights`."""
+        return compute_weights(self.window, self.tile)
 
 
-def tile_starts(length: int, tile: int, stride: int) -> np.ndarray:
-    """Returns where tiles start along an axis: 0, stride, 2 stride, ..., and flush with its end.
+def place_tiles(length: int, tile: int, stride: int) -> np.ndarray:
+    """Places tiles along an axis at 0, stride, 2 stride, ..., the last one flush with its end.
 
     Args:
       length: pixels of the axis. One tile at 0 covers an axis that is shorter than it.
@@ -62,14 +64,14 @@ def tile_starts(length: int, tile: int, stride: int) -> np.ndarray:
       stride: pixels.
 
     Returns:
-      (n,) int, ascending.
+      (n,) int, where the tiles start, ascending.
     """
     last = max(length - tile, 0)
     return np.append(np.arange(0, last, stride), last)
 
 
-def window_weights(window: str, tile: int) -> np.ndarray:
-    """Returns the weights of a tile's pixels in the average.
+def compute_weights(window: str, tile: int) -> np.ndarray:
+    """Computes the weights of a tile's pixels in the average.
 
     Args:
       window: "flat", or "hann", which gives the center of a tile more weight than its border.
@@ -85,5 +87,5 @@ def window_weights(window: str, tile: int) -> np.ndarray:
 
 
 def choose_stride(tile: int) -> int:
-    """Returns the multiple of 8 just under half a tile, in pixels: tiles overlap by over 50 %."""
+    """Chooses the multiple of 8 just under half a tile, in pixels: tiles overlap by over 50 %."""
     return max((tile - 1) // 2 // _STRIDES * _STRIDES, 1)

@@ -11,7 +11,7 @@ import openslide
 
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
-from wsss_jax.slides.reading.raw_slide import CONVERT, RawSlide, first_line, parse_number
+from wsss_jax.slides.reading.raw_slide import CONVERT, RawSlide, get_first_line, parse_number
 
 _HEADER_BYTES = 1 << 18
 _FRAME_BYTES = 128 << 20  # of a decoded frame
@@ -209,7 +209,7 @@ def open_dicom(path: Path, open_openslide: Callable[[Path, str], RawSlide]) -> R
     files, notes = _select_files(folder) if path == folder else (find_slide_files(path), ())
     for file in (*files, *_find_other_files(folder, files)):
         _check_frames(file)
-    return _open(path, files, open_openslide).with_notes(notes)
+    return _open(path, files, open_openslide).add_notes(notes)
 
 
 def _select_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
@@ -247,7 +247,7 @@ def _open(
         if openslide.OpenSlide.detect_format(str(files[0])) == "dicom":
             return open_openslide(files[0], "dicom")
     except openslide.OpenSlideError as error:
-        reason = first_line(error)  # wsidicom reads more kinds
+        reason = get_first_line(error)  # wsidicom reads more kinds
     return _open_wsidicom(path, files, reason)
 
 
@@ -269,7 +269,7 @@ def _open_wsidicom(path: Path, files: list[Path], reason: str) -> RawSlide:
         raise
     except Exception as error:  # of many kinds, its own and pydicom's
         raise InputError(
-            f"{path}: not a whole DICOM slide ({first_line(error)}); copy it again"
+            f"{path}: not a whole DICOM slide ({get_first_line(error)}); copy it again"
         ) from error
     try:
         _check_optical_paths(path, len(optical_paths))

@@ -26,7 +26,7 @@ from wsss_jax.slides.reading.raw_slide import (
     RawSlide,
     check_size,
     drop_other_images,
-    first_line,
+    get_first_line,
     parse_number,
 )
 from wsss_jax.slides.reading.tiff_headers import check_header, check_openslide
@@ -57,7 +57,7 @@ def open_file(path: Path) -> RawSlide:
             raise
         except Exception as error:  # the libraries raise every kind on damaged files
             raise InputError(
-                f"{path}: damaged or cut short ({first_line(error)}); copy the slide again"
+                f"{path}: damaged or cut short ({get_first_line(error)}); copy the slide again"
             ) from error
         stack.pop_all()
     return raw
@@ -101,7 +101,7 @@ def _open_any(path: Path, head: bytes | None) -> RawSlide:
         return _open_with_tifffile(path, vendor)
     if vendor is not None:
         notes = check_openslide(path) if is_tiff else ()
-        return _open_openslide(path, vendor).with_notes(notes)
+        return _open_openslide(path, vendor).add_notes(notes)
     if is_tiff:
         return tiff.open_tiff(path)
     if head.startswith(_PICTURE_MAGIC):
@@ -130,7 +130,7 @@ def _open_generic_tiff(path: Path) -> RawSlide:
         # tifffile takes no other pictures for levels, and knows more compressions.
         return tiff.open_tiff(path)
     if len(raw.sizes) >= len(slide.pages):
-        return raw.with_notes(notes)
+        return raw.add_notes(notes)
     raw.close()
     return tiff.open_tiff(path)
 
@@ -150,7 +150,7 @@ def _open_with_tifffile(path: Path, vendor: str) -> RawSlide:
         exact = tiff.open_tiff(path)
     except OtherColors:
         notes = check_openslide(path)
-        return drop_other_images(_open_openslide(path, vendor)).with_notes(notes)
+        return drop_other_images(_open_openslide(path, vendor)).add_notes(notes)
     with contextlib.ExitStack() as stack:
         stack.callback(exact.close)
         raw = drop_other_images(_open_openslide(path, vendor))
@@ -163,7 +163,7 @@ def _open_with_tifffile(path: Path, vendor: str) -> RawSlide:
         stack.pop_all()
     unused.close()
     raw = dataclasses.replace(raw, read=used.read, close=used.close)
-    return raw.with_notes(exact.notes)
+    return raw.add_notes(exact.notes)
 
 
 def _open_openslide(path: Path, vendor: str) -> RawSlide:
@@ -223,7 +223,7 @@ def _open_picture(path: Path) -> RawSlide:
             raise InputError(f"{path}: too large to be read without tiles; {CONVERT}") from cause
         if cause is not None:
             raise InputError(
-                f"{path}: damaged or cut short ({first_line(cause)}); copy the slide again"
+                f"{path}: damaged or cut short ({get_first_line(cause)}); copy the slide again"
             ) from cause
         raise
     return RawSlide(

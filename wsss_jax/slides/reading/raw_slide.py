@@ -42,7 +42,7 @@ class RawSlide:
     complete: bool = True
     notes: tuple[str, ...] = ()
 
-    def with_notes(self, notes: Sequence[str]) -> "RawSlide":
+    def add_notes(self, notes: Sequence[str]) -> "RawSlide":
         """Returns the slide with further notes, each once."""
         return dataclasses.replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
@@ -55,7 +55,7 @@ class RawSlide:
             sizes=tuple(self.sizes[index] for index in indices),
             read=lambda level, *region: self.read(indices[level], *region),
         )
-        return selected.with_notes(notes)
+        return selected.add_notes(notes)
 
 
 def check_size(path: Path, sizes: tuple[tuple[int, int], ...], file_bytes: int) -> None:
@@ -124,6 +124,6 @@ def parse_number(text: str | float | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def first_line(error: BaseException) -> str:
+def get_first_line(error: BaseException) -> str:
     """Returns the first line of an error, for messages."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

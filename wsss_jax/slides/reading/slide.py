@@ -10,7 +10,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.slides.reading.cache import make_white
 from wsss_jax.slides.reading.formats import open_file
 from wsss_jax.slides.reading.mpp import PLAUSIBLE_MPP, is_plausible
-from wsss_jax.slides.reading.raw_slide import RawSlide, first_line
+from wsss_jax.slides.reading.raw_slide import RawSlide, get_first_line
 
 _SQUARE = 0.01  # metadata is rounded: pixel sides that differ by this share count as equal
 _OTHER_MPP = 0.1  # share by which the user's mpp may differ from the metadata's without a warning
@@ -92,7 +92,7 @@ class Slide:
         except Exception as error:  # the libraries raise every kind on damaged files
             raise InputError(
                 f"{self.path}: cannot be decoded at x {left}, y {top} of level {level} "
-                f"({first_line(error)}); copy the slide again, or leave it out"
+                f"({get_first_line(error)}); copy the slide again, or leave it out"
             ) from error
         if inside.shape[:2] == (height, width):
             return inside
