@@ -33,9 +33,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not data_dir.is_dir():
         counts = {split: config[split] for split in ("train", "val", "test")}
         synthetic.write_dataset(data_dir, counts, config.size, config.seed)
-    for name, nested in complete(config, workdir).jobs.items():
+    nested = complete(config, workdir).jobs
+    for name in NESTED:
         print(f"--- {name}", flush=True)
-        jobs.run(nested, workdir / name)  # each holds its own folder
+        jobs.run(nested[name], workdir / name)  # each holds its own folder
     summary = evaluate.summary(workdir / "evaluate") | {"seconds": time.monotonic() - start}
     with atomic_path(workdir / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")

@@ -78,7 +78,7 @@ def compute_gradients(
             return gradients, metrics
 
         gradients, metrics = _add_up(compute, batch, task.parts)
-        batch_stats = state.variables["batch_stats"]
+        batch_stats = state.variables.get("batch_stats", {})
     gradients, metrics = jax.lax.psum((gradients, dict(metrics)), parallel.AXIS)
     return gradients, batch_stats, metrics
 
@@ -102,7 +102,9 @@ def apply_gradients(
     trained, fixed = partition(state.variables["params"], task.is_trained)
     updates, opt_state = task.optimizer.update(gradients, state.opt_state, trained)
     params = merge(optax.apply_updates(trained, updates), fixed)
-    variables = {**state.variables, "params": params, "batch_stats": batch_stats}
+    variables = {**state.variables, "params": params}
+    if "batch_stats" in variables:
+        variables["batch_stats"] = batch_stats
     return state._replace(step=state.step + 1, variables=variables, opt_state=opt_state)
 
 
