@@ -59,6 +59,11 @@ class _Subject(NamedTuple):
     gated: str  # "" without gate
     dataset: Dataset
 
+    @property
+    def rows(self) -> list[str]:
+        """The rows of the table, in its order; JAX sorts the names of what it returns."""
+        return [*self.trained, *filter(None, [self.gated])]
+
 
 @runs.holds_workdir
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -91,8 +96,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     by_patch = _score_patches(config, workdir, source, dataset, predict)
     if not parallel.is_first():
         return
-    totals = {name: counts.sum(axis=0, dtype=np.int64) for name, counts in by_patch.items()}
-    last = list(totals)[-1]
+    totals = {name: by_patch[name].sum(axis=0, dtype=np.int64) for name in subject.rows}
+    last = subject.rows[-1]
     rows = [(MAJORITY, metrics.majority_scores(totals[last]))]
     rows += [(name, metrics.segmentation_scores(total)) for name, total in totals.items()]
     print(tables.format_table(rows, dataset.classes))
@@ -161,7 +166,7 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         label_maps = {name: each.label_maps for name, each in predictions.items()}
         if subject.gated:
-            *_, classifier, segmenter = predictions.values()
+            *_, classifier, segmenter = (predictions[name] for name in subject.trained)
             label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
         truth, num_classes = batch["masks"][:, 0], subject.dataset.num_classes
         return {
@@ -169,7 +174,13 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
             for name, maps in label_maps.items()
         }
 
-    return bind(subject.trained, combine)
+    predict = bind(subject.trained, combine)
+
+    def predict_rows(batch: Batch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        by_name = predict(batch)
+        return {name: by_name[name] for name in subject.rows}
+
+    return predict_rows
 
 
 def _score_patches(
