@@ -101,7 +101,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     tables.write_scores(
         workdir / "scores.json", workdir / "scores.csv", rows, dataset.classes, meta
     )
-    figures.confusion_figure(totals[last], dataset.classes, workdir / "confusion.png")
+    figures.write_confusion_matrix(workdir / "confusion.png", totals[last], dataset.classes)
     if config.sheet_patches:
         _write_sheets(config, workdir, dataset, source, by_patch[last], last, predict, variables)
 
@@ -206,26 +206,17 @@ def _write_sheets(
         ],
     }
     indices = sorted(set().union(*chosen.values()))
-    palette = colors.for_pictures(dataset, config.palette).palette
+    legend = colors.make_legend(dataset, config.palette)
     rows = dict(_predicted_rows(config, source, dataset.num_classes, indices, predict, variables))
     for name in ("worst", "best"):
         sheet = [
             rows[i]._replace(masks={method: rows[i].masks[method]}, miou=float(miou[i]))
             for i in chosen[name]
         ]
-        figures.evaluation_sheet(
-            sheet,
-            palette,
-            dataset.classes,
-            workdir / f"{name}.png",
-            title=f"{config.split}: {name} patches first",
-        )
-    figures.demo_banner(
-        [rows[i] for i in chosen["examples"]],
-        palette,
-        dataset.classes,
-        workdir / "examples.png",
-    )
+        title = f"{config.split}: {name} patches first"
+        figures.write_evaluation_sheet(workdir / f"{name}.png", sheet, legend, title)
+    examples = [rows[i] for i in chosen["examples"]]
+    figures.write_demo_banner(workdir / "examples.png", examples, legend)
 
 
 def _predicted_rows(

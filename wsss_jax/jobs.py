@@ -97,7 +97,7 @@ def _train(
     built = phase.phase(config, dataset.num_classes, config.epochs * steps, validation)
     history = training.fit(config, dataset, workdir, built, source, validation)
     if parallel.is_first():
-        figures.training_curves(history, workdir / "curves.png", dataset.classes)
+        figures.write_training_curves(workdir / "curves.png", history, dataset.classes)
 
 
 @runs.holds_workdir

@@ -89,8 +89,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     sheet = _sheet(config, workdir, source, dataset) if parallel.is_first() else []
     if sheet:
         path = workdir / "contact_sheet.png"
-        palette = colors.for_pictures(dataset, config.palette).palette
-        figures.contact_sheet(sheet, palette, dataset.classes, path)
+        legend = colors.make_legend(dataset, config.palette)
+        figures.write_contact_sheet(path, sheet, legend)
     if validation is not None:
         _score(config, classifier, open_batch, validation, workdir)
 
