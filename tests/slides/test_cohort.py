@@ -64,7 +64,7 @@ def test_an_earlier_map_of_a_failed_slide_is_not_listed(tmp_path):
     assert _read_column(tmp_path / "areas.csv") == ["a", "b"]
 
 
-def test_a_folder_that_is_gone_or_damaged_costs_one_line(tmp_path):
+def test_a_missing_or_damaged_folder_costs_only_its_own_row(tmp_path):
     for name in ("a", "b", "c"):
         _finish(tmp_path, name)
     shutil.rmtree(tmp_path / "a")
@@ -85,14 +85,14 @@ def test_tables_of_slides_with_other_ratios_have_one_heading(tmp_path):
     assert rows == [["a", "0.250000", ""], ["b", "0.500000", ""]]
 
 
-def test_pages_do_not_show_where_other_slides_lie(tmp_path):
+def test_pages_do_not_show_folders_of_other_slides(tmp_path):
     _finish(tmp_path, "a")
     error = "b.svs: a has the map of another slide, /data/a study/a.svs; name another --workdir"
     _write(tmp_path, "b", error)
     assert "another slide, a.svs; name" in (tmp_path / "index.html").read_text()
 
 
-def test_a_slide_of_the_same_name_hides_no_map(tmp_path):
+def test_another_slide_of_the_same_name_does_not_hide_a_map(tmp_path):
     _finish(tmp_path, "a")
     error = f"y/a.svs: {tmp_path}/a has the map of another slide, /data/a study/a.svs; name"
     _write(tmp_path, "a", error)
