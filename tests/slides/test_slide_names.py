@@ -1,4 +1,4 @@
-"""Slides as they are found and named, and the folders of their results."""
+"""How slides are found and named, and which folders their results get."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def test_unusual_names_get_folders_of_their_own(tmp_path, monkeypatch):
     assert [file.name for file in found] == ["Sch_fer", "d", "lost"]
 
 
-def test_names_of_slides_may_not_be_utf8(slide, runs_dir, tmp_path):
+def test_slide_names_that_are_not_utf8(slide, runs_dir, tmp_path):
     (tmp_path / "slides").mkdir()
     os.symlink(slide, os.fsencode(tmp_path / "slides") + b"/Sch\xe4fer.svs")
     (tmp_path / "slides" / os.fsdecode(b"cut\xe4.svs")).touch()
@@ -73,9 +73,8 @@ def test_another_slide_of_the_same_name_replaces_nothing(
     slide, finished, runs_dir, tmp_path, monkeypatch
 ):
     shutil.copytree(finished, tmp_path / "maps")
-    config = make_config(
-        Path(slide.name), runs_dir
-    )  # by the same relative path, from another folder
+    # By the same relative path, from another folder.
+    config = make_config(Path(slide.name), runs_dir)
     config.picture = 100
     monkeypatch.chdir(slide.parent)
     jobs.segment(config, tmp_path / "maps")

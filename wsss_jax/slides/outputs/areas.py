@@ -184,7 +184,7 @@ def _write_csv(path: Path | str, headings: Sequence[str], lines: Sequence[Sequen
     """Writes lines whose first cell is the name of a slide."""
     with (
         atomic_path(path) as temporary,
-        # With a byte order mark, by which Excel knows that names are UTF-8.
+        # With a byte order mark, so that Excel reads names as UTF-8.
         temporary.open("w", encoding="utf-8-sig", newline="") as file,
     ):
         rows = ([spreadsheets.escape_text(slide), *cells] for slide, *cells in lines)

@@ -90,7 +90,7 @@ def write_cohort(
 
 
 def _read_failures(workdir: Path, besides: str) -> dict[str, str]:
-    """Reads the listed errors by name on one line, without that of the slide `besides`."""
+    """Reads the listed errors: name on one line -> error, except that of the slide `besides`."""
     path = workdir / FAILURES
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     start = f"{_to_one_line(besides)}: "

@@ -126,8 +126,8 @@ def _make_polygons(
 ) -> list[list[np.ndarray]]:
     """Makes polygons in level-0 pixels of a region, each a list of rings: usually one polygon.
 
-    The region is simplified as far as it stays valid and keeps its area, and rounded, by which it
-    may fall into several polygons.
+    The region is simplified as far as it stays valid and keeps its area. Rounding may split it into
+    several polygons.
     """
     if simplify:
         polygon = shapely.Polygon(rings[0], rings[1:])

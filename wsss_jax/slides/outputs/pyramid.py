@@ -78,11 +78,11 @@ def write_color_map(path: Path | str, read_rows: ReadRows, frame: MapFrame, lege
             tiles = _read_tiles(lambda channel, *rows: read_rows(*rows), 1, height, step)
             tiff.write(
                 map(colors.__getitem__, tiles),
-                shape=(*_level_shape((height, frame.width), step), 3),
+                shape=(*_shrink_shape((height, frame.width), step), 3),
                 photometric="rgb",
                 subfiletype=0 if step == 1 else 1,
                 metadata=None,
-                **_page_options(frame.mpp * step),
+                **_make_page_options(frame.mpp * step),
             )
 
 
@@ -101,7 +101,7 @@ def write_probability_maps(
       frame: of the maps.
       legend: of the classes.
     """
-    colors = [_ome_color(color) for color in legend.palette[: legend.excluded]]
+    colors = [_to_ome_color(color) for color in legend.palette[: legend.excluded]]
     _write(
         path,
         read_channel_rows,
@@ -143,7 +143,7 @@ def _write(
         "PhysicalSizeYUnit": "µm",
         **ome_metadata,
     }
-    uncompressed = sum(np.prod(_level_shape(shape, step), dtype=int) for step in steps)
+    uncompressed = sum(np.prod(_shrink_shape(shape, step), dtype=int) for step in steps)
     with (
         atomic_path(path) as temporary,
         tifffile.TiffWriter(
@@ -153,16 +153,16 @@ def _write(
         for step in steps:
             tiff.write(
                 _read_tiles(read, channels[0] if channels else 1, height, step),
-                shape=_level_shape(shape, step),
+                shape=_shrink_shape(shape, step),
                 subifds=len(steps) - 1 if step == 1 else None,
                 subfiletype=0 if step == 1 else 1,
                 metadata=metadata if step == 1 else None,
                 **photometry,
-                **_page_options(mpp * step),
+                **_make_page_options(mpp * step),
             )
 
 
-def _page_options(mpp: float) -> dict[str, Any]:
+def _make_page_options(mpp: float) -> dict[str, Any]:
     """Returns the options of `TiffWriter.write` that all pages share."""
     return {
         "dtype": np.uint8,
@@ -175,7 +175,7 @@ def _page_options(mpp: float) -> dict[str, Any]:
     }
 
 
-def _level_shape(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
+def _shrink_shape(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
     *channels, height, width = shape
     return (*channels, -(-height // step), -(-width // step))
 
@@ -192,6 +192,6 @@ def _read_tiles(
                     yield band[top : top + TILE, left : left + TILE]
 
 
-def _ome_color(color: Color) -> int:
+def _to_ome_color(color: Color) -> int:
     """Returns an opaque RGBA color as a signed 32-bit integer."""
     return int.from_bytes(bytes([*color, 255]), "big", signed=True)

@@ -216,7 +216,7 @@ def _close_region(parts: _OpenRegion, least: float) -> Region:
     """
     outline, holes = parts.outlines[0], parts.holes
     if len(parts.outlines) > 1:
-        # Without the holes inside the pieces, so that the work is only that of the outlines.
+        # Without the holes inside the pieces, which would only make the union slower.
         union = shapely.union_all([shapely.Polygon(outline) for outline in parts.outlines])
         outline = _normalize_ring(union.exterior, hole=False)
         between = [_normalize_ring(ring, hole=True) for ring in union.interiors]
