@@ -112,7 +112,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     tables.write_scores(
         workdir / "scores.json", workdir / "scores.csv", rows, dataset.classes, meta
     )
-    figures.confusion_figure(totals[last], dataset.classes, workdir / "confusion.png")
+    figures.write_confusion_matrix(workdir / "confusion.png", totals[last], dataset.classes)
     if config.sheet_patches:
         _write_sheets(config, workdir, source, dataset, _Ranked(last, by_patch[last], predict))
 
@@ -267,7 +267,7 @@ def _write_sheets(
         "examples": [ranked[i] for i in between],
     }
     indices = sorted(set().union(*chosen.values()))
-    palette = colors.for_pictures(dataset, config.palette).palette
+    legend = colors.make_legend(dataset, config.palette)
     patches = [source[index] for index in indices]
     predicted = _predict_rows(patches, dataset.num_classes, config.batch_size, ranked_by.predict)
     rows = {
@@ -281,19 +281,10 @@ def _write_sheets(
             )
             for i in chosen[name]
         ]
-        figures.evaluation_sheet(
-            sheet,
-            palette,
-            dataset.classes,
-            workdir / f"{name}.png",
-            title=f"{config.split}: {name} patches first",
-        )
-    figures.demo_banner(
-        [rows[i] for i in chosen["examples"]],
-        palette,
-        dataset.classes,
-        workdir / "examples.png",
-    )
+        title = f"{config.split}: {name} patches first"
+        figures.write_evaluation_sheet(workdir / f"{name}.png", sheet, legend, title)
+    examples = [rows[i] for i in chosen["examples"]]
+    figures.write_demo_banner(workdir / "examples.png", examples, legend)
 
 
 def _predict_rows(

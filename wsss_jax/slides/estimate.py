@@ -13,10 +13,10 @@ from wsss_jax.errors import InputError
 from wsss_jax.findings import Finding
 from wsss_jax.slides import settings
 from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitching, tissue_search
-from wsss_jax.slides.outputs import outputs
+from wsss_jax.slides.outputs import result_files
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.reading import Slide, View, check_mpp, open_slide
-from wsss_jax.wording import two_digits
+from wsss_jax.wording import format_two_digits
 
 _PATCH = 224  # pixels, where no run says
 _CACHES = 2 * 128 << 20  # bytes, of decoded tiles and of resampled blocks
@@ -86,7 +86,7 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     file = SlideFile(slide.path, slide.name, None)
     mask_file = tissue_search.mask_file_of(config.tissue.source, file)
     begun = time.monotonic()
-    overview, factor = view.overview(outputs.OVERVIEW)
+    overview, factor = view.overview(result_files.OVERVIEW)
     tissue, note = tissue_search.find_tissue(config, view, overview, factor, mask_file)
     share = tissue.area() / (view.width * view.height)
     if note:
@@ -112,9 +112,9 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     begun = time.monotonic()
     np.asarray(predict(batch))
     seconds = (time.monotonic() - begun) / config.batch_size * tiles
-    duration = f"{two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    duration = f"{format_two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     yield Finding(
-        "time", f"about {duration} at {two_digits(tiles / seconds)} tiles/s on this machine"
+        "time", f"about {duration} at {format_two_digits(tiles / seconds)} tiles/s on this machine"
     )
 
 

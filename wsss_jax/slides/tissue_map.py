@@ -15,20 +15,21 @@ import ml_collections
 from tqdm import tqdm
 
 from data.dataset import Dataset
-from wsss_jax import masks, progress
+from wsss_jax import masks
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, locked
+from wsss_jax.progress import show_progress as open_progress
 from wsss_jax.report import slide_pages
 from wsss_jax.slides.mapping import stitching
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Parts
 from wsss_jax.slides.mapping.tissue import Tissue
 from wsss_jax.slides.mapping.tissue_search import find_tissue, is_scanned_in_part, mask_file_of
-from wsss_jax.slides.outputs import areas, outputs, results
+from wsss_jax.slides.outputs import areas, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.reading import Slide, View, open_slide
-from wsss_jax.wording import counted, two_digits
+from wsss_jax.wording import format_count, format_two_digits
 
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
 
@@ -45,9 +46,9 @@ def segment_slide(
 ) -> str:
     """Makes the tissue map of a slide, goes on with it, or finds that it is finished.
 
-    Writes into `folder` the files of `outputs.FILES` and `report.html`, those whose settings have
-    changed. The label map, the polygons and the areas are the same to the byte however often the
-    work was interrupted.
+    Writes into `folder` the files of `result_files.FILES` and `report.html`, those whose settings
+    have changed. The label map, the polygons and the areas are the same to the byte however often
+    the work was interrupted.
 
     Args:
       config: of the job "segment", settled.
@@ -70,10 +71,10 @@ def segment_slide(
         view = View(slide, config.mpp, config.resampling)
         mask_file = mask_file_of(config.tissue.source, file)
         settings = _settings(config, dataset, networks, slide, mask_file)
-        wanted = outputs.wanted(config, areas.ratio_names(dataset.roles))
+        wanted = result_files.list_files(config, areas.list_ratios(dataset.roles))
         origins = {phase: origin._asdict() for phase, origin in networks.origins.items()}
-        sources = outputs.Sources(config, dataset, networks, file, slide, view)
-        overview = lru_cache(partial(view.overview, outputs.OVERVIEW))
+        sources = result_files.Sources(config, dataset, networks, file, slide, view)
+        overview = lru_cache(partial(view.overview, result_files.OVERVIEW))
 
         def look_for_tissue() -> tuple[Tissue, str]:
             return find_tissue(config, view, *overview(), mask_file)
@@ -88,7 +89,7 @@ def segment_slide(
                 changed.append("history of the networks")
             if changed:
                 return f"other {', '.join(changed)}"
-            is_whole = partial(outputs.is_whole, folder, before)
+            is_whole = partial(result_files.is_whole, folder, before)
             whole = all(map(is_whole, [*wanted, slide_pages.REPORT]))
             return "" if whole else "files that are gone or cut"
 
@@ -96,7 +97,7 @@ def segment_slide(
         before = results.read_summary(folder)
         if before is not None and not what_changed(before):
             return finished_before  # nothing to write, nobody to keep out
-        results.check_ours(folder)
+        results.check_result_folder(folder)
         with locked(folder / results.PARTS / results.LOCK):
             before = results.read_summary(folder)  # another process may have been at work
             if what := what_changed(before):
@@ -105,10 +106,12 @@ def segment_slide(
                 return finished_before
             same_map = before is not None and before["settings"]["map"] == settings["map"]
             tissue, note = (None, before.get("tissue_note", "")) if same_map else look_for_tissue()
-            names = outputs.outdated(folder, wanted, before if same_map else None, settings)
+            names = result_files.find_outdated(
+                folder, wanted, before if same_map else None, settings
+            )
             # In a folder that was begun, what is called as a result is one.
-            listed = outputs.FILES.keys() if before is None else before["files"]
-            for name in (outputs.FILES.keys() & set(listed)) - wanted - {results.SUMMARY}:
+            listed = result_files.FILES.keys() if before is None else before["files"]
+            for name in (result_files.FILES.keys() & set(listed)) - wanted - {results.SUMMARY}:
                 (folder / name).unlink(missing_ok=True)
             (folder / results.SUMMARY).unlink(missing_ok=True)
             clear_unfinished(folder)
@@ -137,9 +140,9 @@ def segment_slide(
                     after_batch=after_batch,
                 )
             stitched = time.monotonic() - begun
-            made = outputs.write_maps(sources, folder, parts, names, tissue_pixels, before)
-            pictures = outputs.make_pictures(sources, folder, parts, names, overview)
-            summary = outputs.describe(sources, folder, made, note) | {
+            made = result_files.write_maps(sources, folder, parts, names, tissue_pixels, before)
+            pictures = result_files.make_pictures(sources, folder, parts, names, overview)
+            summary = result_files.summarize_slide(sources, folder, made, note) | {
                 "tissue_pixels": tissue_pixels,
                 "tissue_note": note,
                 "settings": settings,
@@ -148,12 +151,12 @@ def segment_slide(
                 "seconds": {"tiles": stitched, "all": time.monotonic() - begun},
                 "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
             }
-            outputs.write_report(folder, summary, dataset, pictures)
-    seconds = two_digits(summary["seconds"]["all"])
+            result_files.write_report(folder, summary, pictures)
+    seconds = format_two_digits(summary["seconds"]["all"])
     if not left:
         return f"{file.name}: no new tiles, files written in {seconds} s"
-    rate = two_digits(left / stitched)
-    return f"{file.name}: {counted(total, 'tile')} in {seconds} s, {rate} tiles/s"
+    rate = format_two_digits(left / stitched)
+    return f"{file.name}: {format_count(total, 'tile')} in {seconds} s, {rate} tiles/s"
 
 
 def _check_same_slide(
@@ -165,7 +168,7 @@ def _check_same_slide(
     same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
     if not same_content and before["file"] not in own:
         raise InputError(
-            f"{file.path}: {folder} {results.OF_ANOTHER}, {before['file']}; name another "
+            f"{file.path}: {folder} {results.OTHER_SLIDE}, {before['file']}; name another "
             "--workdir, or rename this slide"
         )
 
@@ -212,7 +215,7 @@ def _settings(
             "white": white,
             **({"precision": precision} if precision else {}),
         },
-        "output": outputs.settings(config, dataset),
+        "output": result_files.collect_settings(config, dataset),
     }
 
 
@@ -242,16 +245,16 @@ def _stitch(
     if dataset.white:
         rule = {"threshold": config.white_threshold, "min_area": config.white_min_area}
         white = stitching.White(partial(masks.white_background, **rule), rule["min_area"])
-    with progress.show_progress(
+    with open_progress(
         total=total,
         initial=total - left,
         desc=name,
         unit="tile",
         disable=not show_progress,
-    ) as bar:
+    ) as progress:
 
         def done(tiles: int) -> None:
-            bar.update(tiles)
+            progress.update(tiles)
             after_batch()
 
         stitching.stitch(

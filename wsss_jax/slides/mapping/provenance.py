@@ -10,7 +10,7 @@ from data import synthetic
 from wsss_jax import checkpoints, methods, runs
 from wsss_jax import config as config_lib
 from wsss_jax.training import history
-from wsss_jax.wording import counted
+from wsss_jax.wording import format_count
 
 PHASES = {"phase1": "Phase 1", "phase2": "Phase 2"}  # what texts call them
 _SCORES = {"miou": "mIoU", "val_mean_f1": "mean F1"}  # the first that a validation gave
@@ -86,9 +86,9 @@ def _score(epochs: list[dict], select: str) -> str:
         values = [record.get(key) for record in epochs]
         known = [value for value in values if value is not None]
         if known and select == "best":
-            return f"{name} {max(known):.3f} (best of {counted(len(epochs), 'epoch')})"
+            return f"{name} {max(known):.3f} (best of {format_count(len(epochs), 'epoch')})"
         if known and values[-1] is not None:
-            return f"{name} {values[-1]:.3f} (last of {counted(len(epochs), 'epoch')})"
+            return f"{name} {values[-1]:.3f} (last of {format_count(len(epochs), 'epoch')})"
     return "none"
 
 

@@ -15,7 +15,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.slides.outputs import results
 from wsss_jax.slides.reading import dicom
 from wsss_jax.slides.reading.dicom import is_hidden
-from wsss_jax.wording import counted
+from wsss_jax.wording import format_count
 
 ENDINGS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu"),
@@ -90,7 +90,7 @@ def find(slides: str) -> list[Path]:
             inside = slides_inside
         found.update(dict.fromkeys(inside))
     if results_passed_over:
-        print(f"passed over: {counted(results_passed_over, 'path')} in folders of results")
+        print(f"passed over: {format_count(results_passed_over, 'path')} in folders of results")
     if results_passed_over and not found:
         raise InputError(
             f"config.slides: {slides} names only files of results of this program: name the slides"
@@ -102,7 +102,7 @@ def find(slides: str) -> list[Path]:
 
 def _without_results(paths: list[Path]) -> list[Path]:
     """The paths without what this program has written: folders of results, and what is of all."""
-    is_ours, is_run = lru_cache(results.is_ours), lru_cache(_is_run)
+    is_ours, is_run = lru_cache(results.is_result_folder), lru_cache(_is_run)
     return [
         path
         for path in paths
