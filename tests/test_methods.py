@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,3 +76,17 @@ def test_a_new_method_has_its_fields_checked(toy_run):
     config.kernel = 11
     with pytest.raises(InputError, match=r"config\.kernel is 11: it must be an integer"):
         config_lib.validate(config)
+
+
+def test_a_new_method_is_exported(toy_run, tmp_path):
+    config = base.export(str(toy_run))
+    config.formats, config.platforms = ("safetensors", "stablehlo"), ("cpu",)
+    jobs.run(config, tmp_path / "exported")
+    assert (tmp_path / "exported" / "toy.safetensors").stat().st_size
+    program = jax.export.deserialize(
+        bytearray((tmp_path / "exported" / "toy.stablehlo").read_bytes())
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    result = program.call(images)
+    assert result["probability"].shape == (2, 32, 32, 4)
+    np.testing.assert_array_equal(result["segmentation"], result["probability"].argmax(axis=-1))

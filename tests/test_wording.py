@@ -4,7 +4,7 @@ from wsss_jax import wording
 
 
 def test_one_is_singular():
-    assert [wording.counted(n, "tile") for n in (0, 1, 1234)] == [
+    assert [wording.format_count(n, "tile") for n in (0, 1, 1234)] == [
         "0 tiles",
         "1 tile",
         "1,234 tiles",
@@ -23,4 +23,4 @@ def test_one_is_singular():
     ],
 )
 def test_rates_have_two_digits(value, text):
-    assert wording.two_digits(value) == text
+    assert wording.format_two_digits(value) == text

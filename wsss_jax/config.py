@@ -1,4 +1,4 @@
-"""The check of a configuration, and its way to and from disk."""
+"""The configuration of a job: checked, completed and frozen, saved and loaded."""
 
 import difflib
 import json
@@ -20,14 +20,14 @@ _LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
-    found = {}
+    leaves = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping | ml_collections.ConfigDict) and path != "codes":
-            found.update(_leaves(value, f"{path}."))
+            leaves.update(_leaves(value, f"{path}."))
         else:
-            found[path] = value
-    return found
+            leaves[path] = value
+    return leaves
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -116,7 +116,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:
-    """The fields in which two configurations differ, as `field: a / b`."""
+    """Lists the fields in which two configurations differ, as `field: a / b`."""
     a, b = _leaves(one), _leaves(other)
     return [
         f"{path}: {a.get(path)!r} / {b.get(path)!r}"
@@ -134,7 +134,7 @@ def save(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def load(workdir: Path, field: str) -> ml_collections.FrozenConfigDict:
-    """The configuration of an earlier run; fields that came later do what that version did.
+    """Loads the configuration of an earlier run; later fields do what that version did.
 
     Args:
       workdir: the run's folder, as the user named it in `field`.
@@ -160,7 +160,7 @@ def load(workdir: Path, field: str) -> ml_collections.FrozenConfigDict:
 
 
 def version(workdir: Path, field: str) -> str:
-    """The version of this software that wrote a run; arguments and errors as of `load`."""
+    """Reads which version of this software wrote a run; arguments and errors as of `load`."""
     return str(_read(workdir, field)[1].get(VERSION, FIRST_VERSION))
 
 
@@ -175,7 +175,7 @@ def _read(workdir: Path, field: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _object(path: Path, content: bytes) -> dict[str, Any]:
-    """The JSON object of a file, lists as tuples."""
+    """Reads the JSON object of a file, lists as tuples."""
     try:
         values = _with_tuples(json.loads(content))
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8

@@ -1,4 +1,4 @@
-"""What a run leaves in its workdir for the runs after it: its configuration and its data set."""
+"""The folder of a run: who may work in it, and what it holds for the runs after it."""
 
 import contextlib
 import functools
@@ -56,16 +56,16 @@ def layer_dir(workdir: Path, layer: str) -> Path:
 
 
 def holds_workdir(job: Job, *, shared: bool = False) -> Job:
-    """The job, done while its workdir is held: no other job works in it meanwhile.
+    """Makes a job hold its workdir: no other job works in it meanwhile.
 
     Args:
-      job: what is done.
+      job: the function of a job, `run(config, workdir)`.
       shared: processes that do this job may share the folder; others are kept out.
     """
 
     @functools.wraps(job)
     def held_job(config: ml_collections.ConfigDict, workdir: Path) -> Any:
-        with _held(workdir, shared=shared):
+        with _hold(workdir, shared=shared):
             return job(config, workdir)
 
     return held_job
@@ -75,11 +75,11 @@ shares_workdir = functools.partial(holds_workdir, shared=True)
 
 
 @contextlib.contextmanager
-def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
-    """Of several processes of a run, the first holds the folder for all of them.
+def _hold(workdir: Path, *, shared: bool) -> Iterator[None]:
+    """Holds a folder; of several processes of a run, the first does so for all of them.
 
     Raises:
-      InputError: there is something else in it, or another process works in it.
+      InputError: it holds something else, or another process works in it.
     """
     with contextlib.ExitStack() as stack:
         problem = None
@@ -101,7 +101,7 @@ def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
 
 
 def _clear_if_alone(workdir: Path) -> None:
-    """Removes what killed processes left, unless others are at work, who may be writing it."""
+    """Removes what killed processes left, unless others are at work and may be writing it."""
     if not any(workdir.glob(f"{UNFINISHED}*")):
         return
     with contextlib.suppress(InputError), locked(workdir / LOCK) as held:
@@ -110,7 +110,10 @@ def _clear_if_alone(workdir: Path) -> None:
 
 
 def _refuse_foreign(workdir: Path) -> None:
-    """Every job writes `config.json` before any other file but hidden ones and locks."""
+    """Refuses a folder with files of something else.
+
+    Every job writes `config.json` before any other file but hidden ones and locks.
+    """
     if not workdir.is_dir() or (workdir / config_lib.CONFIG_FILE).is_file():
         return  # `check` reads it
     for path in sorted(workdir.iterdir()):
@@ -122,14 +125,14 @@ def _refuse_foreign(workdir: Path) -> None:
 
 
 def _has_files(path: Path) -> bool:
-    """Whether a path is a file, or a folder with any below it but the locks of slides."""
+    """Tells whether a path is a file, or a folder with any below it but the locks of slides."""
     if not path.is_dir():
         return True
     return any(set(files) - {"lock"} for _, _, files in os.walk(path, followlinks=True))
 
 
 def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) -> None:
-    """Refuses a folder that holds something this run would spoil or could not go on with.
+    """Refuses a folder that holds something this run would damage or could not go on with.
 
     Args:
       config: of this run.
@@ -191,8 +194,8 @@ def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: boo
     before = patch_records.load(workdir) if started else []
     if before is None:
         tqdm.write(
-            f"{workdir}: begun by version 0.1, which did not write down its patches: going on "
-            "without comparing them"
+            f"{workdir}: begun by version 0.1, which did not record its patches: they are not "
+            "compared"
         )
     elif started and (difference := patch_records.first_difference(before, records)):
         raise InputError(

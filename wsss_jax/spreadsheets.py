@@ -1,32 +1,32 @@
-"""CSV files whose text no spreadsheet takes for a formula, whatever it separates cells by."""
+"""CSV files that spreadsheet programs read as data, never as formulas."""
 
 import csv
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-# What Excel, LibreOffice and Google Sheets begin a formula with, or skip before one (OWASP, "CSV
-# injection"); also in the full width of East Asian type.
+# What Excel, LibreOffice and Google Sheets start a formula with, or skip before one (OWASP, "CSV
+# injection"), also in the full-width forms of East Asian fonts.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def text(value: str) -> str:
-    """A cell of text such as a name, with ' before it where it would begin a formula.
+def escape_text(value: str) -> str:
+    """Puts ' before a text, such as a name, that would start a formula.
 
-    Numbers need none: they are written as they are.
+    Numbers are written as they are.
     """
     return f"'{value}" if value.startswith(_FORMULA) else value
 
 
-def write(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
+def write_rows(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
     """Writes rows of cells with commas between them.
 
-    Where a cell has what other programs separate cells by, all of its row are quoted.
+    A row is quoted where a text contains what some programs use as separator (semicolon or tab).
 
     Args:
       file: opened with `newline=""`.
-      rows: cells as `text` returns, numbers, or None for an empty one.
+      rows: texts from `escape_text`, numbers, or None for an empty cell.
     """
     usual, quoted = csv.writer(file), csv.writer(file, quoting=csv.QUOTE_ALL)
     for row in rows:
-        others = any(isinstance(cell, str) and {";", "\t"} & set(cell) for cell in row)
-        (quoted if others else usual).writerow(row)
+        separated = any(isinstance(cell, str) and {";", "\t"} & set(cell) for cell in row)
+        (quoted if separated else usual).writerow(row)

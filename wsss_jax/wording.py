@@ -1,12 +1,12 @@
 """Numbers in sentences."""
 
 
-def counted(number: int, noun: str) -> str:
-    """ "1 level", "2 levels"."""
+def format_count(number: int, noun: str) -> str:
+    """Writes a number and what is counted: "1 level", "2 levels"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def two_digits(value: float) -> str:
-    """A positive number with two significant digits: 0.35, 5.5, 120, 3,400."""
-    short = float(f"{value:.2g}")
-    return f"{short:,.0f}" if short >= 10 else f"{short:.2g}"
+def format_two_digits(value: float) -> str:
+    """Writes a positive number with two significant digits: 0.35, 5.5, 120, 3,400."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:.2g}"

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from wsss_jax.report.canvas import Picture, Row, write_page
+from wsss_jax.report.canvas import Layout, Picture, Row, write_page
 
 
 def test_a_page_shows_its_pictures_and_legend_in_exact_colors(tmp_path):
@@ -11,7 +11,7 @@ def test_a_page_shows_its_pictures_and_legend_in_exact_colors(tmp_path):
     ]
     rows = [Row(pictures, caption="one"), Row(pictures[::-1], caption="two", note="right")]
     path = tmp_path / "new" / "page.png"
-    write_page(path, rows, ["left", "right"], [(red, "tumor")], title="a title", tile=64)
+    write_page(path, rows, ["left", "right"], [(red, "tumor")], Layout("a title", tile=64))
     page = np.asarray(Image.open(path).convert("RGB"))
     count = {color: int((page == color).all(axis=-1).sum()) for color in (red, blue)}
     assert count[blue] == 2 * 64 * 64

@@ -42,12 +42,12 @@ def ciede2000(one, other):
 
 
 def least_difference(palette):
-    """The smallest of all pairs, for the eyes that tell them apart worst."""
+    """The smallest difference of all pairs, for the vision that tells them apart worst."""
     return min(
         ciede2000(one, other)
         for vision in colors.VISIONS
         for one, other in itertools.combinations(
-            lab(colors.simulated(np.array(palette), vision)), 2
+            lab(colors.simulate_vision(np.array(palette), vision)), 2
         )
     )
 
@@ -68,29 +68,29 @@ def test_the_measure_is_ciede2000(one, other, expected):
 @pytest.mark.parametrize(
     ("count", "least"), [(2, 20), (3, 15), (4, 11), (8, 11), (12, 10), (20, 9)]
 )
-def test_all_eyes_tell_the_colors_apart(count, least):
-    assert least_difference([*colors.colorblind(count), WHITE]) > least
+def test_everybody_can_tell_the_colors_apart(count, least):
+    assert least_difference([*colors.make_colorblind_palette(count), WHITE]) > least
 
 
-def test_shipped_palettes_are_hardly_told_apart_by_some():
-    """Why there is another palette."""
+def test_some_people_hardly_tell_the_shipped_palettes_apart():
+    """The reason for another palette."""
     for name in ("luad_histoseg", "bcss_wsss"):
         assert least_difference(load_dataset(name, "").palette) < 6
 
 
 def test_any_number_of_classes_has_colors_of_its_own():
-    assert colors.colorblind(3) == colors.OKABE_ITO[:3]
-    many = colors.colorblind(100)
+    assert colors.make_colorblind_palette(3) == colors.OKABE_ITO[:3]
+    many = colors.make_colorblind_palette(100)
     assert len({*many, WHITE}) == 101 and many[:8] == colors.OKABE_ITO
     assert all(0 <= channel <= 255 for color in many for channel in color)
 
 
-def test_only_pictures_change_their_colors():
+def test_a_scheme_changes_colors_and_no_names():
     dataset = load_dataset("luad_histoseg", "")
-    assert colors.for_pictures(dataset, "dataset") is dataset
-    other = colors.for_pictures(dataset, "colorblind")
+    assert colors.make_legend(dataset, "dataset") == (dataset.classes, dataset.palette)
+    other = colors.make_legend(dataset, "colorblind")
     assert other.palette == (*colors.OKABE_ITO[:4], dataset.palette[-1])
-    assert other.classes == dataset.classes
+    assert other.names == dataset.classes
 
 
 def test_what_is_excluded_has_a_color_of_its_own():
@@ -107,6 +107,6 @@ def test_what_is_excluded_has_a_color_of_its_own():
             palette=(*((n, n, 0) for n in range(count)), excluded),
             roles={},
         )
-        *classes, last = colors.for_pictures(made, "colorblind").palette
-        assert tuple(classes) == colors.colorblind(count)
+        *classes, last = colors.make_legend(made, "colorblind").palette
+        assert tuple(classes) == colors.make_colorblind_palette(count)
         assert min(np.abs(np.subtract(classes, last)).max(axis=1)) > 30

@@ -5,9 +5,11 @@ import pytest
 from PIL import Image
 
 from wsss_jax.report import canvas, figures
+from wsss_jax.report.legend import Legend
 
 CLASSES = ("epithelium", "necrosis", "stroma")
 PALETTE = ((205, 51, 51), (0, 255, 0), (255, 165, 0), (255, 255, 255))
+LEGEND = Legend(CLASSES, PALETTE)
 TILE = 224
 
 
@@ -72,49 +74,49 @@ def test_colorize():
         figures.colorize(np.array([[4]]), PALETTE)
 
 
-def test_overlay_tints_classes_and_spares_the_excluded():
+def test_classes_are_tinted_and_excluded_pixels_are_not():
     image = np.full((1, 3, 3), 100, np.uint8)
     mask = np.array([[0, 1, 3]])
-    tinted = figures.overlay(image, mask, PALETTE, alpha=0.5)
+    tinted = figures.tint(image, mask, PALETTE, alpha=0.5)
     # round half to even: (100 + 205) / 2 and (100 + 51) / 2
     np.testing.assert_array_equal(tinted, [[[152, 76, 76], [50, 178, 50], [100, 100, 100]]])
-    spared = figures.overlay(image, mask, PALETTE, alpha=1, excluded=0)
-    np.testing.assert_array_equal(spared, [[[100] * 3, PALETTE[1], PALETTE[3]]])
+    untinted = figures.tint(image, mask, PALETTE, alpha=1, excluded=0)
+    np.testing.assert_array_equal(untinted, [[[100] * 3, PALETTE[1], PALETTE[3]]])
 
 
 def test_contact_sheet_places_patch_masks_and_overlay(tmp_path):
     path = tmp_path / "new" / "sheet.png"
     rows = [row(), row(image=photograph(TILE, seed=1), truth=None)]
-    figures.contact_sheet(rows, PALETTE, CLASSES, path)
+    figures.write_contact_sheet(path, rows, LEGEND)
     sheet = pixels(path)
     assert_alike(cell(sheet, 0, 1, title=False), rows[1].image)
     assert_painted(cell(sheet, 1, 0, title=False), np.zeros((TILE, TILE), np.uint8))
     assert_painted(cell(sheet, 2, 1, title=False), quadrants(TILE))
-    tinted = figures.overlay(rows[0].image, quadrants(TILE), PALETTE)
+    tinted = figures.tint(rows[0].image, quadrants(TILE), PALETTE)
     assert_alike(cell(sheet, 3, 0, title=False), tinted)
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_small_masks_are_enlarged_without_new_colors(tmp_path):
-    figures.contact_sheet([row(size=32)], PALETTE, CLASSES, tmp_path / "sheet.png")
+    figures.write_contact_sheet(tmp_path / "sheet.png", [row(size=32)], LEGEND)
     painted = cell(pixels(tmp_path / "sheet.png"), 2, 0, title=False)
     assert_painted(painted, quadrants(TILE))
 
 
 def test_page_is_white_with_dark_text(tmp_path):
-    figures.contact_sheet([row()], PALETTE, CLASSES, tmp_path / "sheet.png", title="Masks")
+    figures.write_contact_sheet(tmp_path / "sheet.png", [row()], LEGEND, title="Masks")
     sheet = pixels(tmp_path / "sheet.png")
     title = sheet[: canvas.MARGIN + canvas.TITLE_HEIGHT]
     assert (title[:10] == 255).all()
     assert has_color(title, canvas.INK)
-    assert (title.min(axis=-1) == title.max(axis=-1)).all()  # nothing but greys
+    assert (title.min(axis=-1) == title.max(axis=-1)).all()  # only grays
     assert 0.01 < (title < 255).mean() < 0.1
 
 
 def test_legend_names_all_classes_and_the_excluded_only_if_shown(tmp_path):
     without = row(masks={"bn7": np.zeros((TILE, TILE), np.uint8)}, label=(0, 0, 0))
     for name, rows in (("with.png", [row(label=(0, 0, 0))]), ("without.png", [without])):
-        figures.contact_sheet(rows, PALETTE, CLASSES, tmp_path / name)
+        figures.write_contact_sheet(tmp_path / name, rows, LEGEND)
     legends = {
         name: pixels(tmp_path / name)[-canvas.MARGIN - canvas.LEGEND_HEIGHT + canvas.GAP :]
         for name in ("with.png", "without.png")
@@ -129,7 +131,7 @@ def test_legend_names_all_classes_and_the_excluded_only_if_shown(tmp_path):
 
 
 def test_label_swatches_show_the_present_classes(tmp_path):
-    figures.contact_sheet([row(label=(0, 1, 0))], PALETTE, CLASSES, tmp_path / "sheet.png")
+    figures.write_contact_sheet(tmp_path / "sheet.png", [row(label=(0, 1, 0))], LEGEND)
     top = canvas.MARGIN + canvas.HEADING_HEIGHT
     caption = pixels(tmp_path / "sheet.png")[top : top + canvas.CAPTION_HEIGHT - 1]
     assert has_color(caption, PALETTE[1])
@@ -141,7 +143,7 @@ def test_long_names_stay_on_the_page_and_off_the_score(tmp_path):
     captions = {}
     for name in ("short", "a name of a patch " * 20):
         rows = [row(name=name, masks=mask, truth=quadrants(TILE), label=None, miou=0.5)]
-        figures.evaluation_sheet(rows, PALETTE, CLASSES, tmp_path / "sheet.png")
+        figures.write_evaluation_sheet(tmp_path / "sheet.png", rows, LEGEND)
         top = canvas.MARGIN + canvas.HEADING_HEIGHT
         captions[name] = pixels(tmp_path / "sheet.png")[top : top + canvas.CAPTION_HEIGHT - 1]
     short, long = captions.values()
@@ -151,7 +153,7 @@ def test_long_names_stay_on_the_page_and_off_the_score(tmp_path):
 
 def test_contact_sheet_shows_the_truth_before_the_overlay(tmp_path):
     rows = [row(truth=np.full((TILE, TILE), 2, np.uint8))]
-    figures.contact_sheet(rows, PALETTE, CLASSES, tmp_path / "sheet.png")
+    figures.write_contact_sheet(tmp_path / "sheet.png", rows, LEGEND)
     truth = cell(pixels(tmp_path / "sheet.png"), 3, 0, title=False)
     assert_painted(truth, np.full((TILE, TILE), 2))
 
@@ -159,9 +161,9 @@ def test_contact_sheet_shows_the_truth_before_the_overlay(tmp_path):
 def test_rows_of_other_columns_are_refused(tmp_path):
     rows = [row(), row(truth=quadrants(TILE))]
     with pytest.raises(ValueError, match="same columns"):
-        figures.contact_sheet(rows, PALETTE, CLASSES, tmp_path / "sheet.png")
+        figures.write_contact_sheet(tmp_path / "sheet.png", rows, LEGEND)
     with pytest.raises(ValueError, match="at least one row"):
-        figures.contact_sheet([], PALETTE, CLASSES, tmp_path / "sheet.png")
+        figures.write_contact_sheet(tmp_path / "sheet.png", [], LEGEND)
     assert not list(tmp_path.iterdir())
 
 
@@ -171,7 +173,7 @@ def test_eight_rows_stay_below_a_megabyte(tmp_path):
         row(image=photograph(TILE, seed), masks={"bn7": rng.integers(0, 4, (TILE, TILE), np.uint8)})
         for seed in range(8)
     ]
-    figures.contact_sheet(rows, PALETTE, CLASSES, tmp_path / "sheet.png")
+    figures.write_contact_sheet(tmp_path / "sheet.png", rows, LEGEND)
     assert (tmp_path / "sheet.png").stat().st_size < 1 << 20
 
 
@@ -181,7 +183,7 @@ def test_evaluation_sheet_keeps_the_order_of_rows(tmp_path):
         row(masks={"prediction": mask}, truth=truth, miou=miou)
         for mask, miou in ((prediction, 0.1), (truth, 1.0))
     ]
-    figures.evaluation_sheet(rows, PALETTE, CLASSES, tmp_path / "worst.png", title="Worst first")
+    figures.write_evaluation_sheet(tmp_path / "worst.png", rows, LEGEND, title="Worst first")
     sheet = pixels(tmp_path / "worst.png")
     for index, predicted in enumerate((prediction, truth)):
         for column, mask in ((1, truth), (2, predicted)):
@@ -191,7 +193,7 @@ def test_evaluation_sheet_keeps_the_order_of_rows(tmp_path):
 
 def test_demo_banner_is_wide(tmp_path):
     rows = [row(truth=quadrants(TILE)) for _ in range(4)]
-    figures.demo_banner(rows, PALETTE, CLASSES, tmp_path / "banner.png")
+    figures.write_demo_banner(tmp_path / "banner.png", rows, LEGEND)
     height, width, _ = pixels(tmp_path / "banner.png").shape
     assert width > 2 * height
     assert all(has_color(pixels(tmp_path / "banner.png"), color) for color in PALETTE)
@@ -200,18 +202,18 @@ def test_demo_banner_is_wide(tmp_path):
 def test_confusion_figure_shades_by_share(tmp_path):
     confusion = np.array([[90, 10, 0, 0], [0, 10**6, 0, 0], [0, 0, 0, 0]])
     path = tmp_path / "new" / "confusion.png"
-    figures.confusion_figure(confusion, CLASSES, path)
+    figures.write_confusion_matrix(path, confusion, CLASSES)
     without = pixels(path)
     full, none = (8, 48, 107), (247, 251, 255)  # the ends of matplotlib's Blues
     assert has_color(without, full)
     assert has_color(without, none)
     confusion[0, 3] = 5
-    figures.confusion_figure(confusion, CLASSES, path)
+    figures.write_confusion_matrix(path, confusion, CLASSES)
     assert pixels(path).shape[1] > without.shape[1]  # a column for "excluded"
 
 
 def test_counts_are_short():
-    shown = [figures._short_count(count) for count in (0, 512, 1000, 99_940, 999_999, 1_253_000)]
+    shown = [figures.format_pixels(count) for count in (0, 512, 1000, 99_940, 999_999, 1_253_000)]
     assert shown == ["0", "512", "1 k", "99.9 k", "1 M", "1.25 M"]
 
 
@@ -221,12 +223,12 @@ def test_training_curves_draw_a_panel_per_figure(tmp_path):
         for epoch in range(4)
     ]
     history[3]["miou"] = 0.4  # validated in the last epoch only
-    figures.training_curves(history, tmp_path / "three.png", ("a", "b"))
-    figures.training_curves([{"epoch": 0, "loss": 1.0}], tmp_path / "one.png")
+    figures.write_training_curves(tmp_path / "three.png", history, ("a", "b"))
+    figures.write_training_curves(tmp_path / "one.png", [{"epoch": 0, "loss": 1.0}])
     three, one = pixels(tmp_path / "three.png"), pixels(tmp_path / "one.png")
     assert three.shape[1] == 3 * one.shape[1]
     blue = (0, 114, 178)
     thirds = np.array_split(three, 3, axis=1)
     assert all(has_color(third, blue) for third in thirds)
     with pytest.raises(ValueError, match="no epoch"):
-        figures.training_curves([], tmp_path / "none.png")
+        figures.write_training_curves(tmp_path / "none.png", [])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wsss_jax.report import slide_pages
+from wsss_jax.report.legend import Legend
 from wsss_jax.report.slide_pages import Area, IndexEntry, Ratio, SlideReport
 from wsss_jax.report.slide_pictures import SlidePictures
 
@@ -21,7 +22,10 @@ VOID = ("meta", "img", "input")
 
 
 class Page(HTMLParser):
-    """Every start tag with its attributes, and the visible text in pieces."""
+    """Every start tag with its attributes, and the visible text in pieces.
+
+    White space between elements is no text.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -41,7 +45,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if data.strip() and self.open[-1] != "style":
             self.texts.append(data)
 
     def values(self, tag: str, attribute: str) -> list:
@@ -51,14 +55,14 @@ class Page(HTMLParser):
 def report(name: str = "slide", warnings: tuple[str, ...] = ()) -> SlideReport:
     labels = np.tile(np.repeat(np.arange(3, dtype=np.uint8), 20), (30, 1))
     thumbnail = np.full((30, 60, 3), 200, np.uint8)
-    pictures = SlidePictures(thumbnail, labels, 8.0, ("tumor", "stroma"), COLORS)
+    pictures = SlidePictures(thumbnail, labels, 8.0, Legend(("tumor", "stroma"), COLORS))
     facts = {"Networks": {"Phase 2": name}}
     return SlideReport(name, pictures, AREAS, RATIOS, facts, warnings, {"a #1:%.csv": name})
 
 
 @pytest.fixture(params=["report", "index"])
 def page(request, tmp_path) -> Page:
-    """A page in which every text that can be nasty is."""
+    """A page in which every text that may hold markup does."""
     path = tmp_path / "new" / "page.html"
     if request.param == "report":
         slide_pages.write_report(path, report(NASTY, (NASTY,)))
@@ -114,13 +118,13 @@ def test_a_report_is_one_file_with_its_pictures(tmp_path):
     assert len(page.values("img", "src")) == 3
     assert all(source.startswith("data:image/") for source in page.values("img", "src"))
     assert page.values("a", "href") == ["./a%20%231%3A%25.csv"]
-    assert slide_pages.RESEARCH_ONLY in page.texts
+    assert "For research use only. Not for diagnosis." in page.texts
     assert "Warnings" not in page.texts
     slide_pages.write_report(tmp_path / "again.html", report())
     assert (tmp_path / "again.html").read_bytes() == (tmp_path / "report.html").read_bytes()
 
 
-def test_numbers_are_readable_and_honest(tmp_path):
+def test_numbers_are_readable_and_never_rounded_to_nothing(tmp_path):
     slide_pages.write_report(tmp_path / "report.html", report())
     texts = Page(tmp_path / "report.html").texts
     tumor = texts.index("1,234,567")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsss_jax.report import canvas, slide_pictures
+from wsss_jax.report.legend import Legend
 from wsss_jax.report.slide_pictures import SlidePictures
 
 CLASSES = ("tumor", "a class with a name that is far too long for the legend of a narrow picture")
@@ -18,7 +19,7 @@ def pictures(width: int, um_per_pixel: float = 1.0, height: int = 40) -> SlidePi
     """Class 0 at the left, class 1 in the middle, the excluded in the last third."""
     labels = np.broadcast_to(np.arange(width) * 3 // width, (height, width)).astype(np.uint8)
     thumbnail = np.full((height, width, 3), TISSUE, np.uint8)
-    return SlidePictures(thumbnail, labels, um_per_pixel, CLASSES, PALETTE)
+    return SlidePictures(thumbnail, labels, um_per_pixel, Legend(CLASSES, PALETTE))
 
 
 @pytest.mark.parametrize(
@@ -32,19 +33,19 @@ def pictures(width: int, um_per_pixel: float = 1.0, height: int = 40) -> SlidePi
     ],
 )
 def test_scale_bars_are_round(width_um, expected):
-    assert slide_pictures.scale_bar(width_um) == expected
+    assert slide_pictures.choose_scale_bar(width_um) == expected
 
 
 @given(st.floats(1e-2, 1e7))
 def test_scale_bars_are_the_longest_that_fit(width_um):
-    length, _ = slide_pictures.scale_bar(width_um)
+    length, _ = slide_pictures.choose_scale_bar(width_um)
     assert length <= width_um / 4 < 2.5 * length * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(("width", "um_per_pixel"), [(700, 0.73), (60, 21.3), (3, 1.0)])
 def test_the_scale_bar_is_right_to_the_pixel(width, um_per_pixel):
-    page = slide_pictures.overlay(pictures(width, um_per_pixel))
-    expected = round(slide_pictures.scale_bar(width * um_per_pixel)[0] / um_per_pixel)
+    page = slide_pictures.draw_overlay(pictures(width, um_per_pixel))
+    expected = round(slide_pictures.choose_scale_bar(width * um_per_pixel)[0] / um_per_pixel)
     ink = (page[canvas.MARGIN + 40 + canvas.GAP :] == canvas.INK).all(axis=-1)
     bar = ink[ink[:, -canvas.MARGIN - 1], : -canvas.MARGIN]
     assert len(bar) == slide_pictures.BAR_HEIGHT
@@ -53,7 +54,7 @@ def test_the_scale_bar_is_right_to_the_pixel(width, um_per_pixel):
 
 
 def test_overlay_tints_outlines_and_names_the_classes():
-    page = slide_pictures.overlay(pictures(600))
+    page = slide_pictures.draw_overlay(pictures(600))
     shown = page[canvas.MARGIN : canvas.MARGIN + 40, canvas.MARGIN : canvas.MARGIN + 600]
     row = [tuple(map(int, color)) for color in shown[20]]
     assert row[198:202] == [row[0], PALETTE[0], PALETTE[1], row[205]]
@@ -65,29 +66,27 @@ def test_overlay_tints_outlines_and_names_the_classes():
 
 
 def test_regions_are_numbered_like_the_legend(monkeypatch):
-    def drawn(names):
-        monkeypatch.setattr(slide_pictures.numbers, "legend", lambda classes: names)
-        return slide_pictures.overlay(of_slide)
-
     of_slide = pictures(600)
-    places = slide_pictures.number_places(of_slide)
+    places = slide_pictures.place_numbers(of_slide)
     assert {place.value for place in places} == {0, 1}
-    page = slide_pictures.overlay(of_slide)
+    page = slide_pictures.draw_overlay(of_slide)
     for place in places:
         x, y = canvas.MARGIN + place.x, canvas.MARGIN + place.y
         box = page[y - 8 : y + 9, x - 8 : x + 9]
         assert (box.max(axis=-1) == box.min(axis=-1)).all()  # dark on light, whatever the class
         assert (box == canvas.INK).all(axis=-1).any() and (box == 255).all(axis=-1).any()
     legend = canvas.MARGIN + 40 + canvas.GAP
-    unnumbered = drawn(list(CLASSES))
+    entries = list(zip(PALETTE, CLASSES))
+    monkeypatch.setattr(Legend, "list_entries", lambda legend: entries)
+    unnumbered = slide_pictures.draw_overlay(of_slide)
     assert (page[legend:] != unnumbered[legend:]).any()
 
 
 def test_layers_have_exact_colors_and_let_the_excluded_through():
     of_slide = pictures(90)
     for data, width in (
-        (slide_pictures.map_png(of_slide), 30),
-        (slide_pictures.outlines_png(of_slide), 1),
+        (slide_pictures.encode_map(of_slide), 30),
+        (slide_pictures.encode_outlines(of_slide), 1),
     ):
         layer = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))[20]
         assert (layer[30 - width : 30] == (*PALETTE[0], 255)).all()

@@ -1,4 +1,4 @@
-"""Run by `test_segmentation.py`: segments a slide in processes that are killed.
+"""Run by `test_interruptions.py`: segments a slide in processes that are killed.
 
 All but the networks is the code of the job. Everything is imported before the first child is
 forked, so that a child only has to work.

@@ -92,7 +92,7 @@ def test_files_of_a_series_are_one_slide(folder, syntax):
 
 
 def _find(text: str, root: Path) -> list[str]:
-    paths = catalog.find_slides(text.replace("ROOT", str(root)), results.is_ours)
+    paths = catalog.find_slides(text.replace("ROOT", str(root)), results.is_result_folder)
     return [str(path.relative_to(root)) for path in paths]
 
 
@@ -125,7 +125,7 @@ def test_hidden_files_are_not_slides(folder):
     _touch(folder, "a.svs", "._a.svs", ".b.svs")
     assert _find("ROOT/*", folder) == _find("ROOT", folder) == ["a.svs"]
     with pytest.raises(InputError, match="there is no "):
-        catalog.find_slides(str(folder / "._*"), results.is_ours)
+        catalog.find_slides(str(folder / "._*"), results.is_result_folder)
 
 
 def test_fingerprints_skip_hidden_files_and_cover_a_whole_series(folder):
@@ -160,9 +160,9 @@ def test_a_slide_under_several_names_is_taken_once(folder, monkeypatch, capsys):
     _touch(folder, "a.svs")
     (folder / "loop").symlink_to(folder)
     monkeypatch.chdir(folder)
-    assert catalog.find_slides(f"a.svs,{folder}/*.svs,./a.svs,**/*.svs", results.is_ours) == [
-        Path("a.svs")
-    ]
+    assert catalog.find_slides(
+        f"a.svs,{folder}/*.svs,./a.svs,**/*.svs", results.is_result_folder
+    ) == [Path("a.svs")]
     assert "loop/a.svs is a.svs" in capsys.readouterr().out
 
 
@@ -253,7 +253,7 @@ def test_results_are_not_slides(folder, capsys):
     assert _find("ROOT/**/*.*", folder) == ["a.svs", "maps/z/own.svs", "maps/z/slide.json"]
     assert "skipped: 7 paths in folders of results" in capsys.readouterr().out
     with pytest.raises(InputError, match="names only results of this program: name"):
-        catalog.find_slides(str(folder / "maps/x"), results.is_ours)
+        catalog.find_slides(str(folder / "maps/x"), results.is_result_folder)
     assert _find("ROOT/[am]*,ROOT/maps/*", folder) == ["a.svs", "maps/z"]
     assert _find("ROOT/maps/x/label_map.ome.tif", folder) == ["maps/x/label_map.ome.tif"]
 

@@ -1,4 +1,4 @@
-"""What is about all slides of a workdir, from made summaries."""
+"""The files about all slides of a workdir, made from artificial summaries."""
 
 import csv
 import json
@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data.dataset import load_dataset
+from wsss_jax.report.colors import make_legend
 from wsss_jax.slides.outputs import cohort
 
-DATASET = load_dataset("luad_histoseg", "")
+LEGEND = make_legend(load_dataset("luad_histoseg", ""), "dataset")
 
 
 def _finish(workdir: Path, name: str, **changes) -> None:
@@ -25,22 +26,22 @@ def _finish(workdir: Path, name: str, **changes) -> None:
 
 
 def _write(workdir: Path, slide: str, error: str = "", slides=()) -> None:
-    cohort.write(workdir, DATASET, slide, error, [slide, *slides], [])
+    cohort.write_cohort(workdir, LEGEND, slide, error, [slide, *slides], [])
 
 
-def _column(path: Path, key: str = "slide") -> list[str]:
+def _read_column(path: Path, key: str = "slide") -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         return [row[key] for row in csv.DictReader(file)]
 
 
-def test_later_jobs_keep_what_earlier_ones_have_found(tmp_path):
+def test_later_jobs_keep_the_failures_and_maps_of_earlier_ones(tmp_path):
     _finish(tmp_path, "b")
     _write(tmp_path, "bad", "/x/bad.svs: an empty file")
     _write(tmp_path, "a", "no tissue")
     _write(tmp_path, "b")
     _finish(tmp_path, "a")
     _write(tmp_path, "a", slides=["c"])
-    assert _column(tmp_path / "areas.csv") == ["a", "b"]
+    assert _read_column(tmp_path / "areas.csv") == ["a", "b"]
     assert (tmp_path / "failed.txt").read_text() == "bad: /x/bad.svs: an empty file\n"
     page = (tmp_path / "index.html").read_text()
     assert "bad.svs: an empty file" in page and "/x/" not in page
@@ -52,25 +53,25 @@ def test_later_jobs_keep_what_earlier_ones_have_found(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "areas.csv", "b", "bad", "index.html"]
 
 
-def test_an_earlier_map_of_a_slide_that_failed_is_no_result(tmp_path):
+def test_an_earlier_map_of_a_failed_slide_is_not_listed(tmp_path):
     for name in ("a", "b"):
         _finish(tmp_path, name)
     _write(tmp_path, "a", "cut")
     _write(tmp_path, "b", slides=["a"])
-    assert _column(tmp_path / "areas.csv") == ["b"]
+    assert _read_column(tmp_path / "areas.csv") == ["b"]
     _write(tmp_path, "a")  # by another job
     _write(tmp_path, "b", slides=["a"])
-    assert _column(tmp_path / "areas.csv") == ["a", "b"]
+    assert _read_column(tmp_path / "areas.csv") == ["a", "b"]
 
 
-def test_a_folder_that_is_gone_or_damaged_costs_one_line(tmp_path):
+def test_a_missing_or_damaged_folder_costs_only_its_own_row(tmp_path):
     for name in ("a", "b", "c"):
         _finish(tmp_path, name)
     shutil.rmtree(tmp_path / "a")
     (tmp_path / "b" / "slide.json").write_text('{"areas": 5')
     (tmp_path / "c" / "areas.csv").write_bytes(b"Pr\xe4parat;1")  # as saved by another program
     _write(tmp_path, "a", slides=["b", "c"])
-    assert _column(tmp_path / "areas.csv") == ["c"]
+    assert _read_column(tmp_path / "areas.csv") == ["c"]
     assert "<b>2</b> remaining" in (tmp_path / "index.html").read_text()
 
 
@@ -84,18 +85,18 @@ def test_tables_of_slides_with_other_ratios_have_one_heading(tmp_path):
     assert rows == [["a", "0.250000", ""], ["b", "0.500000", ""]]
 
 
-def test_pages_do_not_show_where_other_slides_lie(tmp_path):
+def test_pages_do_not_show_folders_of_other_slides(tmp_path):
     _finish(tmp_path, "a")
     error = "b.svs: a has the map of another slide, /data/a study/a.svs; name another --workdir"
     _write(tmp_path, "b", error)
     assert "another slide, a.svs; name" in (tmp_path / "index.html").read_text()
 
 
-def test_a_slide_of_the_same_name_hides_no_map(tmp_path):
+def test_another_slide_of_the_same_name_does_not_hide_a_map(tmp_path):
     _finish(tmp_path, "a")
     error = f"y/a.svs: {tmp_path}/a has the map of another slide, /data/a study/a.svs; name"
     _write(tmp_path, "a", error)
-    assert _column(tmp_path / "areas.csv") == ["a"]
+    assert _read_column(tmp_path / "areas.csv") == ["a"]
     assert "<b>1</b> finished" in (tmp_path / "index.html").read_text()
 
 

@@ -5,15 +5,18 @@ import openslide
 import pytest
 import tifffile
 
+from wsss_jax.report.legend import Legend
+from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.outputs import pyramid
 
 PALETTE = [(205, 51, 51), (0, 255, 0), (65, 105, 225), (255, 255, 255)]
 NAMES = ["TE", "µ<&>", "TAS"]
+LEGEND = Legend(NAMES, PALETTE)
 RNG = np.random.default_rng(0)
 
 
-def rows_of(array):
-    """`read_rows` of an array; refuses to give more than is allowed at a time."""
+def make_reader(array):
+    """A `read_rows` of an array that refuses to read too many rows at a time."""
 
     def read(y0, y1, step):
         assert 0 <= y0 < y1 <= len(array) and -(-(y1 - y0) // step) <= 1024
@@ -22,10 +25,13 @@ def rows_of(array):
     return read
 
 
+def make_frame(shape):
+    height, width = shape
+    return MapFrame(width, height, 0.5027, (1, 1), (width, height))
+
+
 def write(path, labels):
-    height, width = labels.shape
-    read = rows_of(labels)
-    pyramid.write_label_map(path, read, width, height, mpp=0.5027, palette=PALETTE, names=NAMES)
+    pyramid.write_label_map(path, make_reader(labels), make_frame(labels.shape), LEGEND)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +93,7 @@ def test_large_files_are_big_tiff(tmp_path, monkeypatch):
 
 
 def write_colors(path, labels):
-    height, width = labels.shape
-    pyramid.write_color_map(path, rows_of(labels), width, height, mpp=0.5027, palette=PALETTE)
+    pyramid.write_color_map(path, make_reader(labels), make_frame(labels.shape), LEGEND)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +157,9 @@ def test_probabilities_are_a_channel_a_class(tmp_path, size):
     path = tmp_path / "probabilities.ome.tif"
     pyramid.write_probability_maps(
         path,
-        lambda channel, *rows: rows_of(maps[channel])(*rows),
-        *size[::-1],
-        mpp=0.5,
-        palette=PALETTE,
-        names=NAMES,
+        lambda channel, *rows: make_reader(maps[channel])(*rows),
+        make_frame(size),
+        LEGEND,
     )
     with tifffile.TiffFile(path) as tiff:
         (series,) = tiff.series

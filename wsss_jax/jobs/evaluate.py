@@ -59,6 +59,11 @@ class _Subject(NamedTuple):
     gated: str  # "" without gate
     dataset: Dataset
 
+    @property
+    def rows(self) -> list[str]:
+        """The rows of the table, in its order; JAX sorts the names of what it returns."""
+        return [*self.trained, *filter(None, [self.gated])]
+
 
 @runs.holds_workdir
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -91,8 +96,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     by_patch = _score_patches(config, workdir, source, dataset, predict)
     if not parallel.is_first():
         return
-    totals = {name: counts.sum(axis=0, dtype=np.int64) for name, counts in by_patch.items()}
-    last = list(totals)[-1]
+    totals = {name: by_patch[name].sum(axis=0, dtype=np.int64) for name in subject.rows}
+    last = subject.rows[-1]
     rows = [(MAJORITY, metrics.majority_scores(totals[last]))]
     rows += [(name, metrics.segmentation_scores(total)) for name, total in totals.items()]
     print(tables.format_table(rows, dataset.classes))
@@ -107,7 +112,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     tables.write_scores(
         workdir / "scores.json", workdir / "scores.csv", rows, dataset.classes, meta
     )
-    figures.confusion_figure(totals[last], dataset.classes, workdir / "confusion.png")
+    figures.write_confusion_matrix(workdir / "confusion.png", totals[last], dataset.classes)
     if config.sheet_patches:
         _write_sheets(config, workdir, source, dataset, _Ranked(last, by_patch[last], predict))
 
@@ -161,7 +166,7 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         label_maps = {name: each.label_maps for name, each in predictions.items()}
         if subject.gated:
-            *_, classifier, segmenter = predictions.values()
+            *_, classifier, segmenter = (predictions[name] for name in subject.trained)
             label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
         truth, num_classes = batch["masks"][:, 0], subject.dataset.num_classes
         return {
@@ -169,7 +174,13 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
             for name, maps in label_maps.items()
         }
 
-    return bind(subject.trained, combine)
+    predict = bind(subject.trained, combine)
+
+    def predict_rows(batch: Batch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        by_name = predict(batch)
+        return {name: by_name[name] for name in subject.rows}
+
+    return predict_rows
 
 
 def _score_patches(
@@ -256,7 +267,7 @@ def _write_sheets(
         "examples": [ranked[i] for i in between],
     }
     indices = sorted(set().union(*chosen.values()))
-    palette = colors.for_pictures(dataset, config.palette).palette
+    legend = colors.make_legend(dataset, config.palette)
     patches = [source[index] for index in indices]
     predicted = _predict_rows(patches, dataset.num_classes, config.batch_size, ranked_by.predict)
     rows = {
@@ -270,19 +281,10 @@ def _write_sheets(
             )
             for i in chosen[name]
         ]
-        figures.evaluation_sheet(
-            sheet,
-            palette,
-            dataset.classes,
-            workdir / f"{name}.png",
-            title=f"{config.split}: {name} patches first",
-        )
-    figures.demo_banner(
-        [rows[i] for i in chosen["examples"]],
-        palette,
-        dataset.classes,
-        workdir / "examples.png",
-    )
+        title = f"{config.split}: {name} patches first"
+        figures.write_evaluation_sheet(workdir / f"{name}.png", sheet, legend, title)
+    examples = [rows[i] for i in chosen["examples"]]
+    figures.write_demo_banner(workdir / "examples.png", examples, legend)
 
 
 def _predict_rows(

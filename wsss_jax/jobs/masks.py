@@ -234,8 +234,8 @@ def _write_sheet(
             for layer in config.layers
         }
         rows.append(figures.SheetRow(name, patch["image"], by_layer, label=patch["label"]))
-    palette = colors.for_pictures(dataset, config.palette).palette
-    figures.contact_sheet(rows, palette, dataset.classes, workdir / "contact_sheet.png")
+    legend = colors.make_legend(dataset, config.palette)
+    figures.write_contact_sheet(workdir / "contact_sheet.png", rows, legend)
 
 
 def _write_scores(

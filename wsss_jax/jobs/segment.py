@@ -11,7 +11,7 @@ from wsss_jax import config_rules as rules
 from wsss_jax import runs
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_writable
-from wsss_jax.report import colors
+from wsss_jax.report.colors import make_legend
 from wsss_jax.slides import engines, settings
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.outputs import cohort, results
@@ -64,14 +64,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     outcomes = engines.ENGINES[config.engine](config, dataset, slides, workdir)
     failures: dict[str, str] = {}
     names = [slide.name for slide in slides]
-    in_pictures = colors.for_pictures(dataset, config.palette)
+    legend = make_legend(dataset, config.palette)
     named = [Path(each) for each in (source, config.phase1, config.phase2) if Path(each).is_dir()]
     folders = [*(slide.path.parent for slide in slides), *named, *(each.parent for each in named)]
     for number, (slide, done, error) in enumerate(outcomes, start=1):
         tqdm.write(f"{number} of {len(slides)}: {done or f'{slide.name} FAILED: {error}'}")
         if error:
             failures[slide.name] = error
-        cohort.write(workdir, in_pictures, slide.name, error, names, folders)
+        cohort.write_cohort(workdir, legend, slide.name, error, names, folders)
     if failures:
         listed = f"listed in {workdir / cohort.FAILURES}"
         raise InputError(
@@ -84,7 +84,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def _find_slides(config: ml_collections.ConfigDict) -> list[SlideFile]:
     """Finds the slides with their resolutions, and names lines of the table that fit none."""
     table = read_mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
-    paths = catalog.find_slides(config.slides, results.is_ours)
+    paths = catalog.find_slides(config.slides, results.is_result_folder)
     slides = catalog.name_slides(paths, config.slide_mpp, table)
     known = {
         unicodedata.normalize("NFC", name)
@@ -107,7 +107,7 @@ def _under_earlier_names(
     """
     earlier = {}
     if workdir.is_dir():
-        earlier = {each["file"]: folder.name for folder, each in results.finished(workdir)}
+        earlier = {each["file"]: folder.name for folder, each in results.list_finished(workdir)}
     taken = {slide.name for slide in slides}
     found = []
     for slide in slides:

@@ -37,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     patches = loop.Patches(dataset, source, validation)
     history = loop.fit(config, workdir, task, patches, validate)
     if parallel.is_first():
-        figures.training_curves(history, workdir / "curves.png", dataset.classes)
+        figures.write_training_curves(workdir / "curves.png", history, dataset.classes)
 
 
 def complete(

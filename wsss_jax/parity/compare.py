@@ -318,7 +318,7 @@ def _write_table(rows: list[Row], path: Path) -> None:
         for row in rows:
             cells = [*row._replace(shape=_shape(row)), row.verdict]
             writer.writerow(
-                [spreadsheets.text(cell) if isinstance(cell, str) else cell for cell in cells]
+                spreadsheets.escape_text(cell) if isinstance(cell, str) else cell for cell in cells
             )
 
 

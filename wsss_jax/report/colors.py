@@ -1,14 +1,13 @@
-"""Colors of classes in pictures: those of the data set, or some that all eyes tell apart."""
+"""Colors of classes in pictures: the data set's own, or colors that everybody can tell apart."""
 
-import dataclasses
 from functools import lru_cache
 
 import numpy as np
 
 from data.dataset import Dataset
-from wsss_jax.report.canvas import Color
+from wsss_jax.report.legend import Color, Legend
 
-# Okabe and Ito, "Color universal design" (2008), black last: on tissue it looks like nuclei.
+# Okabe and Ito, "Color universal design" (2008). Black is last: on tissue it looks like nuclei.
 OKABE_ITO: tuple[Color, ...] = (
     (230, 159, 0),  # orange
     (86, 180, 233),  # sky blue
@@ -19,8 +18,8 @@ OKABE_ITO: tuple[Color, ...] = (
     (204, 121, 167),  # reddish purple
     (0, 0, 0),
 )
-# Linear RGB as people without one kind of cone see it (Machado, Oliveira and Fernandes 2009,
-# severity 1.0): no red-sensitive ones, no green-sensitive ones.
+# Linear RGB as people without red-sensitive (protanopia) or green-sensitive (deuteranopia) cones
+# see it (Machado, Oliveira and Fernandes 2009, severity 1.0).
 VISIONS = {
     "normal": np.eye(3),
     "protanopia": np.array(
@@ -38,9 +37,9 @@ VISIONS = {
         ]
     ),
 }
-_ALIKE = 0.1  # OKLab distance of colors that are taken for one
-_GRID = 8  # steps of each channel among which further colors are looked for
-# Linear RGB to OKLab (Ottosson 2020), in which distances are about those that people see.
+_TOO_CLOSE = 0.1  # OKLab distance below which two colors look alike
+_GRID = 8  # values per channel among which further colors are chosen
+# Linear RGB to OKLab (Ottosson 2020), where distances are close to the differences people see.
 _TO_LMS = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -57,57 +56,64 @@ _TO_OKLAB = np.array(
 )
 
 
-def for_pictures(dataset: Dataset, palette: str) -> Dataset:
-    """The data set with the colors that its pictures have.
+def make_legend(dataset: Dataset, scheme: str) -> Legend:
+    """Makes the legend of a data set's pictures.
 
     Args:
-      dataset: whose own palette the label files keep.
-      palette: "dataset", or "colorblind" for `colorblind`; what is excluded keeps its color
-        if that is none of the classes, else has a further one.
+      dataset: names the classes; label files keep its palette, whatever the scheme.
+      scheme: "dataset" for the data set's colors, or "colorblind" for those of
+        `make_colorblind_palette`. What is excluded keeps its color unless a class has about the
+        same, then it gets a further one.
     """
-    if palette == "dataset":
-        return dataset
-    colors, excluded = colorblind(dataset.num_classes), tuple(dataset.palette[-1])
-    if _distances(_seen(np.array(colors)), np.array([excluded])).min() < _ALIKE:
-        excluded = colorblind(dataset.num_classes + 1)[-1]
-    return dataclasses.replace(dataset, palette=(*colors, excluded))
+    palette = tuple(map(tuple, dataset.palette))
+    if scheme == "dataset":
+        return Legend(dataset.classes, palette)
+    colors, excluded = make_colorblind_palette(dataset.num_classes), palette[-1]
+    if _measure_distances(_to_oklab(np.array(colors)), np.array([excluded])).min() < _TOO_CLOSE:
+        excluded = make_colorblind_palette(dataset.num_classes + 1)[-1]
+    return Legend(dataset.classes, (*colors, excluded))
 
 
 @lru_cache
-def colorblind(count: int) -> tuple[Color, ...]:
-    """`count` colors that people with and without red-green blindness tell apart.
+def make_colorblind_palette(count: int) -> tuple[Color, ...]:
+    """Chooses `count` colors that people with and without red-green blindness can tell apart.
 
-    Up to eight they are Okabe and Ito's, in their order. Each further one is the color farthest
-    from all before it and from white, for the eyes that tell it apart worst.
+    The first eight are those of Okabe and Ito, in their order. Each further one is the color
+    farthest from white and all colors before it, for the vision that tells it apart worst.
     """
-    found = list(OKABE_ITO[:count])
-    if count > len(found):
+    palette = list(OKABE_ITO[:count])
+    if count > len(palette):
         steps = np.linspace(0, 255, _GRID).round().astype(int)
         candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-        seen = _seen(candidates)
+        seen = _to_oklab(candidates)
         nearest = np.full(len(candidates), np.inf)
-        for color in [(255, 255, 255), *found]:
-            nearest = np.minimum(nearest, _distances(seen, np.array([color])))
-        while len(found) < count:
+        for color in [(255, 255, 255), *palette]:
+            nearest = np.minimum(nearest, _measure_distances(seen, np.array([color])))
+        while len(palette) < count:
             color = candidates[np.argmax(nearest)]
-            found.append(tuple(color.tolist()))
-            nearest = np.minimum(nearest, _distances(seen, color[None]))
-    return tuple(found)
+            palette.append(tuple(color.tolist()))
+            nearest = np.minimum(nearest, _measure_distances(seen, color[None]))
+    return tuple(palette)
 
 
-def _distances(seen: np.ndarray, color: np.ndarray) -> np.ndarray:
-    """(N,) distance of a color (1, 3) to N for the eyes that tell them apart worst."""
-    return np.linalg.norm(seen - _seen(color), axis=-1).min(axis=0)
-
-
-def _seen(colors: np.ndarray) -> np.ndarray:
-    """(N, 3) sRGB of 0..255 as the (V, N, 3) OKLab values that each vision sees."""
-    lms = np.stack([simulated(colors, vision) for vision in VISIONS]) @ _TO_LMS.T
-    return np.cbrt(lms) @ _TO_OKLAB.T
-
-
-def simulated(colors: np.ndarray, vision: str) -> np.ndarray:
-    """(..., 3) sRGB of 0..255 as the linear RGB of 0..1 that a vision of `VISIONS` sees."""
+def simulate_vision(colors: np.ndarray, vision: str) -> np.ndarray:
+    """Converts (..., 3) sRGB of 0..255 to the linear RGB of 0..1 that one of `VISIONS` sees."""
     values = np.asarray(colors) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     return np.clip(linear @ VISIONS[vision].T, 0, 1)
+
+
+def _measure_distances(seen: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Returns (N,): how far `color` (1, 3) is from N colors, for the vision that sees it worst.
+
+    Args:
+      seen: (V, N, 3), the N colors as `_to_oklab` returns them.
+      color: (1, 3) sRGB of 0..255.
+    """
+    return np.linalg.norm(seen - _to_oklab(color), axis=-1).min(axis=0)
+
+
+def _to_oklab(colors: np.ndarray) -> np.ndarray:
+    """Converts (N, 3) sRGB of 0..255 to the (V, N, 3) OKLab values that each vision sees."""
+    lms = np.stack([simulate_vision(colors, vision) for vision in VISIONS]) @ _TO_LMS.T
+    return np.cbrt(lms) @ _TO_OKLAB.T

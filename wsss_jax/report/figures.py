@@ -1,7 +1,6 @@
 """The figures of a run: label maps in color, sheets of patches, confusion matrix, curves.
 
-Every writer takes a path, creates its parents and writes a PNG atomically. A palette holds C + 1
-RGB colors: one per class and last the excluded index (white background or not annotated).
+Every writer takes a path, creates its parents and writes a PNG atomically.
 """
 
 import textwrap
@@ -18,12 +17,10 @@ from matplotlib.ticker import MaxNLocator
 
 from wsss_jax.files import atomic_path
 from wsss_jax.report import numbers
-from wsss_jax.report.canvas import CELL, NUMBER_SIDE, Color, Picture, Row, write_page
+from wsss_jax.report.canvas import CELL, NUMBER_SIDE, Layout, Picture, Row, write_page
+from wsss_jax.report.legend import EXCLUDED_NAME, Color, Legend
 from wsss_jax.report.tables import SUMMARY_COLUMNS
 
-Palette = Sequence[Color]
-
-EXCLUDED_NAME = "white background / excluded"
 CURVE_TITLES = {**SUMMARY_COLUMNS, "iou": "IoU", "class_acc": "class ACC"}
 
 INK = "#222222"
@@ -48,8 +45,13 @@ STYLE = {
 class SheetRow(NamedTuple):
     """One patch of a sheet.
 
-    `image` is (H, W, 3) uint8; `masks` maps a column's heading to a (H, W) label map of 0..C, in
-    the order of the columns; `truth` is (H, W); `label` is (C,) multi-hot; `miou` is in [0, 1].
+    Attributes:
+      name: of the patch.
+      image: (H, W, 3) uint8 RGB.
+      masks: heading of a column -> (H, W) label map of 0..C, in the order of the columns.
+      truth: (H, W) label map.
+      label: (C,) multi-hot.
+      miou: 0..1.
     """
 
     name: str
@@ -60,67 +62,61 @@ class SheetRow(NamedTuple):
     miou: float | None = None
 
 
-def colorize(mask: np.ndarray, palette: Palette) -> np.ndarray:
-    """Paint a label map.
+def colorize(mask: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
+    """Paints a label map.
 
     Args:
-        mask: (H, W) integers 0..C.
-        palette: C + 1 colors.
+      mask: (H, W) integers 0..C.
+      palette: C + 1 colors.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+      (H, W, 3) uint8 RGB.
 
     Raises:
-        IndexError: a value above C.
+      IndexError: a value above C.
     """
     return np.asarray(palette, np.uint8)[mask]
 
 
-def overlay(
+def tint(
     image: np.ndarray,
     mask: np.ndarray,
-    palette: Palette,
+    palette: Sequence[Color],
     alpha: float = 0.45,
     excluded: int | None = None,
 ) -> np.ndarray:
-    """Tint a patch with its label map.
+    """Tints a patch with the colors of its label map.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) integers 0..C.
-        palette: C + 1 colors.
-        alpha: weight of the color, 0..1.
-        excluded: the index that stays untinted; None means C, the palette's last.
+      image: (H, W, 3) uint8 RGB.
+      mask: (H, W) integers 0..C.
+      palette: C + 1 colors.
+      alpha: weight of the color, 0..1.
+      excluded: the value that stays untinted; None means C, the palette's last.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+      (H, W, 3) uint8 RGB.
     """
     excluded = len(palette) - 1 if excluded is None else excluded
     tinted = np.rint((1 - alpha) * image + alpha * colorize(mask, palette)).astype(np.uint8)
     return np.where((mask == excluded)[..., None], image, tinted)
 
 
-def contact_sheet(
-    rows: Sequence[SheetRow],
-    palette: Palette,
-    classes: Sequence[str],
-    path: Path | str,
-    *,
-    title: str = "",
+def write_contact_sheet(
+    path: Path | str, rows: Sequence[SheetRow], legend: Legend, title: str = ""
 ) -> None:
-    """Draw one row per patch: patch, its masks, the truth if given, overlay of the last mask.
+    """Draws one row per patch: patch, its masks, the truth if given, overlay of the last mask.
 
-    Above each row stand the patch's name and the classes of its label, below all the legend.
+    Above each row are the patch's name and the classes of its label, at the bottom is the legend.
 
     Args:
-        rows: with the same masks, and all of them with a truth or none.
-        palette: C + 1 colors.
-        classes: C names.
-        path: of the PNG.
-        title: of the page.
+      path: of the PNG.
+      rows: with the same masks, and all of them with a truth or none.
+      legend: of the classes.
+      title: of the page.
 
     Raises:
-        ValueError: no row, or rows of different columns.
+      ValueError: no row, or rows of different columns.
     """
     pictures = []
     for row in rows:
@@ -129,30 +125,24 @@ def contact_sheet(
         pictures.append(
             {
                 "patch": Picture(row.image, photograph=True),
-                **_painted({**row.masks, **truth}, palette),
-                f"overlay of {last}": _tinted(row.image, mask, palette),
+                **_paint({**row.masks, **truth}, legend),
+                f"overlay of {last}": _overlay(row.image, mask, legend),
             }
         )
-    _write_sheet(rows, pictures, palette, classes, path, title=title)
+    _write_sheet(path, rows, pictures, legend, Layout(title))
 
 
-def evaluation_sheet(
-    rows: Sequence[SheetRow],
-    palette: Palette,
-    classes: Sequence[str],
-    path: Path | str,
-    *,
-    title: str = "",
+def write_evaluation_sheet(
+    path: Path | str, rows: Sequence[SheetRow], legend: Legend, title: str = ""
 ) -> None:
-    """Draw patch, truth, prediction and overlay of the prediction, with each patch's mIoU.
+    """Draws patch, truth, prediction and overlay of the prediction, with each patch's mIoU.
 
     Args:
-        rows: in the order to show (`metrics.patch_miou` ranks them), each with a truth and with
-            one mask, the prediction.
-        palette: C + 1 colors.
-        classes: C names.
-        path: of the PNG.
-        title: of the page, for instance "Worst patches first".
+      path: of the PNG.
+      rows: in the order to show (`metrics.patch_miou` ranks them), each with a truth and with
+        one mask, the prediction.
+      legend: of the classes.
+      title: of the page, for instance "Worst patches first".
     """
     pictures = []
     for row in rows:
@@ -160,44 +150,41 @@ def evaluation_sheet(
         pictures.append(
             {
                 "patch": Picture(row.image, photograph=True),
-                **_painted({"truth": row.truth, name: prediction}, palette),
-                f"overlay of {name}": _tinted(row.image, prediction, palette),
+                **_paint({"truth": row.truth, name: prediction}, legend),
+                f"overlay of {name}": _overlay(row.image, prediction, legend),
             }
         )
-    _write_sheet(rows, pictures, palette, classes, path, title=title)
+    _write_sheet(path, rows, pictures, legend, Layout(title))
 
 
-def demo_banner(
-    rows: Sequence[SheetRow], palette: Palette, classes: Sequence[str], path: Path | str
-) -> None:
-    """Draw a wide picture for a README: patch, masks and truth, two patches side by side.
+def write_demo_banner(path: Path | str, rows: Sequence[SheetRow], legend: Legend) -> None:
+    """Draws a wide picture for a README: patch, masks and truth, two patches side by side.
 
     Args:
-        rows: each with a truth and the same masks, for instance "pseudo mask" and "prediction";
-            names and labels are not shown.
-        palette: C + 1 colors.
-        classes: C names.
-        path: of the PNG.
+      path: of the PNG.
+      rows: each with a truth and the same masks, for instance "pseudo mask" and "prediction";
+        names and labels are not shown.
+      legend: of the classes.
     """
     pictures = [
         {
             "patch": Picture(row.image, photograph=True),
-            **_painted({**row.masks, "truth": row.truth}, palette),
+            **_paint({**row.masks, "truth": row.truth}, legend),
         }
         for row in rows
     ]
     anonymous = [SheetRow("", row.image, row.masks, row.truth) for row in rows]
-    _write_sheet(anonymous, pictures, palette, classes, path, tile=160, rows_abreast=2)
+    _write_sheet(path, anonymous, pictures, legend, Layout(tile=160, side_by_side=2))
 
 
-def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path | str) -> None:
-    """Draw a confusion matrix: percentages of the true class, pixel counts beneath.
+def write_confusion_matrix(path: Path | str, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """Draws a confusion matrix: percentages of the true class, pixel counts beneath.
 
     Args:
-        confusion: (C, C + 1) counts, rows truth; the last column, tissue predicted as excluded,
-            is left out if nothing was.
-        classes: C names.
-        path: of the PNG.
+      path: of the PNG.
+      confusion: (C, C + 1) counts, rows truth; the last column, tissue predicted as excluded,
+        is left out if it is empty.
+      classes: C names.
     """
     count = len(classes)
     columns = [*classes, "excluded"]
@@ -218,11 +205,11 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path |
             }
             percent = f"{100 * value:.1f} %" if totals[row] else "-"
             axes.text(column, row - 0.12, percent, fontsize=11, **style)
-            axes.text(column, row + 0.2, _short_count(confusion[row, column]), fontsize=8, **style)
+            axes.text(column, row + 0.2, format_pixels(confusion[row, column]), fontsize=8, **style)
         names = [
-            f"{_wrapped(name)}\n{_short_count(total)} px" for name, total in zip(classes, totals)
+            f"{_wrap(name)}\n{format_pixels(total)} px" for name, total in zip(classes, totals)
         ]
-        axes.set_xticks(range(len(columns)), [_wrapped(name) for name in columns])
+        axes.set_xticks(range(len(columns)), [_wrap(name) for name in columns])
         axes.set_yticks(range(count), names)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
@@ -235,19 +222,19 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], path: Path |
         _save(figure, path)
 
 
-def training_curves(
-    history: Sequence[Mapping[str, Any]], path: Path | str, classes: Sequence[str] = ()
+def write_training_curves(
+    path: Path | str, history: Sequence[Mapping[str, Any]], classes: Sequence[str] = ()
 ) -> None:
-    """Draw every figure of a training run against the epoch, one small panel each.
+    """Draws every number of a training run against the epoch, one small panel each.
 
     Args:
-        history: one mapping per epoch, in order: "epoch" (from 0) and named floats, or lists of C
-            floats (one line per class). A name need not occur in every epoch; nan is a gap.
-        path: of the PNG.
-        classes: C names for the lines of lists.
+      path: of the PNG.
+      history: one mapping per epoch, in order: "epoch" (from 0) and named floats, or lists of C
+        floats (one line per class). A name need not occur in every epoch; nan is a gap.
+      classes: C names for the lines of lists.
 
     Raises:
-        ValueError: nothing to draw.
+      ValueError: nothing to draw.
     """
     names = list(dict.fromkeys(name for record in history for name in record if name != "epoch"))
     if not names:
@@ -277,7 +264,7 @@ def training_curves(
 def _draw_curves(
     axes: Axes, epochs: np.ndarray, values: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Draw `values` (E,) or (E, C) against `epochs` (E,), with the last value of a single line."""
+    """Draws `values` (E,) or (E, C) against `epochs` (E,); a single line has its last value."""
     marker = "o" if len(epochs) < 3 else None
     if values.ndim == 1:
         axes.plot(epochs, values, color=SERIES_COLORS[0], linewidth=1.6, marker=marker)
@@ -293,55 +280,58 @@ def _draw_curves(
 
 
 def _write_sheet(
+    path: Path | str,
     rows: Sequence[SheetRow],
     pictures: Sequence[Mapping[str, Picture]],
-    palette: Palette,
-    classes: Sequence[str],
-    path: Path | str,
-    **layout: Any,
+    legend: Legend,
+    layout: Layout,
 ) -> None:
-    if len({tuple(of_row) for of_row in pictures}) != 1:
+    if len({tuple(row) for row in pictures}) != 1:
         raise ValueError("a sheet needs at least one row, and the same columns in every row")
-    names = [*numbers.legend(classes), EXCLUDED_NAME]
-    entries = [(tuple(color), name) for color, name in zip(palette, names, strict=True)]
-    maps = [mask for row in rows for mask in (*row.masks.values(), row.truth) if mask is not None]
-    legend = entries if any((mask == len(classes)).any() for mask in maps) else entries[:-1]
+    entries = legend.list_entries()
     page_rows = [
         Row(
-            list(of_row.values()),
+            list(row_pictures.values()),
             caption=row.name,
             swatches=[] if row.label is None else list(compress(entries, row.label)),
             note="" if row.miou is None else f"mIoU {row.miou:.3f}",
         )
-        for row, of_row in zip(rows, pictures, strict=True)
+        for row, row_pictures in zip(rows, pictures, strict=True)
     ]
-    write_page(path, page_rows, list(pictures[0]), legend, **layout)
+    maps = [mask for row in rows for mask in (*row.masks.values(), row.truth) if mask is not None]
+    if any((mask == legend.excluded).any() for mask in maps):
+        entries.append((tuple(legend.palette[-1]), EXCLUDED_NAME))
+    write_page(path, page_rows, list(pictures[0]), entries, layout)
 
 
-def _painted(masks: Mapping[str, np.ndarray], palette: Palette) -> dict[str, Picture]:
+def _paint(masks: Mapping[str, np.ndarray], legend: Legend) -> dict[str, Picture]:
     return {
-        name: Picture(colorize(mask, palette), photograph=False, places=_places(mask, palette))
+        name: Picture(
+            colorize(mask, legend.palette),
+            photograph=False,
+            places=_place_numbers(mask, legend),
+        )
         for name, mask in masks.items()
     }
 
 
-def _tinted(image: np.ndarray, mask: np.ndarray, palette: Palette) -> Picture:
-    pixels = overlay(image, mask, palette)
-    return Picture(pixels, photograph=True, places=_places(mask, palette))
+def _overlay(image: np.ndarray, mask: np.ndarray, legend: Legend) -> Picture:
+    pixels = tint(image, mask, legend.palette)
+    return Picture(pixels, photograph=True, places=_place_numbers(mask, legend))
 
 
-def _places(mask: np.ndarray, palette: Palette) -> list[numbers.Place]:
-    """Where the numbers of the classes go; their boxes do not grow and shrink with the mask."""
+def _place_numbers(mask: np.ndarray, legend: Legend) -> list[numbers.Place]:
+    """Chooses where the numbers go; their boxes are as large on the page for any size of mask."""
     side = NUMBER_SIDE * max(mask.shape) / CELL
-    return numbers.places(mask, len(palette) - 1, side, per_class=2)
+    return numbers.place_numbers(mask, legend.excluded, side, per_class=2)
 
 
-def _wrapped(name: str) -> str:
+def _wrap(name: str) -> str:
     return textwrap.fill(name, 15)
 
 
-def _short_count(count: int) -> str:
-    """Three significant digits: 512, 3.4 k, 1.25 M."""
+def format_pixels(count: int) -> str:
+    """Writes a count with three significant digits: 512, 3.4 k, 1.25 M."""
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= 0.9995 * size:  # or 999,999 would read "1e+03 k"
             return f"{count / size:.3g} {unit}"

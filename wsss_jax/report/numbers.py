@@ -1,15 +1,15 @@
-"""The numbers of classes on a map, so that nobody needs its colors to read it.
+"""Numbers of classes on a map, so that it can be read without its colors.
 
-A class has the number of its value in label maps. Each is written into the largest regions of it.
+The number of a class is its value in label maps. It is written into the largest regions of the
+class.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-PER_CLASS = 6  # numbers of a class on the map of a slide, at most
+PER_CLASS = 6  # most numbers of a class on the map of a slide
 
 
 class Place(NamedTuple):
@@ -20,43 +20,39 @@ class Place(NamedTuple):
     y: int
 
 
-def places(
+def place_numbers(
     labels: np.ndarray, num_classes: int, side: float, per_class: int = PER_CLASS
 ) -> list[Place]:
-    """Where to write which number.
+    """Chooses where to write the numbers of the classes.
 
-    One in the middle of the largest disk of each class, unless its box would hide all of it, and
-    further ones where there is room for twice the box, far from those of the same class.
+    The first number of a class goes to the middle of the largest disk that fits into the class,
+    unless the number's box would hide all of that disk. Further ones go where a disk twice as wide
+    as the box fits, far from the others of the same class.
 
     Args:
       labels: (h, w) integers of 0..C.
       num_classes: C.
-      side: pixels, of the box of a number.
-      per_class: numbers of a class, at most.
+      side: of a number's box, in pixels.
+      per_class: most numbers of a class.
     """
-    found: list[Place] = []
+    places: list[Place] = []
     apart = max(labels.shape) / per_class
     for value in range(num_classes):
         inside = np.pad((labels == value).astype(np.uint8), 1)
         room = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
-        for other in found:
-            _clear(room, other, side)
+        for other in places:
+            _block(room, other, side)
         for number in range(per_class):
             y, x = np.unravel_index(np.argmax(room), room.shape)
             if room[y, x] < (side if number else side / 3):
                 break
-            found.append(Place(value, int(x), int(y)))
-            _clear(room, found[-1], apart)
-    return found
+            places.append(Place(value, int(x), int(y)))
+            _block(room, places[-1], apart)
+    return places
 
 
-def _clear(room: np.ndarray, place: Place, radius: float) -> None:
-    """No further number within `radius` of one, along either axis."""
-    reach = int(radius)
+def _block(room: np.ndarray, place: Place, distance: float) -> None:
+    """Keeps further numbers away from a place, by `distance` along both axes."""
+    reach = int(distance)
     rows, columns = (slice(max(0, at - reach), at + reach + 1) for at in (place.y, place.x))
     room[rows, columns] = 0
-
-
-def legend(names: Sequence[str]) -> list[str]:
-    """The names of classes with their numbers before them."""
-    return [f"{value} {name}" for value, name in enumerate(names)]

@@ -1,12 +1,11 @@
 """Pictures of a slide and its tissue map, about 1200 pixels large.
 
 Outlines, legend and map have exactly the palette's colors; the scale bar is right to the pixel.
-Numbers in the legend and on the map say which class is which to those who cannot tell the colors.
+Numbers in the legend and on the map tell the classes apart for those who cannot tell the colors.
 """
 
 import io
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,23 +13,9 @@ import numpy as np
 from PIL import Image
 
 from wsss_jax.files import atomic_path
-from wsss_jax.report import figures, numbers
-from wsss_jax.report.canvas import (
-    FRAME,
-    GAP,
-    INK,
-    LEGEND_HEIGHT,
-    MARGIN,
-    NUMBER_SIDE,
-    SWATCH,
-    Color,
-    _draw_number,
-    _draw_swatch,
-    _elide,
-    _font,
-    _Page,
-    _wrap_legend,
-)
+from wsss_jax.report import canvas, figures, numbers
+from wsss_jax.report.canvas import GAP, INK, LEGEND_HEIGHT, MARGIN, SWATCH
+from wsss_jax.report.legend import Legend
 
 THUMBNAIL = "thumbnail.png"
 OVERLAY = "overlay.png"
@@ -38,75 +23,72 @@ SMALL = "small.jpg"
 
 SMALL_SIDE = 240
 NARROWEST_PAGE = 360
-BAR_SHARE = 0.25  # of the picture's width, at most
+BAR_SHARE = 0.25  # longest scale bar, as a share of the picture's width
 BAR_HEIGHT = 6
 OUTLINE = 1  # pixels on either side of a border
 
 
 class SlidePictures(NamedTuple):
-    """What the pictures of a slide are made of.
+    """What the pictures of a slide are made from.
 
-    `thumbnail` is (h, w, 3) uint8 RGB; `labels` is (h, w) uint8 of 0..C, the same place at the same
-    size; `um_per_pixel` is the side of one of their pixels in micrometers; `classes` are C names
-    and `palette` C + 1 colors, the last for the excluded value C.
+    Attributes:
+      thumbnail: (h, w, 3) uint8 RGB.
+      labels: (h, w) uint8 of 0..C, for the same pixels.
+      um_per_pixel: side of one of these pixels, in micrometers.
+      legend: of the C classes.
     """
 
     thumbnail: np.ndarray
     labels: np.ndarray
     um_per_pixel: float
-    classes: Sequence[str]
-    palette: Sequence[Color]
+    legend: Legend
 
 
 def write_pictures(folder: Path | str, pictures: SlidePictures) -> None:
-    """Write `thumbnail.png`, `overlay.png` and, for the index of a cohort, `small.jpg`.
+    """Writes `thumbnail.png`, `overlay.png` and, for the index of a cohort, `small.jpg`.
 
     Args:
-        folder: where to; it is made if missing.
-        pictures: what they show.
+      folder: where to write; it is created if missing.
+      pictures: what they show.
     """
-    small = Image.fromarray(_tinted(pictures))
+    small = Image.fromarray(_tint_and_outline(pictures))
     small.thumbnail((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS)
     for name, image, options in (
         (THUMBNAIL, Image.fromarray(pictures.thumbnail), {}),
-        (OVERLAY, Image.fromarray(overlay(pictures)), {}),
+        (OVERLAY, Image.fromarray(draw_overlay(pictures)), {}),
         (SMALL, small, {"quality": 85, "subsampling": 0}),
     ):
         with atomic_path(Path(folder) / name) as temporary:
             image.save(temporary, **options)
 
 
-def overlay(pictures: SlidePictures) -> np.ndarray:
-    """The slide tinted by class, each region outlined and the largest ones numbered.
-
-    Below it are a legend and a scale bar.
+def draw_overlay(pictures: SlidePictures) -> np.ndarray:
+    """Draws the slide tinted by class, with outlines, numbers, a legend and a scale bar.
 
     Returns:
-        (h', w', 3) uint8 RGB, the picture unscaled with its upper left corner at (MARGIN, MARGIN).
+      (h', w', 3) uint8 RGB, the picture unscaled with its upper left corner at (MARGIN, MARGIN).
     """
-    tinted = _tinted(pictures)
+    tinted = _tint_and_outline(pictures)
     height, width = tinted.shape[:2]
     inner = max(width, NARROWEST_PAGE)
-    length_um, bar_text = scale_bar(width * pictures.um_per_pixel)
+    length_um, bar_text = choose_scale_bar(width * pictures.um_per_pixel)
     bar = max(1, round(length_um / pictures.um_per_pixel))
-    font = _font(14)
+    font = canvas.load_font(14)
     for_legend = inner - bar - math.ceil(font.getlength(bar_text)) - 4 * GAP
     longest = for_legend - SWATCH - GAP
     entries = [
-        (tuple(color), _elide(name, font, longest))
-        for color, name in zip(pictures.palette[:-1], numbers.legend(pictures.classes), strict=True)
+        (color, canvas.shorten_text(name, font, longest))
+        for color, name in pictures.legend.list_entries()
     ]
-    lines = _wrap_legend(entries, for_legend)
+    lines = canvas.wrap_legend(entries, for_legend)
     top = MARGIN + height + 2 * GAP
-    page = _Page(inner + 2 * MARGIN, top + len(lines) * LEGEND_HEIGHT - GAP + MARGIN)
+    page = canvas.Page(inner + 2 * MARGIN, top + len(lines) * LEGEND_HEIGHT - GAP + MARGIN)
     page.image.paste(Image.fromarray(tinted), (MARGIN, MARGIN))
-    for place in number_places(pictures):
-        _draw_number(page, place.value, MARGIN + place.x, MARGIN + place.y)
-    page.draw.rectangle((MARGIN - 1, MARGIN - 1, MARGIN + width, MARGIN + height), outline=FRAME)
-    for number, line in enumerate(lines):
-        x, middle = MARGIN, top + number * LEGEND_HEIGHT + SWATCH // 2
-        for color, name in line:
-            x = _draw_swatch(page, color, name, x, middle, font) + 24
+    for place in place_numbers(pictures):
+        canvas.draw_number(page, place.value, MARGIN + place.x, MARGIN + place.y)
+    frame = (MARGIN - 1, MARGIN - 1, MARGIN + width, MARGIN + height)
+    page.draw.rectangle(frame, outline=canvas.FRAME)
+    canvas.draw_legend(page, lines, top)
     right, middle = MARGIN + inner, top + SWATCH // 2
     bar_top = middle - BAR_HEIGHT // 2
     page.draw.rectangle((right - bar, bar_top, right - 1, bar_top + BAR_HEIGHT - 1), INK)
@@ -114,14 +96,14 @@ def overlay(pictures: SlidePictures) -> np.ndarray:
     return np.asarray(page.image)
 
 
-def scale_bar(width_um: float) -> tuple[float, str]:
-    """The longest of 1, 2, 5 x 10^n micrometers that is at most a quarter of a picture's width.
+def choose_scale_bar(width_um: float) -> tuple[float, str]:
+    """Chooses the longest of 1, 2, 5 x 10^n micrometers up to a quarter of a picture's width.
 
     Args:
-        width_um: of the picture, in micrometers.
+      width_um: of the picture, in micrometers.
 
     Returns:
-        Its length in micrometers, and what to write beside it: "200 µm", "5 mm".
+      Its length in micrometers, and what to write beside it: "200 µm", "5 mm".
     """
     limit = width_um * BAR_SHARE
     exponent = math.floor(math.log10(limit))
@@ -131,38 +113,39 @@ def scale_bar(width_um: float) -> tuple[float, str]:
     return length, f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
 
 
-def number_places(pictures: SlidePictures) -> list[numbers.Place]:
-    """Where on the map the numbers of the classes go."""
-    return numbers.places(pictures.labels, len(pictures.classes), NUMBER_SIDE)
+def place_numbers(pictures: SlidePictures) -> list[numbers.Place]:
+    """Chooses where on the map the numbers of the classes go."""
+    return numbers.place_numbers(pictures.labels, pictures.legend.excluded, canvas.NUMBER_SIDE)
 
 
-def thumbnail_jpeg(pictures: SlidePictures) -> bytes:
-    """The thumbnail as a JPEG file, a fifth of its PNG."""
-    return _encoded(Image.fromarray(pictures.thumbnail), "JPEG", quality=88)
+def encode_thumbnail(pictures: SlidePictures) -> bytes:
+    """Encodes the thumbnail as JPEG, a fifth of its PNG."""
+    return _encode(Image.fromarray(pictures.thumbnail), "JPEG", quality=88)
 
 
-def map_png(pictures: SlidePictures) -> bytes:
-    """The label map as a palette PNG in the thumbnail's size; the excluded is transparent."""
-    return _layer(pictures.labels, pictures)
+def encode_map(pictures: SlidePictures) -> bytes:
+    """Encodes the label map as a palette PNG, excluded pixels transparent."""
+    return _encode_layer(pictures.labels, pictures.legend)
 
 
-def outlines_png(pictures: SlidePictures) -> bytes:
-    """The outlines of the map's regions as a palette PNG; all else is transparent."""
-    excluded = len(pictures.classes)
-    edges = _edges(pictures.labels, excluded)
-    return _layer(np.where(edges, pictures.labels, np.uint8(excluded)), pictures)
+def encode_outlines(pictures: SlidePictures) -> bytes:
+    """Encodes the outlines of the map's regions as a palette PNG, all else transparent."""
+    excluded = pictures.legend.excluded
+    edges = _find_edges(pictures.labels, excluded)
+    layer = np.where(edges, pictures.labels, np.uint8(excluded))
+    return _encode_layer(layer, pictures.legend)
 
 
-def _tinted(pictures: SlidePictures) -> np.ndarray:
-    labels, palette = pictures.labels, pictures.palette
-    tinted = figures.overlay(pictures.thumbnail, labels, palette)
-    edges = _edges(labels, len(pictures.classes))
-    tinted[edges] = figures.colorize(labels[edges], palette)
+def _tint_and_outline(pictures: SlidePictures) -> np.ndarray:
+    labels, legend = pictures.labels, pictures.legend
+    tinted = figures.tint(pictures.thumbnail, labels, legend.palette)
+    edges = _find_edges(labels, legend.excluded)
+    tinted[edges] = figures.colorize(labels[edges], legend.palette)
     return tinted
 
 
-def _edges(labels: np.ndarray, excluded: int) -> np.ndarray:
-    """(h, w) bool: pixels of a class up to `OUTLINE` away, along an axis, from another value."""
+def _find_edges(labels: np.ndarray, excluded: int) -> np.ndarray:
+    """Returns (h, w) bool: pixels of a class up to `OUTLINE` from another value along an axis."""
     edges = np.zeros(labels.shape, bool)
     for distance in range(1, OUTLINE + 1):
         across = labels[:, distance:] != labels[:, :-distance]
@@ -174,13 +157,13 @@ def _edges(labels: np.ndarray, excluded: int) -> np.ndarray:
     return edges & (labels != excluded)
 
 
-def _layer(labels: np.ndarray, pictures: SlidePictures) -> bytes:
+def _encode_layer(labels: np.ndarray, legend: Legend) -> bytes:
     image = Image.fromarray(labels).convert("P")
-    image.putpalette(np.asarray(pictures.palette, np.uint8).tobytes())
-    return _encoded(image, "PNG", optimize=True, transparency=len(pictures.classes))
+    image.putpalette(np.asarray(legend.palette, np.uint8).tobytes())
+    return _encode(image, "PNG", optimize=True, transparency=legend.excluded)
 
 
-def _encoded(image: Image.Image, form: str, **options: int) -> bytes:
+def _encode(image: Image.Image, form: str, **options: int) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()

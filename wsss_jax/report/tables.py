@@ -19,13 +19,13 @@ def format_table(rows: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> 
     """Formats the paper's table: IoU per class, FwIoU, mIoU, ACC, aligned for a terminal.
 
     Args:
-        rows: (name, scores) as `metrics.segmentation_scores` returns; an undefined score is a dash.
-        classes: C names.
+      rows: (name, scores) as `metrics.segmentation_scores` returns; an undefined score is a dash.
+      classes: C names.
     """
-    headings = _headings(classes)
+    headings = _list_headings(classes)
     width = max(len(name) for name, _ in [("method", {}), *rows])
-    heading = _join("method", headings, headings, width)
-    lines = [_join(name, _cells(scores), headings, width) for name, scores in rows]
+    heading = _align("method", headings, headings, width)
+    lines = [_align(name, _format_scores(scores), headings, width) for name, scores in rows]
     return "\n".join([heading, "-" * len(heading), *lines])
 
 
@@ -36,21 +36,21 @@ def write_scores(
     classes: Sequence[str],
     meta: Mapping[str, Any],
 ) -> None:
-    """Write the same rows in full precision as JSON and as CSV, each atomically.
+    """Writes the same rows in full precision as JSON and as CSV, each atomically.
 
     Args:
-        path_json: `{"meta": ..., "classes": [...], "rows": [{"name", "iou": {class: ...}, "fwiou",
-            "miou", "acc", "class_acc"}]}`; an undefined score is null.
-        path_csv: a heading and one line per row; an undefined score is an empty field.
-        rows: (name, scores) as `metrics.segmentation_scores` returns.
-        classes: C names.
-        meta: what was evaluated (split, checkpoint, ...), of JSON types.
+      path_json: `{"meta": ..., "classes": [...], "rows": [{"name", "iou": {class: ...}, "fwiou",
+        "miou", "acc", "class_acc"}]}`; an undefined score is null.
+      path_csv: a heading and one line per row; an undefined score is an empty cell.
+      rows: (name, scores) as `metrics.segmentation_scores` returns.
+      classes: C names.
+      meta: what was evaluated (split, checkpoint, ...), of JSON types.
     """
     records = [
         {
             "name": name,
-            "iou": dict(zip(classes, map(_number, scores["iou"]), strict=True)),
-            **{key: _number(scores[key]) for key in (*SUMMARY_COLUMNS, "class_acc")},
+            "iou": dict(zip(classes, map(_to_json, scores["iou"]), strict=True)),
+            **{key: _to_json(scores[key]) for key in (*SUMMARY_COLUMNS, "class_acc")},
         }
         for name, scores in rows
     ]
@@ -59,33 +59,33 @@ def write_scores(
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         json_path.write_text(text + "\n", encoding="utf-8")
         with csv_path.open("w", encoding="utf-8", newline="") as file:
-            names = [spreadsheets.text(name) for name in classes]
-            lines = [["name", *_headings(names), "class ACC"]]
+            names = [spreadsheets.escape_text(name) for name in classes]
+            lines = [["name", *_list_headings(names), "class ACC"]]
             for record in records:
                 summary = [record[key] for key in (*SUMMARY_COLUMNS, "class_acc")]
-                name = spreadsheets.text(record["name"])
+                name = spreadsheets.escape_text(record["name"])
                 lines.append([name, *record["iou"].values(), *summary])
-            spreadsheets.write(file, lines)
+            spreadsheets.write_rows(file, lines)
 
 
-def _headings(classes: Sequence[str]) -> list[str]:
+def _list_headings(classes: Sequence[str]) -> list[str]:
     return [*classes, *SUMMARY_COLUMNS.values()]
 
 
-def _cells(scores: Scores) -> list[str]:
-    return [_five_digits(x) for x in [*scores["iou"], *(scores[key] for key in SUMMARY_COLUMNS)]]
+def _format_scores(scores: Scores) -> list[str]:
+    return [_format_score(x) for x in [*scores["iou"], *(scores[key] for key in SUMMARY_COLUMNS)]]
 
 
-def _five_digits(value: float) -> str:
+def _format_score(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.5f}".removeprefix("0")
 
 
-def _join(name: str, cells: Sequence[str], headings: Sequence[str], name_width: int) -> str:
+def _align(name: str, cells: Sequence[str], headings: Sequence[str], name_width: int) -> str:
     columns = zip(cells, headings, strict=True)
     return "  ".join(
         [name.ljust(name_width), *(cell.rjust(max(len(head), 7)) for cell, head in columns)]
     )
 
 
-def _number(value: float) -> float | None:
+def _to_json(value: float) -> float | None:
     return None if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Who does the slides of a job: this process, or the workers of a Ray cluster."""
+"""The engines that segment the slides of a job: this process, or workers of a Ray cluster."""
 
 import errno
 from collections import deque
@@ -24,7 +24,7 @@ _CORES = 4  # of a Ray worker without GPU: XLA computes and the readers decode w
 
 
 class Outcome(NamedTuple):
-    """What became of a slide: `done` or `error` is one line, the other is empty."""
+    """The result of a slide: either `done` or `error` is a line of text, the other is empty."""
 
     slide: SlideFile
     done: str
@@ -67,7 +67,7 @@ def attempt(
     workdir: Path,
     **options: Any,
 ) -> Outcome:
-    """Segments a slide; what is wrong with it, or with where it is to go, becomes a line."""
+    """Segments a slide; what is wrong with it, or with its folder, becomes a line of text."""
     folder = workdir / slide.name
     try:
         done = tissue_map.segment_slide(config, dataset, loaded, slide, folder, **options)
@@ -80,7 +80,8 @@ def attempt(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"{folder}: {error.strerror}; free some, or name another --workdir"
         else:
-            message = f"{error.filename or slide.path}: {error.strerror or error}; mend it"
+            where, what = error.filename or slide.path, error.strerror or error
+            message = f"{where}: {what}; correct that and give the same command again"
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not (short := memory.describe_shortage(error)):
             raise

@@ -16,12 +16,12 @@ from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitchi
 from wsss_jax.slides.mapping.tiling import Tiling, choose_stride
 from wsss_jax.slides.mapping.tissue import Tissue
 from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
-from wsss_jax.slides.outputs import outputs
+from wsss_jax.slides.outputs import result_files
 from wsss_jax.slides.reading import tiff_headers
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide, check_mpp, open_slide
 from wsss_jax.slides.reading.view import CACHE_BYTES, View
-from wsss_jax.wording import two_digits
+from wsss_jax.wording import format_two_digits
 
 _PATCH = 224  # pixels, if no run gives the size of its patches
 _CLASSES = 4  # if no run gives them
@@ -119,7 +119,7 @@ def _measure_tissue(
     file = SlideFile(view.slide.path, view.slide.name, None)
     mask_file = find_mask_file(config.tissue.source, file)
     start = time.monotonic()
-    overview, factor = view.read_overview(outputs.OVERVIEW)
+    overview, factor = view.read_overview(result_files.OVERVIEW)
     tissue, note = find_tissue(config, view, overview, factor, mask_file)
     share = tissue.count_pixels() / (view.width * view.height)
     if note:
@@ -136,8 +136,8 @@ def _measure_time(config: ml_collections.ConfigDict, tiles: int) -> str:
     start = time.monotonic()
     np.asarray(predict(batch))
     seconds = (time.monotonic() - start) / config.batch_size * tiles
-    duration = f"{two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    return f"about {duration} at {two_digits(tiles / seconds)} tiles/s on this machine"
+    duration = f"{format_two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"about {duration} at {format_two_digits(tiles / seconds)} tiles/s on this machine"
 
 
 def _estimate_bytes(tiling: Tiling, view: View, classes: int) -> int:

@@ -27,12 +27,12 @@ from wsss_jax.slides.mapping.parts import Layout, Parts
 from wsss_jax.slides.mapping.tiling import Tiling
 from wsss_jax.slides.mapping.tissue import Tissue
 from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
-from wsss_jax.slides.outputs import areas, outputs, results
+from wsss_jax.slides.outputs import areas, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide, open_slide
 from wsss_jax.slides.reading.view import View
-from wsss_jax.wording import counted, two_digits
+from wsss_jax.wording import format_count, format_two_digits
 
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
 
@@ -49,9 +49,9 @@ def segment_slide(
 ) -> str:
     """Makes the tissue map of a slide, resumes it, or finds that it is finished.
 
-    Writes into `folder` those of the files `outputs.FILES` and `report.html` whose settings have
-    changed. The label map, the polygons and the areas are the same to the byte however often the
-    work was interrupted.
+    Writes into `folder` those of the files `result_files.FILES` and `report.html` whose settings
+    have changed. The label map, the polygons and the areas are the same to the byte however often
+    the work was interrupted.
 
     Args:
       config: of the job "segment", complete.
@@ -72,11 +72,11 @@ def segment_slide(
     start = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
         view = View(slide, config.mpp, config.resampling)
-        run = _Run(outputs.Sources(config, dataset, networks, file, slide, view), folder)
+        run = _Run(result_files.Sources(config, dataset, networks, file, slide, view), folder)
         before = results.read_summary(folder)
         if before is not None and not run.describe_changes(before):
             return f"{file.name}: finished before"  # without a lock: nothing is written
-        results.check_ours(folder)
+        results.check_result_folder(folder)
         with locked(folder / results.PARTS / results.LOCK):
             before = results.read_summary(folder)  # another process may have finished it since
             if before is not None:
@@ -90,7 +90,7 @@ def segment_slide(
             made, pictures = run.write_files(tissue_map, names, before)
             seconds["all"] = time.monotonic() - start
             summary = run.summarize(tissue_map, made, seconds)
-            outputs.write_report(folder, summary, dataset, pictures)
+            result_files.write_report(folder, summary, pictures)
     return f"{file.name}: {_describe_work(tissue_map, seconds)}"
 
 
@@ -113,11 +113,11 @@ class _TissueMap(NamedTuple):
 
 
 def _describe_work(tissue_map: _TissueMap, seconds: Mapping[str, float]) -> str:
-    total = two_digits(seconds["all"])
+    total = format_two_digits(seconds["all"])
     if not tissue_map.new_tiles:
         return f"no new tiles, files written in {total} s"
-    rate = two_digits(tissue_map.new_tiles / seconds["tiles"])
-    return f"{counted(tissue_map.tiles, 'tile')} in {total} s, {rate} tiles/s"
+    rate = format_two_digits(tissue_map.new_tiles / seconds["tiles"])
+    return f"{format_count(tissue_map.tiles, 'tile')} in {total} s, {rate} tiles/s"
 
 
 class _Run:
@@ -131,13 +131,13 @@ class _Run:
       settings: all that the results depend on.
     """
 
-    def __init__(self, sources: outputs.Sources, folder: Path):
+    def __init__(self, sources: result_files.Sources, folder: Path):
         config, view = sources.config, sources.view
         mask_file = find_mask_file(config.tissue.source, sources.file)
-        overview = lru_cache(partial(view.read_overview, outputs.OVERVIEW))
+        overview = lru_cache(partial(view.read_overview, result_files.OVERVIEW))
         self.sources, self.folder = sources, folder
         self.settings = _collect_settings(sources, mask_file)
-        self._wanted = outputs.wanted(config, areas.ratio_names(sources.dataset.roles))
+        self._wanted = result_files.list_files(config, areas.list_ratios(sources.dataset.roles))
         # Both read the slide, which may take long: only if they are needed, and once.
         self._read_overview = overview
         self._find_tissue: Callable[[], tuple[Tissue, str]] = lru_cache(
@@ -155,7 +155,7 @@ class _Run:
         if changed:
             return f"other {', '.join(changed)}"
         names = [*self._wanted, slide_pages.REPORT]
-        is_whole = all(outputs.is_whole(self.folder, before, name) for name in names)
+        is_whole = all(result_files.is_whole(self.folder, before, name) for name in names)
         return "" if is_whole else "files that are missing or cut short"
 
     def prepare_folder(self, before: Mapping[str, Any] | None) -> set[str]:
@@ -166,12 +166,12 @@ class _Run:
         same_map = self._has_map(before)
         if not same_map:
             self._find_tissue()
-        names = outputs.outdated(
+        names = result_files.find_outdated(
             self.folder, self._wanted, before if same_map else None, self.settings
         )
         # Without a summary any file with the name of a result is one of an unfinished run.
-        listed = outputs.FILES.keys() if before is None else before["files"]
-        for name in (outputs.FILES.keys() & set(listed)) - self._wanted - {results.SUMMARY}:
+        listed = result_files.FILES.keys() if before is None else before["files"]
+        for name in (result_files.FILES.keys() & set(listed)) - self._wanted - {results.SUMMARY}:
             (self.folder / name).unlink(missing_ok=True)
         (self.folder / results.SUMMARY).unlink(missing_ok=True)
         clear_unfinished(self.folder)
@@ -229,8 +229,8 @@ class _Run:
         """Writes the files `names`; returns what is known of the map, and its pictures."""
         sources, folder, parts = self.sources, self.folder, tissue_map.parts
         tissue_pixels = tissue_map.tissue_pixels
-        made = outputs.write_maps(sources, folder, parts, names, tissue_pixels, before)
-        pictures = outputs.make_pictures(sources, folder, parts, names, self._read_overview)
+        made = result_files.write_maps(sources, folder, parts, names, tissue_pixels, before)
+        pictures = result_files.make_pictures(sources, folder, parts, names, self._read_overview)
         return made, pictures
 
     def summarize(
@@ -240,11 +240,11 @@ class _Run:
 
         Args:
           tissue_map: the map.
-          made: from `outputs.write_maps`.
+          made: from `result_files.write_maps`.
           seconds: spent until the map was stitched ("tiles"), and until all was written ("all").
         """
         note = tissue_map.tissue_note
-        return outputs.describe(self.sources, self.folder, made, note) | {
+        return result_files.summarize_slide(self.sources, self.folder, made, note) | {
             "tissue_pixels": tissue_map.tissue_pixels,
             "tissue_note": note,
             "settings": self.settings,
@@ -264,12 +264,12 @@ def _check_same_slide(
     same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
     if not same_content and before["file"] not in own:
         raise InputError(
-            f"{file.path}: {folder} {results.OF_ANOTHER}, {before['file']}; name another "
+            f"{file.path}: {folder} {results.OTHER_SLIDE}, {before['file']}; name another "
             "--workdir, or rename this slide"
         )
 
 
-def _collect_settings(sources: outputs.Sources, mask_file: Path | None) -> dict[str, Any]:
+def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> dict[str, Any]:
     """Collects all that the results depend on: "map", and "output" for what is made of it."""
     config, dataset, networks = sources.config, sources.dataset, sources.networks
     slide = sources.view.slide
@@ -295,7 +295,7 @@ def _collect_settings(sources: outputs.Sources, mask_file: Path | None) -> dict[
             "white": white,
             **({"precision": precision} if precision else {}),
         },
-        "output": outputs.settings(config, dataset),
+        "output": result_files.collect_settings(config, dataset),
     }
 
 

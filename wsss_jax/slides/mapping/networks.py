@@ -40,7 +40,7 @@ class Networks(NamedTuple):
 
 
 class NetworksChanged(InputError):
-    """The networks are not those that the maps of this job are said to be made with."""
+    """The networks changed after the maps of this job were begun."""
 
 
 def load(config: ml_collections.ConfigDict) -> Networks:
@@ -57,11 +57,11 @@ def load(config: ml_collections.ConfigDict) -> Networks:
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
-    """As `load`, but networks whose checksums the workdir knows are loaded with the first tiles.
+    """Loads the networks, those whose checksums the workdir knows only with the first tiles.
 
     So a slide that needs none waits for no network. `workdir/networks.json` keeps the checksums
-    with a stamp of the run's files, by which a run is known to be unchanged. Should they be other
-    ones when they are loaded, `predict` raises `NetworksChanged`.
+    with a stamp of the run's files, by which a run is known to be unchanged. If the checksums
+    differ once the networks are loaded, `predict` raises `NetworksChanged`.
     """
     parallel.check_batch_size(config.batch_size)
     stamps = {
@@ -69,10 +69,10 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
         for phase in provenance.PHASES
         if config[phase]
     }
-    known = _known(workdir / CHECKSUMS)
+    known = _read_checksums(workdir / CHECKSUMS)
     if all(known.get(phase, {}).get("stamp") == stamp for phase, stamp in stamps.items()):
         checksums = {phase: known[phase]["checksum"] for phase in stamps}
-        predict = _when_needed(config, checksums, workdir)
+        predict = _load_when_needed(config, checksums, workdir)
         return Networks(predict, checksums, provenance.read(config))
     loaded = load(config)
     if loaded.checksums.keys() == stamps.keys():
@@ -83,10 +83,10 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
     return loaded
 
 
-def _when_needed(
+def _load_when_needed(
     config: ml_collections.ConfigDict, checksums: Mapping[str, str], workdir: Path
 ) -> stitching.Predict:
-    """Loads the networks when the first tiles are predicted, and sees that they are the same.
+    """Makes a predictor that loads the networks with the first tiles, and checks them.
 
     If not, the workdir forgets the checksums, so that the next start loads them first.
     """
@@ -94,36 +94,36 @@ def _when_needed(
 
     def predict(images: np.ndarray) -> np.ndarray:
         if not loaded:
-            found = load(config)
-            other = [phase for phase in checksums if found.checksums.get(phase) != checksums[phase]]
-            if other:
+            now = load(config)
+            changed = [name for name in checksums if now.checksums.get(name) != checksums[name]]
+            if changed:
                 (workdir / CHECKSUMS).unlink(missing_ok=True)
                 raise NetworksChanged(
-                    f"{' and '.join(config[phase] for phase in other)}: the weights are not those "
-                    f"that {workdir / CHECKSUMS} knew; see that no training still writes them, and "
-                    "give the same command again"
+                    f"{' and '.join(config[name] for name in changed)}: the weights are not those "
+                    f"that {workdir / CHECKSUMS} knew; check that no training still writes them, "
+                    "then give the same command again"
                 )
-            loaded.append(found)
+            loaded.append(now)
         return loaded[0].predict(images)
 
     return predict
 
 
-def _known(path: Path) -> dict[str, dict[str, str]]:
-    """The checksums of an earlier start; none if the file is not ours."""
+def _read_checksums(path: Path) -> dict[str, dict[str, str]]:
+    """Reads the checksums of an earlier start; none if the file holds something else."""
     try:
         known = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    ours = isinstance(known, dict) and all(
+    is_valid = isinstance(known, dict) and all(
         isinstance(entry, dict) and {"stamp", "checksum"} <= entry.keys()
         for entry in known.values()
     )
-    return known if ours else {}
+    return known if is_valid else {}
 
 
 def _stamp(workdir: Path, precision: str) -> str:
-    """What changes if the network of a run may have changed; reads no weights."""
+    """Returns a text that changes if the network of a run may have changed; reads no weights."""
     digest = hashlib.sha256(f"{__version__} {precision}".encode())
     for name in (config_lib.CONFIG_FILE, runs.DATASET_FILE):
         digest.update((workdir / name).read_bytes())

@@ -1,1 +1,1 @@
-"""What is made of a finished map: files, tables, pages."""
+"""What is made from a finished map: files, tables, pages."""

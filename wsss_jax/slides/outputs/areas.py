@@ -2,138 +2,163 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wsss_jax import spreadsheets
 from wsss_jax.files import atomic_path
+from wsss_jax.slides.frame import MapFrame
 
-BAND = 256  # rows asked for at a time
-_SIX = "{:.6f}"  # decimals of areas, shares and ratios
+BAND = 256  # rows read at a time
+_SIX_DECIMALS = "{:.6f}"  # of areas, shares and ratios
 COLUMNS = {
     # key of a row: (heading, how a value is written)
-    "class": ("class", spreadsheets.text),
+    "class": ("class", spreadsheets.escape_text),
     "pixels": ("pixels", str),
-    "mm2": ("area (mm2)", _SIX.format),
-    "share_of_tissue": ("share of tissue", _SIX.format),
-    "share_of_slide": ("share of slide", _SIX.format),
+    "mm2": ("area (mm2)", _SIX_DECIMALS.format),
+    "share_of_tissue": ("share of tissue", _SIX_DECIMALS.format),
+    "share_of_slide": ("share of slide", _SIX_DECIMALS.format),
 }
+
+
+class AreaRatio(NamedTuple):
+    """The area of some classes divided by that of others.
+
+    Attributes:
+      heading: of its column in tables.
+      title, definition: in reports.
+      numerator, denominator: roles of classes, see `data.dataset.ROLES`; () means all classes.
+    """
+
+    heading: str
+    title: str
+    definition: str
+    numerator: tuple[str, ...]
+    denominator: tuple[str, ...]
+
+
 RATIOS = {
-    # key: (what it is, classes above the line, classes below it as roles; () = all classes)
-    "tumor_stroma_ratio": (
-        "tumor-stroma ratio of the whole slide: stroma / (tumor + stroma)",
-        ("stroma",),
-        ("tumor", "stroma"),
+    "tumor_stroma_ratio": AreaRatio(
+        heading="tumor-stroma ratio of the whole slide: stroma / (tumor + stroma)",
+        title="Tumor-stroma ratio",
+        definition="Stroma / (tumor + stroma), over the whole slide. Pathologists score a hot "
+        "spot.",
+        numerator=("stroma",),
+        denominator=("tumor", "stroma"),
     ),
-    "lymphocyte_area_fraction": (
-        "lymphocyte area fraction (no sTIL score): lymphocytes / all classes",
-        ("lymphocytes",),
-        (),
+    "lymphocyte_area_fraction": AreaRatio(
+        heading="lymphocyte area fraction (no sTIL score): lymphocytes / all classes",
+        title="Lymphocyte area fraction",
+        definition="Area of lymphocytes / area of all classes. This is not an sTIL score.",
+        numerator=("lymphocytes",),
+        denominator=(),
     ),
 }
 
 
-def count(read_rows: Callable[[int, int, int], np.ndarray], height: int, C: int) -> np.ndarray:
+def count_pixels(
+    read_rows: Callable[[int, int, int], np.ndarray], height: int, num_classes: int
+) -> np.ndarray:
     """Counts the pixels of each label value.
 
     Args:
       read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), columns) uint8 of 0..C, the rows y0,
         y0 + step, ... below y1.
       height: rows of the map.
-      C: number of classes; the value C means excluded.
+      num_classes: C; the value C means excluded.
 
     Returns:
       (C + 1,) int64.
     """
-    counts = np.zeros(C + 1, np.int64)
+    counts = np.zeros(num_classes + 1, np.int64)
     for y0 in range(0, height, BAND):
         labels = read_rows(y0, min(y0 + BAND, height), 1)
-        # Not bincount, which makes eight bytes of each pixel first.
-        counts += [np.count_nonzero(labels == value) for value in range(C + 1)]
+        # Not bincount, which first makes eight bytes of each pixel.
+        counts += [np.count_nonzero(labels == value) for value in range(num_classes + 1)]
     return counts
 
 
-def rows(
-    counts: np.ndarray,
-    classes: Sequence[str],
-    mpp: float,
-    tissue_pixels: int,
-    slide_pixels: int,
+def tabulate_areas(
+    counts: np.ndarray, names: Sequence[str], frame: MapFrame, tissue_pixels: int
 ) -> list[dict[str, Any]]:
-    """The table of areas: a row for each class, then what of the slide is in none.
+    """Makes the table of areas: a row for each class, then two for what belongs to no class.
 
-    That is "excluded in tissue", such as white gaps, and "outside tissue"; all rows together are
-    the slide. Pixels of a class are taken to be tissue.
+    These are "excluded in tissue", such as white gaps, and "outside tissue". All rows together are
+    the slide. Pixels of a class count as tissue.
 
     Args:
-      counts: (C + 1,) pixels of each value, as `count` returns.
-      classes: C names.
-      mpp: micrometres per pixel of the map.
+      counts: (C + 1,) pixels of each label value, from `count_pixels`.
+      names: C class names.
+      frame: of the map.
       tissue_pixels: pixels of the tissue mask.
-      slide_pixels: all pixels.
 
     Returns:
       dicts of `class`, `pixels`, `mm2`, `share_of_tissue`, `share_of_slide` (0..1; None where
-      there is no tissue, and for what is outside of it).
+      there is no tissue, and for what is outside it).
     """
-    pixels = dict(zip(classes, counts[:-1].tolist(), strict=True))
-    table = [*pixels.items(), ("excluded in tissue", tissue_pixels - sum(pixels.values()))]
-    result = [
+    slide_pixels = frame.width * frame.height
+    pixels = dict(zip(names, counts[:-1].tolist(), strict=True))
+    in_tissue = [*pixels.items(), ("excluded in tissue", tissue_pixels - sum(pixels.values()))]
+    table = [
         {
             "class": name,
             "pixels": number,
-            "mm2": number * mpp**2 / 1e6,
-            "share_of_tissue": _ratio(number, tissue_pixels),
-            "share_of_slide": _ratio(number, slide_pixels),
+            "mm2": number * frame.mpp**2 / 1e6,
+            "share_of_tissue": _divide(number, tissue_pixels),
+            "share_of_slide": _divide(number, slide_pixels),
         }
-        for name, number in [*table, ("outside tissue", slide_pixels - tissue_pixels)]
+        for name, number in [*in_tissue, ("outside tissue", slide_pixels - tissue_pixels)]
     ]
-    result[-1]["share_of_tissue"] = None
-    return result
+    table[-1]["share_of_tissue"] = None
+    return table
 
 
-def ratios(
-    counts: np.ndarray, classes: Sequence[str], roles: Mapping[str, str]
+def compute_ratios(
+    counts: np.ndarray, names: Sequence[str], roles: Mapping[str, str]
 ) -> dict[str, float | None]:
-    """The ratios of `RATIOS` whose classes the data set has, of pixels of the whole slide.
+    """Computes the ratios of `list_ratios` over the pixels of the whole slide.
 
     Args:
-      counts: (C + 1,) pixels of each value, as `count` returns.
-      classes: C names.
+      counts: (C + 1,) pixels of each label value, from `count_pixels`.
+      names: C class names.
       roles: role ("tumor", "stroma", "lymphocytes") -> class name, the data set's `roles`.
 
     Returns:
-      key -> 0..1, or None for 0 / 0.
+      key of `RATIOS` -> 0..1, or None for 0 / 0.
     """
-    pixels = dict(zip(classes, counts[:-1].tolist(), strict=True))
+    pixels = dict(zip(names, counts[:-1].tolist(), strict=True))
+
+    def sum_pixels(of_roles: tuple[str, ...]) -> int:
+        return sum(pixels[name] for name in (map(roles.get, of_roles) if of_roles else pixels))
+
     return {
-        key: _ratio(
-            sum(pixels[roles[role]] for role in above),
-            sum(pixels[roles[role]] for role in below) if below else sum(pixels.values()),
-        )
-        for key, (_, above, below) in RATIOS.items()
-        if key in ratio_names(roles)
+        key: _divide(sum_pixels(RATIOS[key].numerator), sum_pixels(RATIOS[key].denominator))
+        for key in list_ratios(roles)
     }
 
 
-def ratio_names(roles: Mapping[str, str]) -> list[str]:
-    """The keys of `RATIOS` whose classes a data set with these roles has."""
-    return [key for key, (_, above, below) in RATIOS.items() if {*above, *below} <= roles.keys()]
+def list_ratios(roles: Mapping[str, str]) -> list[str]:
+    """Lists the keys of those `RATIOS` for which a data set with these roles has the classes."""
+    return [
+        key
+        for key, ratio in RATIOS.items()
+        if {*ratio.numerator, *ratio.denominator} <= roles.keys()
+    ]
 
 
 def write_areas(path: Path | str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Writes the areas as a table for spreadsheets, a line for each class, atomically.
+    """Writes areas as a table for spreadsheets, a line for each class, atomically.
 
-    Every line begins with the slide. What is undefined is an empty field.
+    Each line starts with the slide. An undefined value is an empty cell.
 
     Args:
-      path: the file.
-      tables: slide -> table as `rows` returns.
+      path: of the CSV file.
+      tables: name of a slide -> its table from `tabulate_areas`.
     """
     headings = [heading for heading, _ in COLUMNS.values()]
     lines = [
-        [spreadsheets.text(slide), *(_cell(row[key], text) for key, (_, text) in COLUMNS.items())]
+        [slide, *(_format_cell(row[key], form) for key, (_, form) in COLUMNS.items())]
         for slide, table in tables.items()
         for row in table
     ]
@@ -141,32 +166,34 @@ def write_areas(path: Path | str, tables: Mapping[str, Sequence[Mapping[str, Any
 
 
 def write_ratios(path: Path | str, ratios: Mapping[str, Mapping[str, float | None]]) -> None:
-    """Writes the ratios as a table for spreadsheets: a line for each slide, atomically.
+    """Writes ratios as a table for spreadsheets, a line for each slide, atomically.
 
     Args:
-      path: the file.
-      ratios: slide -> what `ratios` returns; those that a slide lacks are empty fields.
+      path: of the CSV file.
+      ratios: name of a slide -> its ratios from `compute_ratios`; cells of others are empty.
     """
-    keys = [key for key in RATIOS if any(key in each for each in ratios.values())]
+    keys = [key for key in RATIOS if any(key in of_slide for of_slide in ratios.values())]
     lines = [
-        [spreadsheets.text(slide), *(_cell(each.get(key), _SIX.format) for key in keys)]
-        for slide, each in ratios.items()
+        [slide, *(_format_cell(of_slide.get(key), _SIX_DECIMALS.format) for key in keys)]
+        for slide, of_slide in ratios.items()
     ]
-    _write_csv(path, [RATIOS[key][0] for key in keys], lines)
+    _write_csv(path, [RATIOS[key].heading for key in keys], lines)
 
 
 def _write_csv(path: Path | str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Writes lines whose first cell is the name of a slide."""
     with (
         atomic_path(path) as temporary,
-        # With a byte order mark, by which Excel knows that names are UTF-8.
+        # With a byte order mark, so that Excel reads names as UTF-8.
         temporary.open("w", encoding="utf-8-sig", newline="") as file,
     ):
-        spreadsheets.write(file, [["slide", *headings], *lines])
+        rows = ([spreadsheets.escape_text(slide), *cells] for slide, *cells in lines)
+        spreadsheets.write_rows(file, [["slide", *headings], *rows])
 
 
-def _cell(value: Any, text: Callable[[Any], str]) -> str:
-    return "" if value is None else text(value)
+def _format_cell(value: Any, form: Callable[[Any], str]) -> str:
+    return "" if value is None else form(value)
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def _divide(part: int, whole: int) -> float | None:
     return part / whole if whole else None

@@ -1,6 +1,6 @@
-"""What is about all slides of a workdir: its index, its tables, and the list of failures.
+"""The files about all slides of a workdir: their index, their tables and the list of failures.
 
-All is made of the summaries of the finished folders, whichever jobs have made them, and of the
+All are made from the summaries of the finished folders, whichever job made them, and from the
 failures of this job and of earlier ones.
 """
 
@@ -8,69 +8,74 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from data.dataset import Dataset
 from wsss_jax.files import atomic_path, locked
-from wsss_jax.report import slide_pages
-from wsss_jax.slides.outputs import areas, outputs, results, summaries
+from wsss_jax.report.legend import Legend
+from wsss_jax.report.slide_pages import IndexEntry, write_index
+from wsss_jax.slides.outputs import areas, report_data, result_files, results
 
 INDEX = "index.html"
 FAILURES = "failed.txt"
 _LOCK = ".cohort"  # held while these files are read and written
-_WAIT = 60.0  # seconds for another job that writes them
-# Folders of an absolute path, without spaces; those that have some are known by their names.
+_WAIT = 60.0  # seconds to wait for another job that writes them
+# An absolute path without its last part, where no folder has a space in its name.
 _FOLDERS = re.compile(r"(?<![\w.~/-])/(?:[^\s/:;,'\"()]+/)+")
 
 
-def write(
+def write_cohort(
     workdir: Path,
-    dataset: Dataset,
+    legend: Legend,
     slide: str,
     error: str,
     slides: Collection[str],
     folders: Sequence[Path],
 ) -> None:
-    """Writes `index.html`, `areas.csv`, `ratios.csv` and, if there is need, `failed.txt`.
+    """Writes `index.html`, `areas.csv`, `ratios.csv` and, if a slide failed, `failed.txt`.
 
-    A slide that failed is listed with its error instead of an earlier map of it, and stays in
-    `failed.txt` until a job has done it. One without a summary, which another process may be
-    making, remains to be done.
+    A slide that failed is listed with its error instead of its earlier map, and stays in
+    `failed.txt` until a job finishes it. A slide without a summary, perhaps because another process
+    works on it, is listed as remaining.
 
     Args:
       workdir: of the slides' folders.
-      dataset: of the networks, with the colors of pictures.
-      slide: the name of the one that this job has tried just now.
-      error: what is wrong with it, one line; "" if it is done.
-      slides: names of all of this job.
+      legend: with the colors of pictures.
+      slide: the name of the slide that this job has just tried.
+      error: what is wrong with it, one line; "" if it is finished.
+      slides: names of all slides of this job.
       folders: whose names pages do not show.
 
     Raises:
       InputError: another process has been writing these files for a long time.
     """
     with locked(workdir / _LOCK, wait=_WAIT):
-        # Of this job's earlier ones the file knows if another job has done them meanwhile.
-        failures = _failures(workdir, besides=slide) | ({_one_line(slide): error} if error else {})
-        finished = {folder.name: summary for folder, summary in results.finished(workdir)}
+        # Read again each time: another job may have finished slides that failed in this one.
+        failures = _read_failures(workdir, besides=slide)
+        if error:
+            failures[_to_one_line(slide)] = error
+        finished = {folder.name: summary for folder, summary in results.list_finished(workdir)}
         known = [*folders, workdir, *(Path(each["file"]).parent for each in finished.values())]
         shown = {
-            name: each
-            for name, each in finished.items()
-            if results.OF_ANOTHER in failures.get(_one_line(name), results.OF_ANOTHER)
+            name: summary
+            for name, summary in finished.items()
+            if results.OTHER_SLIDE in failures.get(_to_one_line(name), results.OTHER_SLIDE)
         }
-        remaining = {name for name in slides if _one_line(name) not in failures} - shown.keys()
+        remaining = {name for name in slides if _to_one_line(name) not in failures} - shown.keys()
         entries = [
             *(
-                slide_pages.IndexEntry(name, error=without_folders(error, known))
+                IndexEntry(name, error=remove_folders(error, known))
                 for name, error in failures.items()
             ),
-            *(summaries.index_entry(each, name, dataset) for name, each in shown.items()),
-            *map(slide_pages.IndexEntry, sorted(remaining)),
+            *(
+                report_data.make_index_entry(summary, name, legend)
+                for name, summary in shown.items()
+            ),
+            *map(IndexEntry, sorted(remaining)),
         ]
-        slide_pages.write_index(workdir / INDEX, entries)
-        tables = {name: each["areas"] for name, each in shown.items()}
-        ratios = {name: each["ratios"] for name, each in shown.items() if each["ratios"]}
+        write_index(workdir / INDEX, entries)
+        tables = {name: summary["areas"] for name, summary in shown.items()}
+        ratios = {name: summary["ratios"] for name, summary in shown.items() if summary["ratios"]}
         for name, write_table, rows in (
-            (outputs.AREAS, areas.write_areas, tables),
-            (outputs.RATIOS, areas.write_ratios, ratios),
+            (result_files.AREAS, areas.write_areas, tables),
+            (result_files.RATIOS, areas.write_ratios, ratios),
         ):
             if rows:
                 write_table(workdir / name, rows)
@@ -84,27 +89,27 @@ def write(
             (workdir / FAILURES).unlink(missing_ok=True)
 
 
-def _failures(workdir: Path, besides: str) -> dict[str, str]:
-    """What has been listed, by name on one line, without what was said of the slide `besides`."""
+def _read_failures(workdir: Path, besides: str) -> dict[str, str]:
+    """Reads the listed errors: name on one line -> error, except that of the slide `besides`."""
     path = workdir / FAILURES
-    lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    kept = [line for line in lines.splitlines() if not line.startswith(f"{_one_line(besides)}: ")]
-    pairs = (line.partition(": ") for line in kept)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    start = f"{_to_one_line(besides)}: "
+    pairs = (line.partition(": ") for line in text.splitlines() if not line.startswith(start))
     return {name: error for name, _, error in pairs if error}
 
 
-def _one_line(name: str) -> str:
+def _to_one_line(name: str) -> str:
     return " ".join(name.split())
 
 
-def without_folders(text: str, folders: Collection[Path]) -> str:
-    """A message in which files go by their names alone, for pages that others may see.
+def remove_folders(text: str, folders: Collection[Path]) -> str:
+    """Shortens the paths in a message to file names, for pages that others may see.
 
     Args:
       text: the message.
       folders: that may have spaces in their names, or be relative.
     """
-    names = {f"{name}/" for each in folders if each != Path() for name in (each, each.absolute())}
+    names = {f"{path}/" for each in folders if each != Path() for path in (each, each.absolute())}
     names |= {f"{each.absolute()}/" for each in folders} - {"//"}
     for name in sorted(names, key=len, reverse=True):
         text = re.sub(rf"(?<![\w.~/-]){re.escape(name)}", "", text)

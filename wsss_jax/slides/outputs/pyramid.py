@@ -1,12 +1,12 @@
-"""Maps of a slide as pyramidal TIFF, streamed: labels, one probability a class, colors to look at.
+"""Maps of a slide as pyramidal TIFF: label values, class probabilities, colors.
 
-Every map is read in bands through a function `read_rows(y0, y1, step)` that returns the uint8 rows
-y0, y0 + step, ... below y1 and of each the columns 0, step, ...: no array of the whole slide is
-ever held. The same map always makes the same bytes.
+Maps are read and written in bands through a function `read_rows(y0, y1, step)` that returns the
+uint8 rows y0, y0 + step, ... below y1, and of each the columns 0, step, ...: no array of the whole
+slide is ever in memory. The same map always gives the same bytes.
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,108 +14,82 @@ import numpy as np
 import tifffile
 
 from wsss_jax.files import atomic_path
+from wsss_jax.report.legend import Color, Legend
+from wsss_jax.slides.frame import MapFrame
 
 TILE = 512  # pixels, side of a tile of the files; the top of a pyramid is no larger
-BAND = TILE  # rows asked for at a time, a multiple of TILE
+BAND = TILE  # rows read at a time, a multiple of TILE
 BUFFER = 2**24  # bytes of tiles compressed in one pass; tifffile takes 2**29, most of a slide
 CLASSIC_BYTES = 2**31  # uncompressed; above, BigTIFF. Classic TIFF ends at 4 GiB.
 
 ReadRows = Callable[[int, int, int], np.ndarray]
 ReadChannelRows = Callable[[int, int, int, int], np.ndarray]
-Color = tuple[int, int, int]
 
 
-def steps(width: int, height: int) -> list[int]:
-    """Downsampling of each level, 1 first: doubled until the longer side is at most `TILE`."""
-    result = [1]
-    while max(width, height) > TILE * result[-1]:
-        result.append(2 * result[-1])
-    return result
+def list_steps(width: int, height: int) -> list[int]:
+    """Lists the downsampling of the levels: 1, 2, 4, ... until both sides are at most `TILE`."""
+    steps = [1]
+    while max(width, height) > TILE * steps[-1]:
+        steps.append(2 * steps[-1])
+    return steps
 
 
-def write_label_map(
-    path: Path | str,
-    read_rows: ReadRows,
-    width: int,
-    height: int,
-    *,
-    mpp: float,
-    palette: Sequence[Color],
-    names: Sequence[str],
-) -> None:
-    """Writes label values as palette OME-TIFF, nearest neighbour on the lower levels, atomically.
+def write_label_map(path: Path | str, read_rows: ReadRows, frame: MapFrame, legend: Legend) -> None:
+    """Writes label values as palette OME-TIFF, nearest neighbor on the lower levels, atomically.
 
     Programs that know palettes show the colors (OpenSlide, which sees level 0 only, ImageJ,
     tifffile); Bio-Formats and QuPath read the values, and the levels. What a value means is in the
-    OME metadata, as key and value. Programs that only read RGB want `write_color_map`.
+    OME metadata, as key and value. For programs that only read RGB there is `write_color_map`.
 
     Args:
       path: ends in `.ome.tif`.
       read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8 of 0..C.
-      width: of the map in pixels.
-      height: likewise.
-      mpp: micrometres per pixel.
-      palette: C + 1 RGB colors (0..255), the last one of excluded pixels.
-      names: C class names.
+      frame: of the map.
+      legend: of the classes.
     """
     colormap = np.zeros((3, 256), np.uint16)
-    colormap[:, : len(palette)] = np.asarray(palette, np.uint16).T * 257  # 0..255 to 0..65535
-    meanings = {str(value): name for value, name in enumerate([*names, "excluded"])}
+    colors = np.asarray(legend.palette, np.uint16)
+    colormap[:, : len(colors)] = colors.T * 257  # 0..255 to 0..65535
+    meanings = {str(value): name for value, name in enumerate([*legend.names, "excluded"])}
     _write(
         path,
         lambda channel, y0, y1, step: read_rows(y0, y1, step),
-        (height, width),
-        mpp,
+        (frame.height, frame.width),
+        frame.mpp,
         {"Channel": {"Name": "tissue class"}, "MapAnnotation": meanings},
         {"photometric": "palette", "colormap": colormap},
     )
 
 
-def write_color_map(
-    path: Path | str,
-    read_rows: ReadRows,
-    width: int,
-    height: int,
-    *,
-    mpp: float,
-    palette: Sequence[Color],
-) -> None:
+def write_color_map(path: Path | str, read_rows: ReadRows, frame: MapFrame, legend: Legend) -> None:
     """Writes the labels in the classes' colors as a plain RGB pyramid, atomically.
 
-    Its levels are pages one after the other, as OpenSlide and the many programs that read through
-    it want them, and its resolution is in the usual tags. The same arguments as `write_label_map`.
+    Its levels are pages one after the other and its resolution is in the usual tags, as OpenSlide
+    and the many programs that read through it expect. The arguments are those of `write_label_map`.
     """
-    colors = np.asarray(palette, np.uint8)
-    levels = steps(width, height)
-    shapes = [(*_level_shape((height, width), step), 3) for step in levels]
+    colors = np.asarray(legend.palette, np.uint8)
+    height = frame.height
     with (
         atomic_path(path) as temporary,
         # Always BigTIFF: tiatoolbox takes no other plain pyramid for a slide.
         tifffile.TiffWriter(temporary, bigtiff=True, byteorder="<") as tiff,
     ):
-        for step, shape in zip(levels, shapes, strict=True):
-            tiles = _tiles(lambda channel, *rows: read_rows(*rows), 1, height, step)
+        for step in list_steps(frame.width, height):
+            tiles = _read_tiles(lambda channel, *rows: read_rows(*rows), 1, height, step)
             tiff.write(
                 map(colors.__getitem__, tiles),
-                shape=shape,
+                shape=(*_shrink_shape((height, frame.width), step), 3),
                 photometric="rgb",
                 subfiletype=0 if step == 1 else 1,
                 metadata=None,
-                **_common(mpp * step),
+                **_make_page_options(frame.mpp * step),
             )
 
 
 def write_probability_maps(
-    path: Path | str,
-    read_channel_rows: ReadChannelRows,
-    width: int,
-    height: int,
-    *,
-    mpp: float,
-    palette: Sequence[Color],
-    names: Sequence[str],
+    path: Path | str, read_channel_rows: ReadChannelRows, frame: MapFrame, legend: Legend
 ) -> None:
-    """Writes class probabilities as OME-TIFF, a channel a class, atomically.
+    """Writes class probabilities as OME-TIFF, a channel per class, atomically.
 
     A value v stands for the probability v / 255. Viewers show the channels under the classes'
     names, in their colors.
@@ -124,19 +98,16 @@ def write_probability_maps(
       path: ends in `.ome.tif`.
       read_channel_rows: (channel, y0, y1, step) -> uint8 rows of a class, as `read_rows` of
         `write_label_map`.
-      width: of the maps in pixels.
-      height: likewise.
-      mpp: micrometres per pixel.
-      palette: RGB colors (0..255) of the classes; a further one is ignored.
-      names: C class names.
+      frame: of the maps.
+      legend: of the classes.
     """
-    colors = [_ome_color(color) for color in palette[: len(names)]]
+    colors = [_to_ome_color(color) for color in legend.palette[: legend.excluded]]
     _write(
         path,
         read_channel_rows,
-        (len(names), height, width),
-        mpp,
-        {"Channel": {"Name": list(names), "Color": colors}},
+        (legend.excluded, frame.height, frame.width),
+        frame.mpp,
+        {"Channel": {"Name": list(legend.names), "Color": colors}},
         {"photometric": "minisblack"},
     )
 
@@ -146,46 +117,53 @@ def _write(
     read: ReadChannelRows,
     shape: tuple[int, ...],
     mpp: float,
-    meaning: dict[str, Any],
-    look: dict[str, Any],
+    ome_metadata: dict[str, Any],
+    photometry: dict[str, Any],
 ) -> None:
-    """Writes (height, width) or (channels, height, width); `look`: photometry of every page."""
+    """Writes an OME-TIFF of shape (height, width) or (channels, height, width).
+
+    Args:
+      path, read, shape: of the file.
+      mpp: micrometers per pixel.
+      ome_metadata: besides name, axes and pixel size.
+      photometry: how tifffile shall interpret the values of every page.
+    """
     *channels, height, width = shape
-    levels = steps(width, height)
+    steps = list_steps(width, height)
     name = Path(path).name
     metadata = {
         "axes": "YX" if not channels else "CYX",
         "Name": name.removesuffix(".ome.tif"),
         "Creator": "wsss_jax",
-        # tifffile would put a random one; readers only use it to find the parts of split files.
+        # tifffile would write a random one; readers only use it to find the parts of split files.
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{name}/{shape}")),
         "PhysicalSizeX": mpp,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": mpp,
         "PhysicalSizeYUnit": "µm",
-        **meaning,
+        **ome_metadata,
     }
-    uncompressed = sum(np.prod(_level_shape(shape, step), dtype=int) for step in levels)
+    uncompressed = sum(np.prod(_shrink_shape(shape, step), dtype=int) for step in steps)
     with (
         atomic_path(path) as temporary,
         tifffile.TiffWriter(
             temporary, ome=True, bigtiff=uncompressed > CLASSIC_BYTES, byteorder="<"
         ) as tiff,
     ):
-        for step in levels:
+        for step in steps:
             tiff.write(
-                _tiles(read, channels[0] if channels else 1, height, step),
-                shape=_level_shape(shape, step),
-                subifds=len(levels) - 1 if step == 1 else None,
+                _read_tiles(read, channels[0] if channels else 1, height, step),
+                shape=_shrink_shape(shape, step),
+                subifds=len(steps) - 1 if step == 1 else None,
                 subfiletype=0 if step == 1 else 1,
                 metadata=metadata if step == 1 else None,
-                **look,
-                **_common(mpp * step),
+                **photometry,
+                **_make_page_options(mpp * step),
             )
 
 
-def _common(mpp: float) -> dict[str, Any]:
-    """What all pages have, by micrometers per pixel."""
+def _make_page_options(mpp: float) -> dict[str, Any]:
+    """Returns the options of `TiffWriter.write` that all pages share."""
     return {
         "dtype": np.uint8,
         "tile": (TILE, TILE),
@@ -197,13 +175,15 @@ def _common(mpp: float) -> dict[str, Any]:
     }
 
 
-def _level_shape(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
+def _shrink_shape(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
     *channels, height, width = shape
     return (*channels, -(-height // step), -(-width // step))
 
 
-def _tiles(read: ReadChannelRows, channels: int, height: int, step: int) -> Iterator[np.ndarray]:
-    """The tiles of a level, row by row, channel after channel; those at the border are smaller."""
+def _read_tiles(
+    read: ReadChannelRows, channels: int, height: int, step: int
+) -> Iterator[np.ndarray]:
+    """Yields the tiles of a level, row by row, channel by channel; border tiles are smaller."""
     for channel in range(channels):
         for y0 in range(0, height, BAND * step):
             band = read(channel, y0, min(y0 + BAND * step, height), step)
@@ -212,6 +192,6 @@ def _tiles(read: ReadChannelRows, channels: int, height: int, step: int) -> Iter
                     yield band[top : top + TILE, left : left + TILE]
 
 
-def _ome_color(color: Color) -> int:
-    """RGBA in a signed 32-bit integer, opaque."""
+def _to_ome_color(color: Color) -> int:
+    """Returns an opaque RGBA color as a signed 32-bit integer."""
     return int.from_bytes(bytes([*color, 255]), "big", signed=True)

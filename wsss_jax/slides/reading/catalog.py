@@ -15,7 +15,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.slides.reading import dicom
 from wsss_jax.slides.reading.dicom import is_hidden
 from wsss_jax.slides.reading.key_files import list_named_files
-from wsss_jax.wording import counted
+from wsss_jax.wording import format_count
 
 ENDINGS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu"),
@@ -77,7 +77,7 @@ def find_slides(text: str, is_results: Callable[[Path], bool]) -> list[Path]:
             skipped += count - len(candidates)
         slides.update(dict.fromkeys(candidates))
     if skipped:
-        print(f"skipped: {counted(skipped, 'path')} in folders of results")
+        print(f"skipped: {format_count(skipped, 'path')} in folders of results")
     if skipped and not slides:
         raise InputError(
             f"config.slides: {text} names only results of this program: name the slides"

@@ -1,10 +1,9 @@
-"""What is made of a finished map: files that depend on their own settings, a report, a summary.
+"""The files made from a finished map: maps, polygons, tables, pictures, report and summary.
 
-A file is written again only if something that it depends on has changed: other colors of the
+A file is written again only if settings that it depends on have changed: other colors of the
 pictures leave maps, polygons and areas as they are.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,17 +16,21 @@ import numpy as np
 from data.dataset import Dataset
 from data.pictures import open_picture
 from wsss_jax.files import atomic_path
-from wsss_jax.report import colors, slide_pages, slide_pictures
+from wsss_jax.report import slide_pages, slide_pictures
+from wsss_jax.report.colors import make_legend
+from wsss_jax.report.legend import Legend
+from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Parts
-from wsss_jax.slides.outputs import areas, polygons, pyramid, results, summaries
+from wsss_jax.slides.outputs import areas, pyramid, report_data, results
+from wsss_jax.slides.outputs.geojson import PolygonRule, write_geojson
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide
 from wsss_jax.slides.reading.view import View
 
-OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made of
+OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made from
 LABEL_MAP = "label_map.ome.tif"
 COLOR_MAP = "label_map_rgb.tif"
 PROBABILITIES = "probabilities.ome.tif"
@@ -43,7 +46,7 @@ FILES = {
     RATIOS: "ratios of areas, for spreadsheets",
     slide_pictures.OVERLAY: "classes over the tissue",
     slide_pictures.THUMBNAIL: "the slide",
-    results.SUMMARY: "everything this report states, for programs",
+    results.SUMMARY: "everything in this report, for programs",
 }
 _PICTURES = (slide_pictures.OVERLAY, slide_pictures.THUMBNAIL, slide_pictures.SMALL)
 # File -> the settings of "output" that it depends on, besides all of "map".
@@ -56,13 +59,13 @@ _DEPENDS: dict[str, tuple[str, ...]] = {
     RATIOS: ("classes", "roles", "tables"),
     **dict.fromkeys(_PICTURES, ("classes", "picture_palette", "picture")),
 }
-_TABLES = 2  # their form: another number if columns are other ones
-_LARGE_FILE = 100  # megabytes of polygons
-_FAR_OFF = 0.05  # share of a class's area by which its polygons may be off without a warning
+_TABLES = 2  # version of the tables: count up when columns change
+_LARGE_FILE = 100  # megabytes of polygons from which a warning says so
+_AREA_TOLERANCE = 0.05  # share of a class's area by which its polygons may differ from the map
 
 
 class Sources(NamedTuple):
-    """What files are made of: the slide, how it is seen, and who looked at it."""
+    """What the files of a slide are made from."""
 
     config: ml_collections.ConfigDict
     dataset: Dataset
@@ -71,10 +74,20 @@ class Sources(NamedTuple):
     slide: Slide
     view: View
 
+    @property
+    def frame(self) -> MapFrame:
+        """Size and place of the map."""
+        return self.view.frame
 
-def settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """The settings of what is made of the map."""
-    in_pictures = colors.for_pictures(dataset, config.palette)
+    @property
+    def picture_legend(self) -> Legend:
+        """The classes with the colors of pictures."""
+        return make_legend(self.dataset, self.config.palette)
+
+
+def collect_settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """Collects the settings that the files depend on, besides those of the map."""
+    in_pictures = make_legend(dataset, config.palette)
     return {
         "classes": list(dataset.classes),
         "palette": [list(color) for color in dataset.palette],
@@ -87,8 +100,13 @@ def settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dict[str, A
     }
 
 
-def wanted(config: ml_collections.ConfigDict, ratios: Collection[str]) -> set[str]:
-    """The files that a finished slide has, without report and summary."""
+def list_files(config: ml_collections.ConfigDict, ratios: Collection[str]) -> set[str]:
+    """Lists the files of a finished slide, without report and summary.
+
+    Args:
+      config: of the job "segment".
+      ratios: the ratios that the data set has the classes for, by key.
+    """
     left_out = set()
     if not config.probabilities:
         left_out.add(PROBABILITIES)
@@ -98,32 +116,32 @@ def wanted(config: ml_collections.ConfigDict, ratios: Collection[str]) -> set[st
 
 
 def is_whole(folder: Path, summary: Mapping[str, Any], name: str) -> bool:
-    """Whether a file is there, and has as many bytes as the summary says, if it says so."""
+    """Tells whether a file exists and has as many bytes as the summary says, if it says so."""
     path = folder / name
     size = path.stat().st_size if path.is_file() else 0
     sizes = summary.get("sizes")
     return size > 0 and (not isinstance(sizes, dict) or sizes.get(name, size) == size)
 
 
-def outdated(
+def find_outdated(
     folder: Path, names: set[str], before: Mapping[str, Any] | None, now: Mapping[str, Any]
 ) -> set[str]:
-    """Which of the files `names` are to be written: missing or cut ones, those of other settings.
+    """Finds which of the files must be written: missing or damaged ones, and those of old settings.
 
     Args:
       folder: of the slide.
-      names: of `wanted`.
-      before: its summary, if it has one of the same map.
-      now: the settings of today.
+      names: of the files, from `list_files`.
+      before: its summary, if there is one of the same map.
+      now: the current settings.
     """
     if before is None:
         return set(names)
-    was, is_now = before["settings"]["output"], now["output"]
+    old, new = before["settings"]["output"], now["output"]
     return {
         name
         for name in names
         if not is_whole(folder, before, name)
-        or any(was.get(key) != is_now[key] for key in _DEPENDS[name])
+        or any(old.get(key) != new[key] for key in _DEPENDS[name])
     }
 
 
@@ -135,57 +153,43 @@ def write_maps(
     tissue_pixels: int,
     before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Writes those of the files `names` that are no pictures; returns what is known of the map.
+    """Writes those of the files `names` that are maps, polygons and tables.
 
     Args:
-      sources: what they are made of.
-      folder: where to.
+      sources: what they are made from.
+      folder: where to write.
       parts: the whole map.
-      names: of `outdated`.
+      names: of the files, from `find_outdated`.
       tissue_pixels: pixels of the tissue mask.
-      before: the summary of an earlier start, for the figures of files that stay.
+      before: the summary of an earlier run, for the numbers of files that stay.
+
+    Returns:
+      what the summary says of the map: "areas", "ratios" and "pixels_in_polygons".
     """
-    config, dataset, _, file, slide, view = sources
-    look = {"palette": dataset.palette, "names": dataset.classes}
-    size = view.width, view.height
+    config, dataset, file = sources.config, sources.dataset, sources.file
+    frame, legend = sources.frame, make_legend(dataset, "dataset")
     if LABEL_MAP in names:
-        pyramid.write_label_map(folder / LABEL_MAP, parts.read, *size, mpp=view.mpp, **look)
+        pyramid.write_label_map(folder / LABEL_MAP, parts.read, frame, legend)
     if COLOR_MAP in names:
-        palette = colors.for_pictures(dataset, config.palette).palette
-        pyramid.write_color_map(
-            folder / COLOR_MAP, parts.read, *size, mpp=view.mpp, palette=palette
-        )
+        pyramid.write_color_map(folder / COLOR_MAP, parts.read, frame, sources.picture_legend)
     if PROBABILITIES in names:
-        pyramid.write_probability_maps(
-            folder / PROBABILITIES, parts.read_probability, *size, mpp=view.mpp, **look
-        )
-    held = (before or {}).get("pixels_in_polygons")
-    if POLYGONS in names or held is None:
+        path = folder / PROBABILITIES
+        pyramid.write_probability_maps(path, parts.read_probability, frame, legend)
+    known = {key: (before or {}).get(key) for key in ("areas", "ratios", "pixels_in_polygons")}
+    if POLYGONS in names or known["pixels_in_polygons"] is None:
         content = catalog.fingerprint(file.path)
-        held = polygons.write_geojson(
-            folder / POLYGONS,
-            parts.read,
-            *size,
-            mpp=view.mpp,
-            scale=view.scale,
-            slide_size=(slide.width, slide.height),
-            offset=slide.bounds[:2],
-            slide_id=f"{file.name}/{content['bytes']}/{content['crc32']}",
-            min_area=config.geojson.min_area,
-            simplify=config.geojson.simplify,
-            **look,
-        ).tolist()
-    known = {key: (before or {}).get(key) for key in ("areas", "ratios")}
+        slide_id = f"{file.name}/{content['bytes']}/{content['crc32']}"
+        rule = PolygonRule(config.geojson.min_area, config.geojson.simplify)
+        covered = write_geojson(folder / POLYGONS, parts.read, frame, legend, slide_id, rule)
+        known["pixels_in_polygons"] = covered.tolist()
     if {AREAS, RATIOS} & set(names):
-        counts = areas.count(parts.read, view.height, dataset.num_classes)
-        pixels = view.width * view.height
-        table = areas.rows(counts, dataset.classes, view.mpp, tissue_pixels, pixels)
-        ratios = areas.ratios(counts, dataset.classes, dataset.roles)
-        areas.write_areas(folder / AREAS, {file.name: table})
-        if ratios:
-            areas.write_ratios(folder / RATIOS, {file.name: ratios})
-        known = {"areas": table, "ratios": ratios}
-    return {**known, "pixels_in_polygons": held}
+        counts = areas.count_pixels(parts.read, frame.height, dataset.num_classes)
+        known["areas"] = areas.tabulate_areas(counts, legend.names, frame, tissue_pixels)
+        known["ratios"] = areas.compute_ratios(counts, legend.names, dataset.roles)
+        areas.write_areas(folder / AREAS, {file.name: known["areas"]})
+        if known["ratios"]:
+            areas.write_ratios(folder / RATIOS, {file.name: known["ratios"]})
+    return known
 
 
 def make_pictures(
@@ -195,14 +199,13 @@ def make_pictures(
     names: Collection[str],
     overview: Callable[[], tuple[np.ndarray, float]],
 ) -> slide_pictures.SlidePictures:
-    """What the pictures show; writes them if they are among `names`.
+    """Makes what the pictures show, and writes them if they are among `names`.
 
     Args:
-      sources, folder, parts, names: as of `write_maps`.
-      overview: what `View.read_overview` returns at `OVERVIEW`, asked for only if it is needed.
+      sources, folder, parts, names: as for `write_maps`.
+      overview: what `View.read_overview` returns at `OVERVIEW`, called only if needed.
     """
     config, view = sources.config, sources.view
-    dataset = colors.for_pictures(sources.dataset, config.palette)
     is_new = bool(set(_PICTURES) & set(names))
     if is_new:
         image, _ = overview()
@@ -223,32 +226,31 @@ def make_pictures(
         thumbnail,
         np.stack([parts.read(y, y + 1)[0, columns] for y in rows.tolist()]),
         view.mpp * max(view.width, view.height) / longest,
-        dataset.classes,
-        dataset.palette,
+        sources.picture_legend,
     )
     if is_new:
         slide_pictures.write_pictures(folder, pictures)
     return pictures
 
 
-def describe(
-    sources: Sources, folder: Path, made: Mapping[str, Any], tissue_note: str
+def summarize_slide(
+    sources: Sources, folder: Path, known: Mapping[str, Any], tissue_note: str
 ) -> dict[str, Any]:
-    """What `slide.json` says of the slide, its networks and its map.
+    """Makes the part of `slide.json` that describes the slide, its networks and its map.
 
     Args:
-      sources: as of `write_maps`.
+      sources: as for `write_maps`.
       folder: of the slide.
-      made: what `write_maps` returned.
+      known: what `write_maps` returned.
       tissue_note: one sentence on the tissue mask, or "".
     """
     config, dataset, networks, file, slide, view = sources
-    pixels = [row["pixels"] for row in made["areas"][: dataset.num_classes]]
+    pixels = [row["pixels"] for row in known["areas"][: dataset.num_classes]]
     shares = {
-        name: held / count if count else None
-        for name, held, count in zip(dataset.classes, made["pixels_in_polygons"], pixels)
+        name: covered / count if count else None
+        for name, covered, count in zip(dataset.classes, known["pixels_in_polygons"], pixels)
     }
-    names = wanted(config, made["ratios"])
+    names = list_files(config, known["ratios"])
     return {
         "name": file.name,
         "file": str(file.path.absolute()),
@@ -260,7 +262,7 @@ def describe(
         "objective_power": slide.objective_power,
         "bounds": list(slide.bounds),
         "size": [view.width, view.height],
-        **made,
+        **known,
         "polygon_shares": shares,
         "networks": {phase: origin._asdict() for phase, origin in networks.origins.items()},
         "runs": {"phase1": config.phase1, "phase2": config.phase2},
@@ -268,54 +270,51 @@ def describe(
             *slide.warnings,
             *filter(None, [view.warning, tissue_note]),
             *provenance.warnings(networks.origins, config.mpp),
-            *_polygon_warnings(folder, shares),
+            *_check_polygons(folder, shares),
         ],
         "files": [name for name in FILES if name in names],
     }
 
 
-def _polygon_warnings(folder: Path, shares: Mapping[str, float | None]) -> list[str]:
-    found = []
+def _check_polygons(folder: Path, shares: Mapping[str, float | None]) -> list[str]:
+    """Returns warnings on a file of polygons that is large, or far from the label map."""
+    warnings = []
     megabytes = (folder / POLYGONS).stat().st_size // 1_000_000
     if megabytes > _LARGE_FILE:
-        found.append(
+        warnings.append(
             f"{POLYGONS} has {megabytes} MB, which viewers open slowly or not at all: set "
             "--config.geojson.min_area=2000 and --config.geojson.simplify=2"
         )
-    off = [
+    deviations = [
         f"{share:.0%} of the area of {name}"
         for name, share in shares.items()
-        if share is not None and abs(share - 1) > _FAR_OFF
+        if share is not None and abs(share - 1) > _AREA_TOLERANCE
     ]
-    if off:
-        found.append(
-            f"the polygons of {POLYGONS} hold {', '.join(off)}: measure on the label map and take "
-            f"areas from {AREAS}, or set --config.geojson.min_area=0"
+    if deviations:
+        warnings.append(
+            f"the polygons of {POLYGONS} hold {', '.join(deviations)}: measure on the label map "
+            f"and take areas from {AREAS}, or set --config.geojson.min_area=0"
         )
-    return found
+    return warnings
 
 
 def write_report(
-    folder: Path,
-    summary: Mapping[str, Any],
-    dataset: Dataset,
-    pictures: slide_pictures.SlidePictures,
+    folder: Path, summary: Mapping[str, Any], pictures: slide_pictures.SlidePictures
 ) -> None:
-    """Writes the report, and last the summary, by which the folder is finished.
+    """Writes the report and, last, the summary, which marks the folder as finished.
 
     Args:
       folder: of the slide.
-      summary: what `describe` returned, with the settings, tiles, times and versions of the run.
-      dataset: of the networks.
-      pictures: as `make_pictures` returned.
+      summary: what `summarize_slide` returned, with the settings, tiles, times and versions of the
+        run.
+      pictures: what `make_pictures` returned.
     """
-    in_pictures = dataclasses.replace(dataset, palette=tuple(pictures.palette))
     report = slide_pages.SlideReport(
         summary["name"],
         pictures,
-        summaries.areas(summary, in_pictures),
-        summaries.ratios(summary),
-        summaries.facts(summary),
+        report_data.list_areas(summary, pictures.legend),
+        report_data.list_ratios(summary),
+        report_data.describe_map(summary),
         summary["warnings"],
         {name: FILES[name] for name in [*summary["files"], results.SUMMARY]},
     )

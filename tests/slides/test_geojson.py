@@ -11,10 +11,14 @@ from hypothesis.extra.numpy import arrays
 from rasterio import features
 
 from configs import base
-from wsss_jax.slides.outputs import polygons
+from wsss_jax.report.legend import Legend
+from wsss_jax.slides.frame import MapFrame
+from wsss_jax.slides.outputs import geojson, regions
+from wsss_jax.slides.outputs.geojson import PolygonRule
 
 NAMES = ["TE", "Leukozyten µ", "TAS"]
-PALETTE = [(205, 51, 51), (0, 255, 0), (65, 105, 225), (255, 255, 255)]
+LEGEND = Legend(NAMES, [(205, 51, 51), (0, 255, 0), (65, 105, 225), (255, 255, 255)])
+EXACT = PolygonRule()
 MAPS = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
     lambda size: arrays(np.uint8, size, elements=st.sampled_from([0, 0, 1, 2, 3]))
 )
@@ -41,24 +45,27 @@ def check_rfc7946(collection):
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory):
-    """Writes a map in bands of `band` rows, or fewer, and returns the features."""
-    path = tmp_path_factory.mktemp("polygons") / "map.geojson"
+    """Writes a map in bands of `band` rows, or fewer, and returns the features.
 
-    def write(labels, *, band=1024, edges=2**19, corners=2**18, **fields):
+    `limits` are those of `regions`, by name; `frame` has what differs from a map of the slide's own
+    pixels, half a micrometer wide. `write.covered` is what `write_geojson` returned.
+    """
+    path = tmp_path_factory.mktemp("geojson") / "map.geojson"
+
+    def write(labels, *, rule=EXACT, slide_id="a", limits=None, **frame):
         labels = np.asarray(labels, np.uint8)
-        given = {"mpp": 0.5, "scale": 1.0, "offset": (0, 0), "slide_id": "a"}
-        given |= {"slide_size": (10**6, 10**6)} | fields
+        height, width = labels.shape
+        given = {"mpp": 0.5, "scale": (1.0, 1.0), "slide_size": (10**6, 10**6)} | frame
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(polygons, "BAND", band)
-            patch.setattr(polygons, "EDGES", edges)
-            patch.setattr(polygons, "CORNERS", corners)
-            write.held = polygons.write_geojson(
+            for name, value in (limits or {}).items():
+                patch.setattr(regions, name, value)
+            write.covered = geojson.write_geojson(
                 path,
                 lambda y0, y1, step: labels[y0:y1:step, ::step],
-                *labels.shape[::-1],
-                names=NAMES,
-                palette=PALETTE,
-                **given,
+                MapFrame(width, height, **given),
+                LEGEND,
+                slide_id,
+                rule,
             )
         collection = json.loads(path.read_text(encoding="utf-8"))
         check_rfc7946(collection)
@@ -67,12 +74,12 @@ def write(tmp_path_factory):
     return write
 
 
-def filled(found, shape, scale=1.0, offset=(0, 0)):
+def draw(drawn_features, shape, scale=1.0, origin=(0, 0)):
     """The label map that the features draw; none may draw on another."""
     labels, covered = np.full(shape, 3, np.uint8), np.zeros(shape, int)
-    for feature in found:
+    for feature in drawn_features:
         rings = [
-            [((x + offset[0]) / scale, (y + offset[1]) / scale) for x, y in ring]
+            [((x + origin[0]) / scale, (y + origin[1]) / scale) for x, y in ring]
             for ring in feature["geometry"]["coordinates"]
         ]
         inside = features.rasterize([{"type": "Polygon", "coordinates": rings}], shape) == 1
@@ -82,10 +89,10 @@ def filled(found, shape, scale=1.0, offset=(0, 0)):
     return labels
 
 
-def by_id(found):
-    result = {feature["id"]: feature for feature in found}
-    assert len(result) == len(found)
-    return result
+def index_by_id(written):
+    by_id = {feature["id"]: feature for feature in written}
+    assert len(by_id) == len(written)
+    return by_id
 
 
 @given(
@@ -99,17 +106,18 @@ def by_id(found):
 def test_polygons_are_the_map_and_do_not_depend_on_the_bands(
     write, labels, band, edges, scale, offset
 ):
-    fields = {"scale": scale, "offset": (offset, 2 * offset)}
-    found = write(labels, band=band, edges=edges, **fields)
-    np.testing.assert_array_equal(filled(found, labels.shape, **fields), labels)
-    assert by_id(found) == by_id(write(labels, **fields))
-    for feature in found:
+    origin = (offset, 2 * offset)
+    frame = {"scale": (scale, scale), "origin": origin}
+    written = write(labels, limits={"BAND": band, "EDGES": edges}, **frame)
+    np.testing.assert_array_equal(draw(written, labels.shape, scale, origin), labels)
+    assert index_by_id(written) == index_by_id(write(labels, **frame))
+    for feature in written:
         polygon = shapely.geometry.shape(feature["geometry"])
         assert polygon.is_valid
-        area = feature["properties"]["measurements"][polygons.AREA]
+        area = feature["properties"]["measurements"][geojson.AREA]
         assert area == pytest.approx(polygon.area / scale**2 * 0.25, rel=0.01)
     expected = features.shapes(labels, mask=labels != 3, connectivity=4)
-    assert len(found) == len(list(expected))
+    assert len(written) == len(list(expected))
 
 
 @given(MAPS, st.integers(1, 6), st.floats(0.5, 3), st.integers(0, 12))
@@ -117,31 +125,33 @@ def test_polygons_are_the_map_and_do_not_depend_on_the_bands(
 def test_simplified_polygons_are_valid_and_keep_the_measured_area(
     write, labels, band, tolerance, least
 ):
-    exact = by_id(write(labels))
+    exact = index_by_id(write(labels))
     area = least * 0.25
-    found = by_id(write(labels, band=band, simplify=tolerance, min_area=area, scale=1.9876))
-    assert all(shapely.geometry.shape(feature["geometry"]).is_valid for feature in found.values())
-    measured = {key: exact[key]["properties"]["measurements"][polygons.AREA] for key in exact}
-    assert found.keys() == {key for key in exact if measured[key] >= area}
-    for key, feature in found.items():
+    rule = PolygonRule(area, tolerance)
+    simple = write(labels, rule=rule, limits={"BAND": band}, scale=(1.9876, 1.9876))
+    simple = index_by_id(simple)
+    assert all(shapely.geometry.shape(feature["geometry"]).is_valid for feature in simple.values())
+    measured = {key: exact[key]["properties"]["measurements"][geojson.AREA] for key in exact}
+    assert simple.keys() == {key for key in exact if measured[key] >= area}
+    for key, feature in simple.items():
         assert feature["properties"] == exact[key]["properties"]
 
 
 @given(MAPS, st.integers(1, 6), st.integers(0, 40), st.integers(0, 12))
 @settings(max_examples=100, deadline=None)
 def test_regions_that_are_cut_still_make_up_the_map(write, labels, band, corners, least):
-    options = {"band": band, "corners": corners}
-    exact = write(labels, **options)
-    np.testing.assert_array_equal(filled(exact, labels.shape), labels)
-    # What is as large as asked for is there to the last pixel, on whichever side of a cut it lies.
+    limits = {"BAND": band, "CORNERS": corners}
+    exact = write(labels, limits=limits)
+    np.testing.assert_array_equal(draw(exact, labels.shape), labels)
+    # A region that is large enough is there to the last pixel, on both sides of a cut.
     kept = np.full(labels.shape, 3, np.uint8)
     for geometry, value in features.shapes(labels, mask=labels != 3, connectivity=4):
         if shapely.geometry.shape(geometry).area >= least:
             kept[features.rasterize([geometry], labels.shape) == 1] = value
-    found = write(labels, **options, min_area=least * 0.25)
-    drawn = filled(found, labels.shape)
+    written = write(labels, rule=PolygonRule(least * 0.25), limits=limits)
+    drawn = draw(written, labels.shape)
     np.testing.assert_array_equal(drawn[kept != 3], kept[kept != 3])
-    area = sum(feature["properties"]["measurements"][polygons.AREA] for feature in found)
+    area = sum(feature["properties"]["measurements"][geojson.AREA] for feature in written)
     assert area == pytest.approx((kept != 3).sum() * 0.25)
 
 
@@ -155,25 +165,25 @@ def test_regions_that_are_cut_still_make_up_the_map(write, labels, band, corners
 )
 @settings(max_examples=150, deadline=None)
 def test_any_scale_gives_polygons_that_qupath_reads(write, labels, x, y, offset, tolerance, area):
-    found = write(labels, scale=(x, y), offset=(offset, -offset), simplify=tolerance, min_area=area)
-    held = np.zeros(3)
-    for feature in found:  # checked by `write`
+    rule = PolygonRule(area, tolerance)
+    covered = np.zeros(3)
+    for feature in write(labels, rule=rule, scale=(x, y), origin=(offset, -offset)):
         value = NAMES.index(feature["properties"]["classification"]["name"])
-        held[value] += shapely.geometry.shape(feature["geometry"]).area
-    np.testing.assert_allclose(write.held, held / (x * y), atol=1e-6, rtol=1e-6)
+        covered[value] += shapely.geometry.shape(feature["geometry"]).area
+    np.testing.assert_allclose(write.covered, covered / (x * y), atol=1e-6, rtol=1e-6)
 
 
 def test_rings_that_rounding_joins_are_repaired(write):
     labels = np.zeros((6, 40), np.uint8)
     labels[1:5, 1::2] = 3  # holes of a pixel: at 0.004 pixels a pixel many of them collapse
-    (feature,) = write(labels, scale=0.004)
+    (feature,) = write(labels, scale=(0.004, 0.004))
     assert feature["geometry"]["type"] in ("Polygon", "MultiPolygon")
     bridge = np.zeros((6, 9), np.uint8)
     bridge[:, 3:6] = 3
     bridge[2, 3:6] = 0  # becomes a line
     (feature,) = write(bridge, scale=(1, 0.004))
     assert feature["geometry"]["type"] == "MultiPolygon"
-    assert write.held[0] * 0.004 == pytest.approx(2 * 3 * 0.02)
+    assert write.covered[0] * 0.004 == pytest.approx(2 * 3 * 0.02)
     assert write(np.zeros((1, 5)), scale=(1, 0.004)) == []  # no area is left
 
 
@@ -185,36 +195,39 @@ def test_the_default_keeps_small_classes(write):
     labels = np.argmax(np.stack(fields) + np.array([1.3, -0.3, 0])[:, None, None], axis=0)
     counts = np.bincount(labels.ravel(), minlength=3)
     assert counts.argmax() == 0 and counts.min() < 0.15 * labels.size
-    write(labels, mpp=1.0, min_area=defaults.min_area, simplify=defaults.simplify)
-    np.testing.assert_allclose(write.held / counts, 1, atol=0.05)
-    write(labels, mpp=1.0, min_area=400.0, simplify=1.0)  # as it was: what the test is about
-    assert (write.held / counts).min() < 0.9
+    write(labels, rule=PolygonRule(defaults.min_area, defaults.simplify), mpp=1.0)
+    np.testing.assert_allclose(write.covered / counts, 1, atol=0.05)
+    write(labels, rule=PolygonRule(400.0, 1.0), mpp=1.0)  # a coarse rule loses some
+    assert (write.covered / counts).min() < 0.9
 
 
 def test_small_regions_are_not_simplified_away(write):
     labels = np.full((40, 40), 3)
     labels[::4, ::4] = labels[1::4, ::4] = 0
-    write(labels, simplify=1.0)
-    assert write.held[0] == 200
+    write(labels, rule=PolygonRule(simplify=1.0))
+    assert write.covered[0] == 200
 
 
 def test_a_region_is_cut_where_it_has_too_many_corners(write):
     comb = np.where(np.arange(41) % 2, 0, 3)[None].repeat(30, axis=0)
     comb[0] = 0  # a back with 20 teeth: 85 points, and 5 of each tooth in a further band
-    found = {corners: len(write(comb, band=10, corners=corners)) for corners in (185, 184, 84)}
+    counts = {
+        corners: len(write(comb, limits={"BAND": 10, "CORNERS": corners}))
+        for corners in (185, 184, 84)
+    }
     # Cut below the second band; or below the first, and below the second 4 of the 20 teeth.
-    assert found == {185: 1, 184: 1 + 20, 84: 1 + 20 + 4}
+    assert counts == {185: 1, 184: 1 + 20, 84: 1 + 20 + 4}
 
 
-def test_what_rounding_would_spoil_is_not_simplified(write, monkeypatch):
-    monkeypatch.setattr(polygons, "DECIMALS", 0)
+def test_a_region_that_rounding_would_make_invalid_is_not_simplified(write, monkeypatch):
+    monkeypatch.setattr(geojson, "DECIMALS", 0)
     labels = np.where(np.random.default_rng(0).random((40, 40)) < 0.65, 0, 3)
-    found = write(labels, simplify=2.0, scale=1.2)
-    assert all(shapely.geometry.shape(feature["geometry"]).is_valid for feature in found)
+    written = write(labels, rule=PolygonRule(simplify=2.0), scale=(1.2, 1.2))
+    assert all(shapely.geometry.shape(feature["geometry"]).is_valid for feature in written)
 
 
 def test_a_feature_is_what_qupath_reads(write):
-    (feature,) = write([[3, 3, 3], [3, 1, 1]], scale=4.0, offset=(1.5, 2), mpp=2)
+    (feature,) = write([[3, 3, 3], [3, 1, 1]], scale=(4.0, 4.0), origin=(1.5, 2), mpp=2)
     assert uuid.UUID(feature.pop("id")).version == 5
     assert feature == {
         "type": "Feature",
@@ -237,7 +250,7 @@ RING = np.pad(np.full((4, 4), 3), 2, constant_values=0)
 
 @pytest.mark.parametrize("band", [1, 3, 1024])
 def test_a_ring_keeps_its_hole(write, band):
-    (feature,) = write(RING, band=band)
+    (feature,) = write(RING, limits={"BAND": band})
     outline, hole = feature["geometry"]["coordinates"]
     assert (outline, hole) == (
         [[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]],
@@ -247,33 +260,35 @@ def test_a_ring_keeps_its_hole(write, band):
 
 @pytest.mark.parametrize("band", [1, 1024])
 def test_corner_contact_does_not_join(write, band):
-    assert len(write([[0, 3], [3, 0]], band=band)) == 2
-    assert len(write([[0, 3, 0], [0, 0, 0]], band=band)) == 1
+    assert len(write([[0, 3], [3, 0]], limits={"BAND": band})) == 2
+    assert len(write([[0, 3, 0], [0, 0, 0]], limits={"BAND": band})) == 1
 
 
 def test_small_holes_are_filled_and_what_lies_in_them_left_out(write):
     labels = RING.copy()
     labels[3:5, 3:5] = 1
-    kept = write(labels, min_area=4 * 0.25)
+    kept = write(labels, rule=PolygonRule(4 * 0.25))
     assert [len(feature["geometry"]["coordinates"]) for feature in kept] == [1, 2]
-    (alone,) = write(labels, min_area=17 * 0.25)
+    (alone,) = write(labels, rule=PolygonRule(17 * 0.25))
     assert len(alone["geometry"]["coordinates"]) == 1
-    assert alone["properties"]["measurements"][polygons.AREA] == 48 * 0.25
+    assert alone["properties"]["measurements"][geojson.AREA] == 48 * 0.25
 
 
 def test_nothing_but_background(write):
-    assert write(np.full((5, 4), 3), band=2) == []
+    assert write(np.full((5, 4), 3), limits={"BAND": 2}) == []
 
 
 def test_any_number_of_classes():
     labels = np.array([[254, 255], [254, 0]], np.uint8)
-    found = polygons.regions(lambda y0, y1, step: labels[y0:y1:step, ::step], 2, 2, excluded=255)
+    found = regions.find_regions(
+        lambda y0, y1, step: labels[y0:y1:step, ::step], 2, 2, excluded=255
+    )
     assert sorted((region.value, region.pixels) for region in found) == [(0, 1), (254, 2)]
 
 
 def test_polygons_end_with_the_slide(write):
     """A map's last pixels may reach half a pixel beyond it."""
-    found = write(np.zeros((3, 4)), scale=(2.5, 2.0), offset=(1, 0), slide_size=(9, 6))
-    (ring,) = found[0]["geometry"]["coordinates"]
+    (feature,) = write(np.zeros((3, 4)), scale=(2.5, 2.0), origin=(1, 0), slide_size=(9, 6))
+    (ring,) = feature["geometry"]["coordinates"]
     assert np.max(ring, axis=0).tolist() == [8, 6] and np.min(ring, axis=0).tolist() == [-1, 0]
-    assert write.held[0] == pytest.approx(9 * 6 / 5)
+    assert write.covered[0] == pytest.approx(9 * 6 / 5)

@@ -1,0 +1,185 @@
+"""The regions of a label map as QuPath annotations: GeoJSON, written as a stream."""
+
+import json
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+
+from wsss_jax.files import atomic_path
+from wsss_jax.report.legend import Legend
+from wsss_jax.slides.frame import MapFrame
+from wsss_jax.slides.outputs.regions import (
+    ReadRows,
+    Region,
+    find_regions,
+    measure_area,
+    orient_ring,
+)
+
+DECIMALS = 2  # of coordinates, in level-0 pixels; QuPath keeps as many
+CHANGE = 0.02  # most that simplification may change the area of a region, as a share of it
+AREA = "Area um^2 (label map)"  # QuPath has an "Area µm^2" of its own, of the outline
+
+
+class PolygonRule(NamedTuple):
+    """Which regions become polygons, and how exactly. The defaults keep every pixel.
+
+    Attributes:
+      min_area: smallest region, in square micrometers: smaller regions are left out, smaller holes
+        filled.
+      simplify: farthest that an outline may move, in pixels of the map.
+    """
+
+    min_area: float = 0.0
+    simplify: float = 0.0
+
+
+def write_geojson(
+    path: Path | str,
+    read_rows: ReadRows,
+    frame: MapFrame,
+    legend: Legend,
+    slide_id: str,
+    rule: PolygonRule,
+) -> np.ndarray:
+    """Writes the regions as QuPath annotations, a line each, atomically.
+
+    With `min_area` and `simplify` 0 the polygons are exact: filled in again they give the label
+    map. Simplified ones are valid each by itself, but neighbors may overlap or leave a gap as wide
+    as the tolerance; a region whose area would change by more than `CHANGE` is simplified less, or
+    not at all. The measured area is always that of the region's own pixels. A region of more than
+    `regions.CORNERS` corners becomes several annotations. Rings have the direction of RFC 7946:
+    with x and y as numbers, outlines counterclockwise, holes clockwise.
+
+    Args:
+      path: ends in `.geojson`.
+      read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8 of 0..C, the
+        rows y0, y0 + step, ... below y1; C, excluded, gets no polygons.
+      frame: of the map. Its last column and row may reach beyond the slide, polygons do not.
+      legend: of the classes.
+      slide_id: text that tells slides apart; the identifiers of the annotations follow from it.
+      rule: which regions, and how exactly.
+
+    Returns:
+      (C,) float64: the area that the polygons of each class cover, in pixels of the map.
+    """
+    covered = np.zeros(len(legend.names))
+    pixel = float(np.prod(frame.scale))
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{slide_id}")
+    least = rule.min_area / frame.mpp**2
+    move = partial(_move_ring, frame=frame)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type":"FeatureCollection","features":[')
+        separator = "\n"
+        for region in find_regions(read_rows, frame.width, frame.height, legend.excluded, least):
+            polygons = _make_polygons(region.rings, move, rule.simplify)
+            if not polygons:
+                continue  # thinner than the coordinates tell apart
+            covered[region.value] += (
+                sum(measure_area(ring) for rings in polygons for ring in rings) / pixel
+            )
+            head = _describe_region(region, legend, frame.mpp, namespace)
+            file.write(separator + _to_json(head)[:-1])
+            kind = "Polygon" if len(polygons) == 1 else "MultiPolygon"
+            file.write(f',"geometry":{{"type":"{kind}","coordinates":')
+            # Ring by ring: the largest region has millions of corners.
+            file.write("[" * (len(polygons) > 1))
+            for number, rings in enumerate(polygons):
+                separator = "," * (number > 0) + "["
+                for ring in rings:
+                    file.write(separator + _to_json(ring[::-1].tolist()))
+                    separator = ","
+                file.write("]")
+            file.write("]" * (len(polygons) > 1) + "}}")
+            separator = ",\n"
+        file.write("\n]}\n")
+    return covered
+
+
+def _describe_region(
+    region: Region, legend: Legend, mpp: float, namespace: uuid.UUID
+) -> dict[str, object]:
+    """Makes a GeoJSON feature without its geometry."""
+    x, y = region.rings[0][0].tolist()  # upper left of a pixel that no other region has
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(namespace, f"{x},{y}")),
+        "properties": {
+            "objectType": "annotation",
+            "classification": {
+                "name": legend.names[region.value],
+                "color": list(legend.palette[region.value]),
+            },
+            "isLocked": True,
+            "measurements": {AREA: round(region.pixels * mpp**2, 4)},
+        },
+    }
+
+
+def _make_polygons(
+    rings: list[np.ndarray], move: Callable[[np.ndarray], np.ndarray], simplify: float
+) -> list[list[np.ndarray]]:
+    """Makes polygons in level-0 pixels of a region, each a list of rings: usually one polygon.
+
+    The region is simplified as far as it stays valid and keeps its area. Rounding may split it into
+    several polygons.
+    """
+    if simplify:
+        polygon = shapely.Polygon(rings[0], rings[1:])
+        # Most regions that lose too much are small: kept exact they cost little.
+        for tolerance in (simplify, simplify / 2):
+            simple = polygon.simplify(tolerance)
+            if abs(simple.area - polygon.area) > CHANGE * polygon.area:
+                continue
+            corners = [shapely.get_coordinates(r) for r in (simple.exterior, *simple.interiors)]
+            moved = [move(ring) for ring in corners]
+            if _is_valid(moved):
+                return [moved]
+    exact = [move(ring) for ring in rings]
+    return [exact] if _is_valid(exact) else _repair(exact)
+
+
+def _is_valid(rings: list[np.ndarray]) -> bool:
+    polygon = shapely.Polygon(rings[0], rings[1:])
+    return bool(polygon.is_valid and polygon.area > 0)
+
+
+def _repair(rings: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """Makes valid polygons of a region whose rings cross or touch since they were rounded.
+
+    Coordinates stay multiples of what `DECIMALS` tells apart; what has no area there is dropped.
+    """
+    valid = shapely.make_valid(shapely.Polygon(rings[0], rings[1:]))
+    snapped = shapely.set_precision(valid, 10.0**-DECIMALS)
+    polygons = []
+    # Lines are among the parts, and polygons in parts of parts.
+    for part in shapely.get_parts(shapely.get_parts(snapped)):
+        if part.geom_type == "Polygon" and part.area > 0:
+            outline, *holes = (shapely.get_coordinates(r) for r in (part.exterior, *part.interiors))
+            oriented = [
+                orient_ring(outline, hole=False),
+                *(orient_ring(hole, hole=True) for hole in holes),
+            ]
+            polygons.append([_round_ring(ring) for ring in oriented])
+    return polygons
+
+
+def _move_ring(ring: np.ndarray, frame: MapFrame) -> np.ndarray:
+    """Converts pixels of the map to level-0 pixels from the viewer's origin, on the slide."""
+    on_slide = np.minimum(ring * np.asarray(frame.scale), frame.slide_size)
+    return _round_ring(on_slide - np.asarray(frame.origin))
+
+
+def _round_ring(ring: np.ndarray) -> np.ndarray:
+    rounded = np.round(ring, DECIMALS)
+    whole = rounded.astype(np.int64)
+    return whole if np.array_equal(whole, rounded) else rounded  # 7 is shorter than 7.0
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,163 @@
+"""What the report of a slide and the index of a cohort show, made from the slide's summary.
+
+Summaries of earlier versions are among them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wsss_jax.report import slide_pages
+from wsss_jax.report.legend import Legend
+from wsss_jax.slides.mapping import provenance
+from wsss_jax.slides.outputs.areas import RATIOS
+from wsss_jax.wording import format_count, format_two_digits
+
+_RESAMPLING = {
+    "area": "mean of the area that a pixel covers",
+    "triangle": "triangle filter over twice the area that a pixel covers",
+}
+
+
+def make_index_entry(
+    summary: Mapping[str, Any], folder: str, legend: Legend
+) -> slide_pages.IndexEntry:
+    """Makes the row of a finished slide in the index.
+
+    Args:
+      summary: of the slide.
+      folder: of the slide, relative to the index.
+      legend: with the colors of pictures.
+    """
+    return slide_pages.IndexEntry(
+        summary["name"],
+        folder,
+        list_areas(summary, legend),
+        list_ratios(summary),
+        summary["warnings"],
+    )
+
+
+def list_areas(summary: Mapping[str, Any], legend: Legend) -> list[slide_pages.Area]:
+    """Lists the rows of the table of areas."""
+    colors = dict(zip(legend.names, legend.palette))
+    return [
+        slide_pages.Area(
+            row["class"],
+            colors.get(row["class"]),
+            row["pixels"],
+            row["mm2"],
+            row["share_of_tissue"],
+            row["share_of_slide"],
+        )
+        for row in summary["areas"]
+    ]
+
+
+def list_ratios(summary: Mapping[str, Any]) -> list[slide_pages.Ratio]:
+    """Lists the ratios for which the data set has the classes."""
+    return [
+        slide_pages.Ratio(RATIOS[key].title, value, RATIOS[key].definition)
+        for key, value in summary["ratios"].items()
+    ]
+
+
+def describe_map(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Describes how the map was made: heading -> label -> text."""
+    return {
+        "Slide": _describe_slide(summary),
+        "Method": _describe_method(summary),
+        "Networks": _describe_networks(summary),
+        "Polygons": _describe_polygons(summary),
+        "Run": _describe_run(summary),
+    }
+
+
+def _describe_slide(summary: Mapping[str, Any]) -> dict[str, str]:
+    width, height = summary["levels"][0]
+    across, down = summary["mpp_xy"]
+    mpp = f"{summary['mpp']:g} µm per pixel"
+    if across != down:
+        mpp = f"{across:g} x {down:g} µm per pixel, not square"
+    source = "metadata" if summary["mpp"] == summary["metadata_mpp"] else "given"
+    power = summary["objective_power"]
+    return {
+        "File": Path(summary["file"]).name,
+        "Format": summary["format"],
+        "Size": f"{width:,} x {height:,} pixels, {format_count(len(summary['levels']), 'level')}",
+        "Resolution": f"{mpp} ({source})",
+        "Objective": f"{power:g}x" if power else "unknown",
+        "Checksum": summary["settings"]["map"]["slide"]["crc32"],
+    }
+
+
+def _describe_method(summary: Mapping[str, Any]) -> dict[str, str]:
+    settings = summary["settings"]["map"]
+    tile, stride = settings["tile"], settings["stride"]
+    gate, white = settings["gate"], settings["white"]
+    return {
+        "Working resolution": f"{settings['mpp']:g} µm per pixel",
+        "Resampling": _RESAMPLING[settings["resampling"]],
+        "Size of the map": "{:,} x {:,} pixels".format(*summary["size"]),
+        "Tiles": f"{summary['tiles']:,} of {tile} x {tile} pixels",
+        "Stride": f"{stride} pixels ({1 - stride / tile:.0%} overlap)",
+        "Average": "all pixels of a tile have the same weight"
+        if settings["window"] == "flat"
+        else "the middle of a tile has more weight (Hann window)",
+        "Gate": f"{gate['mode']} of classes to which phase 1 gives {gate['threshold']:g} or less "
+        "become 0"
+        if gate
+        else "none",
+        "Tissue": _describe_tissue(settings["tissue"]),
+        "White background": f"gray value above {white[0]}, areas of {white[1]} pixels or more"
+        if white
+        else "not detected",
+    }
+
+
+def _describe_tissue(tissue: Mapping[str, Any]) -> str:
+    if "mask" in tissue:
+        return f"a given mask (checksum {tissue['mask']['crc32']})"
+    if tissue["source"] == "off":
+        return "not detected: the whole slide counts as tissue"
+    threshold = tissue["threshold"]
+    rule = "Otsu's threshold" if threshold == "otsu" else f"threshold {threshold}"
+    return (
+        f"by saturation, {rule}; gaps up to {2 * tissue['closing']:g} µm closed, pieces under "
+        f"{tissue['min_tissue']:,g} µm² removed, holes under {tissue['min_hole']:,g} µm² filled"
+    )
+
+
+def _describe_networks(summary: Mapping[str, Any]) -> dict[str, str]:
+    facts = {}
+    for phase, checksum in sorted(summary["settings"]["map"]["networks"].items()):
+        name = provenance.PHASES[phase]
+        facts[name] = f"{Path(summary['runs'][phase]).name} (checksum {checksum})"
+        if phase in summary["networks"]:
+            origin = provenance.Origin(**summary["networks"][phase])
+            for label, text in provenance.describe(origin).items():
+                facts[f"{name}: {label}"] = text
+    return facts
+
+
+def _describe_polygons(summary: Mapping[str, Any]) -> dict[str, str]:
+    geojson = summary["settings"]["output"]["geojson"]
+    shares = {
+        f"{name} in polygons": "none on the slide" if share is None else f"{share:.1%} of its area"
+        for name, share in summary["polygon_shares"].items()
+    }
+    return {
+        "Smallest region": f"{geojson['min_area']:g} µm²; smaller holes are filled",
+        "Outlines": f"moved by up to {geojson['simplify']:g} px of the map",
+        **shares,
+    }
+
+
+def _describe_run(summary: Mapping[str, Any]) -> dict[str, str]:
+    seconds, tile_seconds = (format_two_digits(summary["seconds"][key]) for key in ("all", "tiles"))
+    versions = (f"{name} {version}" for name, version in summary["versions"].items())
+    return {
+        "Time": f"{seconds} s, of which {tile_seconds} s for tiles",
+        "Tiles since the last start": f"{summary['tiles_of_last_start']:,}",
+        "Versions": ", ".join(versions),
+    }
