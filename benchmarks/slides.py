@@ -1,10 +1,10 @@
-"""Speed and memory of segmenting slides, on slides that are generated.
+"""Speed and memory of segmenting slides, on drawn slides.
 
     python -m benchmarks.slides --sides 20000 60000 --tissue=4000 --network=tiny
 
-Each slide is a square of glass with a square of tissue in the middle, at the working resolution,
-and is segmented in a process of its own, whose peak of resident memory is measured. A process that
-only loads the network and computes two batches gives the network's share.
+Each slide is a square of glass with a square of tissue in the middle, at the working resolution. It
+is segmented in a process of its own, whose peak of resident memory is measured. A process that only
+loads the network and computes two batches measures the network alone.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import measure
 from configs import base
 from data.dataset import load_dataset
-from tests.slides.made_slides import TILE, TileAt, drawn_tissue, write_pyramid
+from data.synthetic_slides import TILE, Drawing, draw_section, write_pyramid
 from wsss_jax.methods import phase2
 from wsss_jax.methods.gate import Gate
 from wsss_jax.slides import tissue_map
@@ -34,16 +34,16 @@ from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.training.trained import Trained
 
 MPP = 0.5  # of the slides, and working resolution
-SLIDES = Path("runs/benchmarks/slides")  # kept, since writing them takes minutes
+SLIDES = Path("runs/benchmarks/slides")  # kept: writing them takes minutes
 
 
-def tiles_with_tissue(side: int, tissue: int) -> TileAt:
-    """`tile_at` of glass with a square of tissue of `tissue` pixels in the middle."""
+def draw_square(side: int, tissue: int) -> Drawing:
+    """Draws glass with a square of tissue of `tissue` pixels in the middle."""
     glass = np.full((TILE, TILE, 3), 244, np.uint8)
     first = (side - tissue) // 2
-    drawn = drawn_tissue(side * 100, side * 100)  # so large that all of it is section
+    section = draw_section(side * 100, side * 100)  # so large that the slide is all tissue
 
-    def tile_at(x: int, y: int) -> np.ndarray:
+    def draw_tile(x: int, y: int) -> np.ndarray:
         rows, columns = (
             (np.arange(at, at + TILE) >= first) & (np.arange(at, at + TILE) < first + tissue)
             for at in (y, x)
@@ -51,13 +51,13 @@ def tiles_with_tissue(side: int, tissue: int) -> TileAt:
         inside = rows[:, None] & columns
         if not inside.any():
             return glass
-        return np.where(inside[..., None], drawn(x + side * 50, y + side * 50), glass)
+        return np.where(inside[..., None], section.draw_tile(x + side * 50, y + side * 50), glass)
 
-    return tile_at
+    return Drawing(side, side, draw_tile)
 
 
-def network(kind: str) -> Trained:
-    """Phase 2 with random weights: as the paper has it, or one that costs next to nothing."""
+def build_network(kind: str) -> Trained:
+    """Builds phase 2 with random weights: the paper's ("deeplab"), or a "tiny" one."""
     config = base.phase2("unused")
     if kind == "tiny":
         config.model.width, config.model.blocks = 1 / 16, (1, 1, 1, 1)
@@ -69,14 +69,14 @@ def network(kind: str) -> Trained:
     return Trained(config, dataset, model, variables)
 
 
-def case(args: argparse.Namespace, side: int) -> dict[str, Any]:
-    """Segments a slide, 0 for none; runs in a process of its own."""
+def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
+    """Segments a slide, none if `side` is 0; runs in a process of its own."""
     config = base.segment("unused", "", "unused")
     config.gate.mode, config.mpp, config.batch_size = "off", MPP, args.batch
     config.tile, config.stride = args.tile, args.stride
     if not args.tissue:
         config.tissue.source = "off"
-    trained = network(args.network)
+    trained = build_network(args.network)
     loaded = networks.build({"phase2": trained}, Gate.of(config.gate))
     batch = np.full((args.batch, args.tile, args.tile, 3), 128, np.uint8)
     per_batch = measure.seconds(lambda: np.asarray(loaded.predict(batch)), 2)
@@ -97,33 +97,32 @@ def _path(side: int, tissue: int) -> Path:
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every side."""
+    """Measures a slide of every side; returns a row for each."""
     SLIDES.mkdir(parents=True, exist_ok=True)
 
-    def child(side: int) -> dict[str, Any]:
+    def measure_in_process(side: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.slides", *sys.argv[1:], f"--case={side}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(process.stdout.splitlines()[-1])
 
-    alone = child(0)
+    alone = measure_in_process(0)
     rows = []
     for side in args.sides:
         path = _path(side, args.tissue)
         if not path.is_file():
-            tile_at = tiles_with_tissue(side, args.tissue or side)
-            write_pyramid(path, side, side, tile_at, MPP, levels=(1, 4, 16))
-        found = child(side)
-        in_network = found["tiles"] / args.batch * found["s/batch"]
+            write_pyramid(path, draw_square(side, args.tissue or side), MPP, levels=(1, 4, 16))
+        result = measure_in_process(side)
+        in_network = result["tiles"] / args.batch * result["s/batch"]
         rows.append(
             {
                 "side": side,
-                "tiles": found["tiles"],
-                "s": found["s"],
-                "s for files": found["s"] - found["s for tiles"],
-                "tiles/s": found["tiles"] / found["s for tiles"],
-                "tiles/s of the network": args.batch / found["s/batch"],
-                "outside the network": max(0.0, 1 - in_network / found["s"]),
-                "peak MB": found["bytes"] / 1e6,
+                "tiles": result["tiles"],
+                "s": result["s"],
+                "s for files": result["s"] - result["s for tiles"],
+                "tiles/s": result["tiles"] / result["s for tiles"],
+                "tiles/s of the network": args.batch / result["s/batch"],
+                "outside the network": max(0.0, 1 - in_network / result["s"]),
+                "peak MB": result["bytes"] / 1e6,
                 "MB of the network": alone["bytes"] / 1e6,
             }
         )
@@ -143,7 +142,7 @@ def main() -> None:
     if args.case is None:
         measure.report("slides", vars(args), run(args))
     else:
-        print(json.dumps(case(args, args.case)))
+        print(json.dumps(measure_slide(args, args.case)))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from data.folders import (
 from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, check_replaceable
+from wsss_jax.slides.mapping.tiling import place_tiles
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -322,8 +323,9 @@ def _cut(
     mask = np.pad(mask, ((0, below), (0, right)), constant_values=dataset.excluded)
     labels, left_out = collections.Counter(), 0
     stride = grid.stride if split == "train" else grid.patch
-    for top in _starts(mask.shape[0], grid.patch, stride):
-        for left in _starts(mask.shape[1], grid.patch, stride):
+    tops, lefts = (place_tiles(length, grid.patch, stride).tolist() for length in mask.shape)
+    for top in tops:
+        for left in lefts:
             window = np.s_[top : top + grid.patch, left : left + grid.patch]
             part = cv2.resize(
                 mask[window], (grid.resize, grid.resize), interpolation=cv2.INTER_NEAREST_EXACT
@@ -339,12 +341,6 @@ def _cut(
             write_image(out / split / "img" / f"{stem}.png", _resized(image[window], grid))
             write_mask(out / split / "mask" / f"{stem}.png", part, dataset)
     return labels, left_out
-
-
-def _starts(length: int, patch: int, stride: int) -> Iterator[int]:
-    """Where patches begin along one side: every stride, then flush with the end."""
-    yield from range(0, length - patch, stride)
-    yield length - patch
 
 
 def _resized(image: np.ndarray, grid: Grid) -> np.ndarray:

@@ -1,10 +1,17 @@
-"""The job that looks whether everything works, as a user runs it."""
+"""The job "doctor", as a user runs it."""
 
 import pytest
 import tifffile
 
 from configs import base
-from tests.slides.made_slides import drawn_tissue, smooth, tiles_of, write_pyramid
+from data.synthetic_slides import (
+    Drawing,
+    draw_section,
+    draw_waves,
+    iterate_tiles,
+    wrap_array,
+    write_pyramid,
+)
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
 from wsss_jax.jobs import doctor
@@ -13,7 +20,7 @@ from wsss_jax.jobs import doctor
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
     path = tmp_path_factory.mktemp("slide") / "a.svs"
-    write_pyramid(path, 640, 512, drawn_tissue(640, 512), 0.5)
+    write_pyramid(path, draw_section(640, 512), 0.5)
     return path
 
 
@@ -22,14 +29,14 @@ def _lines(config, capsys):
     return capsys.readouterr().out.splitlines()
 
 
-def test_an_installation_that_works(capsys):
+def test_a_working_installation(capsys):
     lines = _lines(base.doctor(), capsys)
     assert all(line.startswith(("ok ", " " * 26)) for line in lines)
     for words in ("openslide-python", "OpenSlide library", "computes"):
         assert any(words in line for line in lines), words
 
 
-def test_a_package_that_is_missing_or_too_old(tmp_path, monkeypatch, capsys):
+def test_missing_and_old_packages_are_problems(tmp_path, monkeypatch, capsys):
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("no-such-package\nnumpy<1  # old\n")
     monkeypatch.setattr(doctor, "REQUIREMENTS", requirements)
@@ -40,7 +47,7 @@ def test_a_package_that_is_missing_or_too_old(tmp_path, monkeypatch, capsys):
     assert "is not <1: pip install" in printed
 
 
-def test_a_slide(slide, capsys):
+def test_a_slide_is_described(slide, capsys):
     config = base.doctor()
     config.slide = str(slide)
     with pytest.raises(InputError, match="1 problem: see above"):
@@ -60,16 +67,16 @@ def test_a_slide(slide, capsys):
         assert words in text, words
 
 
-def test_what_is_odd_about_a_slide(tmp_path, capsys):
-    """Pixels that are not square, a further section, a page that is no level."""
-    image = tiles_of(smooth(1024, 768))
+def test_warnings_about_a_slide_are_printed(tmp_path, capsys):
+    """Pixels that are not square, a further section, a page that is not a level."""
+    waves = draw_waves(1024, 768)
     path = tmp_path / "two.tif"
     options = {"photometric": "rgb", "tile": (256, 256), "metadata": None}
     with tifffile.TiffWriter(path) as writer:
         for size, kind in (((768, 1024, 3), 0), ((700, 900, 3), 0), ((300, 900, 3), 1)):
-            tiles = (image(x, y) for y in range(0, size[0], 256) for x in range(0, size[1], 256))
+            height, width, _ = size
             writer.write(
-                tiles,
+                iterate_tiles(Drawing(width, height, wrap_array(waves).draw_tile)),
                 shape=size,
                 dtype="uint8",
                 subfiletype=kind,
@@ -91,7 +98,7 @@ def test_what_is_odd_about_a_slide(tmp_path, capsys):
         assert words in text, words
 
 
-def test_a_slide_with_runs(slide, runs_dir, capsys):
+def test_a_slide_with_networks_is_timed(slide, runs_dir, capsys):
     config = base.doctor()
     config.slide, config.mpp, config.tissue.source = str(slide), 1.0, "off"
     config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
@@ -107,7 +114,7 @@ def test_a_slide_with_runs(slide, runs_dir, capsys):
         assert words in text, words
 
 
-def test_batches_that_no_memory_holds(slide, runs_dir, capsys):
+def test_batches_beyond_memory_are_a_problem(slide, runs_dir, capsys):
     config = base.doctor()
     config.slide, config.mpp, config.tissue.source = str(slide), 1.0, "off"
     config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
@@ -117,7 +124,7 @@ def test_batches_that_no_memory_holds(slide, runs_dir, capsys):
     assert "memory was short; lower --config.batch_size" in capsys.readouterr().out
 
 
-def test_a_slide_that_cannot_be_read(tmp_path, capsys):
+def test_an_unreadable_slide_is_a_problem(tmp_path, capsys):
     (tmp_path / "empty.svs").touch()
     config = base.doctor()
     config.slide = str(tmp_path / "empty.svs")

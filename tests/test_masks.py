@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsss_jax.masks import label_maps, segmentation, white_background
+from wsss_jax.masks import WhiteRule, find_white_background, label_maps, segmentation
 
 
 def _min_max_scores(maps, labels):
@@ -74,28 +74,28 @@ def test_white_background_needs_brightness_and_area():
     image[0:5, 0:10] = 201  # 50 pixels
     image[10:17, 0:7] = 201  # 49 pixels
     image[20:30, 20:30] = 200  # not above the threshold
-    white = white_background(image)
+    white = find_white_background(image)
     expected = np.zeros((40, 40), bool)
     expected[0:5, 0:10] = True
     np.testing.assert_array_equal(white, expected)
-    assert white_background(image, min_area=49).sum() == 99
-    assert white_background(image, threshold=199, min_area=51).sum() == 100
+    assert find_white_background(image, WhiteRule(min_area=49)).sum() == 99
+    assert find_white_background(image, WhiteRule(199, 51)).sum() == 100
 
 
 def test_white_areas_that_touch_at_a_corner_are_two():
     image = np.zeros((20, 20, 3), np.uint8)
     image[0:6, 0:6] = 255
     image[6:12, 6:12] = 255
-    assert not white_background(image).any()
-    assert white_background(image, min_area=36).sum() == 72
+    assert not find_white_background(image).any()
+    assert find_white_background(image, WhiteRule(min_area=36)).sum() == 72
 
 
 def test_an_all_white_and_an_all_dark_patch():
-    assert white_background(np.full((10, 10, 3), 255, np.uint8)).all()
-    assert not white_background(np.zeros((10, 10, 3), np.uint8)).any()
+    assert find_white_background(np.full((10, 10, 3), 255, np.uint8)).all()
+    assert not find_white_background(np.zeros((10, 10, 3), np.uint8)).any()
 
 
 def test_grey_is_weighted_as_opencv_does():
     image = np.zeros((10, 10, 3), np.uint8)
     image[:] = (255, 120, 255)  # 0.299 R + 0.587 G + 0.114 B = 175.8; the plain mean is 210
-    assert not white_background(image).any()
+    assert not find_white_background(image).any()

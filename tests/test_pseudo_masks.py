@@ -24,7 +24,7 @@ def test_pseudo_masks_keep_to_labels_and_white(runs_dir, tissue_dir):
         assert sorted(p.stem for p in folder.iterdir()) == [p.stem for p in patches]
         for patch in patches:
             mask = folders.read_mask(folder / f"{patch.stem}.png", dataset, SIZE)
-            white = masks.white_background(folders.read_image(patch.image, SIZE))
+            white = masks.find_white_background(folders.read_image(patch.image, SIZE))
             np.testing.assert_array_equal(mask == dataset.excluded, white)
             assert {k for k in np.unique(mask) if k < 4} <= set(np.flatnonzero(patch.label))
     palette = np.reshape(Image.open(folder / f"{patches[0].stem}.png").getpalette()[:15], (5, 3))

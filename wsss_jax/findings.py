@@ -1,11 +1,11 @@
-"""What an examination finds."""
+"""What the job "doctor" prints, a line for each subject."""
 
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A line of an examination: a text about `what`; a problem says what to do."""
+    """A line about `subject`; the text of a problem says what to do."""
 
-    what: str
+    subject: str
     text: str
     is_problem: bool = False

@@ -1,6 +1,7 @@
 """From class activation maps to label maps."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import jax
@@ -64,20 +65,32 @@ def segmentation(
     return jnp.where(kept, maps, floor).argmax(axis=1).astype(jnp.uint8)
 
 
-def white_background(image: np.ndarray, threshold: int = 200, min_area: int = 50) -> np.ndarray:
-    """White background of a patch: 4-connected areas brighter than a grey value.
+class WhiteRule(NamedTuple):
+    """What counts as white background.
+
+    Attributes:
+      threshold: gray value (OpenCV's RGB to gray, 0 to 255) that a pixel must exceed.
+      min_area: pixels; smaller areas are tissue.
+    """
+
+    threshold: int = 200
+    min_area: int = 50
+
+
+def find_white_background(image: np.ndarray, rule: WhiteRule | None = None) -> np.ndarray:
+    """Finds white background: 4-connected areas brighter than a gray value.
 
     Args:
       image: (H, W, 3) uint8 RGB.
-      threshold: grey value (OpenCV's RGB to grey, 0-255) a pixel must exceed.
-      min_area: pixels; smaller areas are tissue.
+      rule: `WhiteRule()` by default.
 
     Returns:
       (H, W) bool, on the host.
     """
-    bright = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > threshold).astype(np.uint8)
+    rule = rule or WhiteRule()
+    bright = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > rule.threshold).astype(np.uint8)
     _, areas, statistics, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
-    large = statistics[:, cv2.CC_STAT_AREA] >= min_area
+    large = statistics[:, cv2.CC_STAT_AREA] >= rule.min_area
     large[0] = False  # component 0 is everything that is not bright
     return large[areas]
 

@@ -1,7 +1,7 @@
 """Run by `test_interruptions.py`: segments a slide in processes that are killed.
 
-Everything but the networks is what the job does. All is imported before the first child is forked,
-so that a child only has to work.
+All but the networks is the code of the job. Everything is imported before the first child is
+forked, so that a child only has to work.
 """
 
 import os
@@ -21,14 +21,14 @@ from wsss_jax.slides.reading.catalog import SlideFile
 
 
 def predict(images: np.ndarray) -> np.ndarray:
-    """Probabilities by color, of four classes, that depend on the whole tile."""
+    """Predicts four classes by color; every pixel depends on the whole tile."""
     color = np.concatenate([images, images.mean(axis=-1, keepdims=True)], axis=-1) / 64
     scores = np.exp(color - color.mean(axis=(1, 2), keepdims=True))
     return (scores / scores.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def segment(slide: Path, folder: Path) -> None:
-    """About five parts of a map."""
+    """Segments a slide into a map of about five parts."""
     config = base.segment(str(slide), "", "unused")
     config.mpp, config.tile, config.stride, config.batch_size = 0.5, 64, 32, 8
     networks = Networks(predict, {"phase2": "by color"})

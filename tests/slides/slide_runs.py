@@ -8,8 +8,8 @@ import pytest
 
 from configs import base
 from data.synthetic import DATASET
+from data.synthetic_slides import draw_section, write_pyramid
 from tests.slides import short_segmentation
-from tests.slides.made_slides import drawn_tissue, write_pyramid
 from wsss_jax import config as config_lib
 from wsss_jax.slides import tissue_map
 from wsss_jax.slides.mapping import networks
@@ -22,7 +22,7 @@ BY_COLOR = {"mpp": 1.0, "tissue.min_tissue": 500.0}
 
 
 def write_slide(path: Path, mpp: float | None = MPP) -> Path:
-    write_pyramid(path, *SIZE, drawn_tissue(*SIZE), mpp, levels=(1, 2, 4))
+    write_pyramid(path, draw_section(*SIZE), mpp, levels=(1, 2, 4))
     return path
 
 

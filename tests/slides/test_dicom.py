@@ -1,4 +1,4 @@
-"""DICOM slides that OpenSlide would end the process over, or show other than they are."""
+"""DICOM slides over which OpenSlide would end the process, or which it would show wrongly."""
 
 import copy
 import shutil
@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.slides.made_slides import smooth, write_dicom
+from data.synthetic_slides import draw_waves
+from tests.slides.dicom_writer import write_dicom
 from wsss_jax.errors import InputError
-from wsss_jax.slides.reading.reading import open_slide
+from wsss_jax.slides.reading.slide import open_slide
 
 pydicom = pytest.importorskip("pydicom")
-WAVES = smooth(640, 480)
+WAVES = draw_waves(640, 480)
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """level0.dcm and level1.dcm of a slide."""
     folder = tmp_path_factory.mktemp("dicom") / "d"
     write_dicom(folder, [WAVES, WAVES[::2, ::2].copy()], 0.5)
@@ -25,19 +26,19 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the slide; a test fails, rather than ends the process, where it is opened."""
+def folder(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the slide; a test fails, instead of ending the process, if OpenSlide opens it."""
 
     def refuse(path: str) -> None:
         raise AssertionError(f"OpenSlide was asked to open {path}")
 
     monkeypatch.setattr("openslide.OpenSlide", refuse)
     monkeypatch.setattr(refuse, "detect_format", lambda _: "dicom", raising=False)
-    return Path(shutil.copytree(sound, tmp_path / "d"))
+    return Path(shutil.copytree(intact, tmp_path / "d"))
 
 
 @pytest.mark.parametrize("name", ["level1.dcm", "level1", "level1.bak", ".level1"])
-def test_damaged_files_of_any_name_beside_the_first(folder, name):
+def test_damaged_files_are_refused_under_any_name(folder, name):
     data = bytearray((folder / "level1.dcm").read_bytes())
     (folder / "level1.dcm").unlink()
     at = data.index(b"\xe0\x7f\x10\x00") + 20
@@ -54,7 +55,7 @@ def _frames(dataset: "pydicom.Dataset") -> list[bytes]:
 
 
 @pytest.mark.parametrize("damage", ["byte", "short"])
-def test_extended_tables_of_frames(folder, damage):
+def test_damaged_extended_tables_of_frames_are_refused(folder, damage):
     path = folder / "level0.dcm"
     dataset = pydicom.dcmread(path)
     data, table, lengths = pydicom.encaps.encapsulate_extended(_frames(dataset))
@@ -70,7 +71,7 @@ def test_extended_tables_of_frames(folder, damage):
 
 @pytest.mark.parametrize("undefined", [False, True])
 @pytest.mark.parametrize("counted", [False, True])
-def test_optical_paths_are_no_colors(folder, counted, undefined):
+def test_optical_paths_are_not_colors(folder, counted, undefined):
     path = folder / "level0.dcm"
     dataset = pydicom.dcmread(path)
     other = copy.deepcopy(dataset.OpticalPathSequence[0])
@@ -88,14 +89,12 @@ def test_optical_paths_are_no_colors(folder, counted, undefined):
     dataset.PixelData = pydicom.encaps.encapsulate(frames)
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path)
-    with pytest.raises(
-        InputError, match=r"level0\.dcm: 2 optical paths, which are no colors; save"
-    ):
+    with pytest.raises(InputError, match=r"level0\.dcm: 2 optical paths instead of colors; save"):
         open_slide(folder)
 
 
-def test_sound_tables_and_a_level_of_another_pyramid(sound, tmp_path):
-    folder = Path(shutil.copytree(sound, tmp_path / "d"))
+def test_intact_tables_open_and_foreign_levels_are_left_out(intact, tmp_path):
+    folder = Path(shutil.copytree(intact, tmp_path / "d"))
     dataset = pydicom.dcmread(folder / "level0.dcm")
     data, table, lengths = pydicom.encaps.encapsulate_extended(_frames(dataset))
     dataset.PixelData, dataset.ExtendedOffsetTableLengths = data, lengths

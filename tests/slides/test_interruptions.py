@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from data.synthetic_slides import draw_section, write_pyramid
 from tests.slides import short_segmentation
-from tests.slides.made_slides import drawn_tissue, write_pyramid
 from tests.slides.slide_runs import (
     BY_COLOR,
     DETERMINISTIC,
@@ -85,7 +85,7 @@ def test_a_kill_between_two_files_leaves_no_outdated_file(
 
 def test_killed_slides_end_with_the_same_bytes(tmp_path):
     size = 160, 5000
-    write_pyramid(tmp_path / "tall.svs", *size, drawn_tissue(*size), MPP)
+    write_pyramid(tmp_path / "tall.svs", draw_section(*size), MPP)
     arguments = [tmp_path / "tall.svs", tmp_path, str(KILLS)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.slides.short_segmentation", *arguments],

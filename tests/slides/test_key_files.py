@@ -1,4 +1,4 @@
-"""Pipes that a slide in several files names are not opened."""
+"""Named pipes among the files of a slide are not opened."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.reading.reading import open_slide
+from wsss_jax.slides.reading.slide import open_slide
 
 KEYS = (
     "NoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile={0}\nMapFile={0}\nOptimisationFile=\n"
@@ -16,7 +16,7 @@ KEYS = (
 
 @pytest.fixture(autouse=True)
 def _no_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test fails, rather than waits for ever, where OpenSlide is asked."""
+    """Fails a test, instead of waiting forever, if OpenSlide is asked."""
 
     def refuse(path: str) -> None:
         raise AssertionError(f"OpenSlide was asked about {path}")

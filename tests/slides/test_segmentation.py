@@ -14,8 +14,8 @@ from PIL import Image
 from rasterio import features
 
 from data.synthetic import DATASET
+from data.synthetic_slides import TILE, Drawing, write_pyramid
 from tests.slides import short_segmentation
-from tests.slides.made_slides import TILE, write_pyramid
 from tests.slides.slide_runs import (
     DETERMINISTIC,
     MPP,
@@ -28,6 +28,7 @@ from tests.slides.slide_runs import (
 )
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
+from wsss_jax.slides import settings
 from wsss_jax.slides.mapping import networks
 from wsss_jax.slides.outputs import pyramid
 
@@ -120,11 +121,11 @@ def test_a_given_tissue_mask(slide, runs_dir, tmp_path, monkeypatch):
 def test_tile_and_stride_follow_from_the_runs(runs_dir, slide):
     config = make_config(slide, runs_dir)
     config.stride = 0
-    networks.settle(config)
-    assert (config.tile, config.stride) == (32, 8)
+    completed, _ = settings.complete(config)
+    assert (completed.tile, completed.stride) == (32, 8)
     config.mpp = 0.0
     with pytest.raises(InputError, match=r"does not say .* set --config\.mpp=1\.0"):
-        networks.settle(config)
+        settings.complete(config)
 
 
 def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
@@ -141,14 +142,14 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
     write_slide(folder / "absurd.svs", mpp=250.0)
     write_slide(folder / "without.svs", mpp=None)
     glass = np.full((TILE, TILE, 3), 244, np.uint8)
-    write_pyramid(folder / "glass.svs", *SIZE, lambda x, y: glass, MPP)
+    write_pyramid(folder / "glass.svs", Drawing(*SIZE, lambda x, y: glass), MPP)
     words = {
         "absurd": "250 micrometers per pixel, which is absurd",
         "cut": "copy the slide again",
         "empty": "an empty file; copy the slide again",
         "folder.svs": "a folder without .dcm files",
         "glass": "no tissue found; look at the slide, lower",
-        "text": "not a slide, whatever its name says",
+        "text": "not a slide of a known format",
         "without": "set --config.slide_mpp=0.25",
     }
     locked = folder / "locked.svs"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.slides.made_slides import drawn_tissue, write_pyramid
+from data.synthetic_slides import draw_section, write_pyramid
 from tests.slides.slide_runs import MPP, SIZE, load_by_color, make_config
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
+from wsss_jax.slides.outputs import results
 from wsss_jax.slides.reading import catalog
 
 
@@ -18,7 +19,11 @@ def test_slides_are_found_and_named(tmp_path, monkeypatch):
     for name in ("a/x.svs", "a/x.tif", "a/y.svs", "a/notes.txt", "b/Y.svs", "b/z.svs", "d/0.dcm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = catalog.files(catalog.find("a,b/*.svs,a/x.*,d"), 0.0, {"x": 0.5, "x.tif": 0.4})
+    found = catalog.name_slides(
+        catalog.find_slides("a,b/*.svs,a/x.*,d", results.is_result_folder),
+        0.0,
+        {"x": 0.5, "x.tif": 0.4},
+    )
     assert [(str(file.path), file.name, file.mpp) for file in found] == [
         ("a/x.svs", "x.svs", 0.5),
         ("a/x.tif", "x.tif", 0.4),
@@ -29,7 +34,7 @@ def test_slides_are_found_and_named(tmp_path, monkeypatch):
     ]
     for text, words in (("c", "there is no c"), (",", "names no slide"), ("..", "no file that")):
         with pytest.raises(InputError, match=words):
-            catalog.find(text)
+            catalog.find_slides(text, results.is_result_folder)
 
 
 def test_unusual_names_get_folders_of_their_own(tmp_path, monkeypatch):
@@ -39,9 +44,9 @@ def test_unusual_names_get_folders_of_their_own(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     (tmp_path / "lost.svs").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path / "d")
-    paths = catalog.find("., ../..svs, ../...svs")
-    assert [file.name for file in catalog.files(paths, 0.0, {})] == ["d", "..svs", "...svs"]
-    found = catalog.files(catalog.find(".."), 0.0, {})
+    paths = catalog.find_slides("., ../..svs, ../...svs", results.is_result_folder)
+    assert [file.name for file in catalog.name_slides(paths, 0.0, {})] == ["d", "..svs", "...svs"]
+    found = catalog.name_slides(catalog.find_slides("..", results.is_result_folder), 0.0, {})
     assert [file.name for file in found] == ["Sch_fer", "d", "lost"]
 
 
@@ -80,7 +85,7 @@ def test_another_slide_of_the_same_name_replaces_nothing(
     jobs.run(config, tmp_path / "maps")
     monkeypatch.chdir(tmp_path)
     other = Path(slide.name)
-    write_pyramid(other, *SIZE, drawn_tissue(*SIZE), 2 * MPP)
+    write_pyramid(other, draw_section(*SIZE), 2 * MPP)
     summary = tmp_path / "maps" / "a slide" / "slide.json"
     before = summary.read_bytes()
     with pytest.raises(InputError, match=rf"another slide, {slide}; name another --workdir"):

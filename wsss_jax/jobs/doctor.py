@@ -1,4 +1,4 @@
-"""Checks the installation and, if one is named, what segmenting a slide would take."""
+"""Checks the installation and, if a slide is named, describes it and what segmenting it takes."""
 
 import importlib.metadata
 import platform
@@ -20,7 +20,7 @@ from wsss_jax.findings import Finding
 
 FIELDS = {**rules.SLIDES, "slide": rules.TEXT, "phase2": rules.TEXT}
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
-OPTIONAL = {  # what for
+OPTIONAL = {  # package -> its use
     "wsidicom": "DICOM slides that OpenSlide does not take",
     "ray": "--config.engine=ray",
     "torch": "the comparison with PyTorch",
@@ -31,15 +31,15 @@ _WRAPPED = textwrap.TextWrapper(
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Prints what is found, line by line.
+    """Prints findings, line by line.
 
     Raises:
       InputError: there are problems.
     """
     del workdir  # it only prints
-    problems = _print(installation())
+    problems = _print(check_installation())
     if config.slide and not problems:
-        from wsss_jax.slides import estimate  # what it needs may not be installed
+        from wsss_jax.slides import estimate  # its packages may not be installed
 
         problems = _print(estimate.examine(config_lib.freeze(config)))
     if problems:
@@ -47,51 +47,63 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def _print(findings: Iterable[Finding]) -> int:
-    """Prints findings as they come; returns how many are problems."""
+    """Prints findings as they come; returns the number of problems."""
     problems = 0
-    for what, text, is_problem in findings:
-        head = f"{'PROBLEM' if is_problem else 'ok':8}{what:18}"
+    for subject, text, is_problem in findings:
+        head = f"{'PROBLEM' if is_problem else 'ok':8}{subject:18}"
         print(_WRAPPED.fill(head + text), flush=True)
         problems += is_problem
     return problems
 
 
-def installation() -> Iterator[Finding]:
-    """Versions, devices, and whether they compute."""
+def check_installation() -> Iterator[Finding]:
+    """Checks the versions of packages, and that the devices compute."""
     yield Finding("Python", platform.python_version())
+    yield from _check_packages()
+    yield _check_openslide()
+    for name, purpose in OPTIONAL.items():
+        yield Finding(name, f"{_find_version(name) or 'not installed'} (optional, for {purpose})")
+    for device in jax.local_devices():
+        yield _check_device(device)
+
+
+def _check_packages() -> Iterator[Finding]:
     lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines())
     requirements = [Requirement(line) for line in lines if line]
     remedy = "pip install -r requirements.txt"
-    fine = []
+    matching = []
     for requirement in requirements:
-        version = _version(requirement.name)
+        version = _find_version(requirement.name)
         if version is None:
             yield Finding(requirement.name, f"is not installed: {remedy}", True)
         elif not requirement.specifier.contains(version):
             text = f"{version} is not {requirement.specifier}: {remedy}"
             yield Finding(requirement.name, text, True)
         else:
-            fine.append(f"{requirement.name} {version}")
-    yield Finding("packages", ", ".join(fine))
+            matching.append(f"{requirement.name} {version}")
+    yield Finding("packages", ", ".join(matching))
+
+
+def _check_openslide() -> Finding:
     try:
         import openslide
 
-        yield Finding("OpenSlide library", openslide.__library_version__)
+        return Finding("OpenSlide library", openslide.__library_version__)
     except (ImportError, OSError) as error:
         text = f"cannot be loaded ({error}): pip install openslide-python openslide-bin"
-        yield Finding("OpenSlide library", text, True)
-    for name, purpose in OPTIONAL.items():
-        yield Finding(name, f"{_version(name) or 'not installed'} (optional, for {purpose})")
-    for device in jax.local_devices():
-        ones = jax.device_put(np.ones((64, 64), np.float32), device)
-        begun = time.monotonic()
-        right = float(jnp.dot(ones, ones).sum()) == 64.0**3
-        text = f"{device.device_kind}: computes ({time.monotonic() - begun:.1f} s to compile)"
-        wrong = f"{device.device_kind} computes wrongly: reinstall jax for its driver"
-        yield Finding(f"device {device.id}", text if right else wrong, not right)
+        return Finding("OpenSlide library", text, True)
 
 
-def _version(package: str) -> str | None:
+def _check_device(device: jax.Device) -> Finding:
+    ones = jax.device_put(np.ones((64, 64), np.float32), device)
+    start = time.monotonic()
+    is_right = float(jnp.dot(ones, ones).sum()) == 64.0**3
+    text = f"{device.device_kind}: computes ({time.monotonic() - start:.1f} s to compile)"
+    wrong = f"{device.device_kind} computes wrongly: reinstall jax for its driver"
+    return Finding(f"device {device.id}", text if is_right else wrong, not is_right)
+
+
+def _find_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

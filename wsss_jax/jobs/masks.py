@@ -110,8 +110,8 @@ def make_opener(config: ml_collections.ConfigDict, classifier: Trained) -> Open:
         by_layer = mapped(classifier.variables, batch)
         if not dataset.white:
             return by_layer
-        rule = config.white_threshold, config.white_min_area
-        white = np.stack([masks.white_background(image, *rule) for image in batch["image"]])
+        rule = masks.WhiteRule(config.white_threshold, config.white_min_area)
+        white = np.stack([masks.find_white_background(image, rule) for image in batch["image"]])
         excluded = np.uint8(dataset.excluded)
         return {layer: np.where(white, excluded, maps) for layer, maps in by_layer.items()}
 

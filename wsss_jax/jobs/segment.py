@@ -17,7 +17,7 @@ from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.outputs import cohort, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.reading import mpp_table
+from wsss_jax.slides.reading.mpp import read_mpp_table
 
 FIELDS = {
     **rules.SLIDES,
@@ -83,8 +83,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def _find_slides(config: ml_collections.ConfigDict) -> list[SlideFile]:
     """Finds the slides with their resolutions, and names lines of the table that fit none."""
-    table = mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
-    slides = catalog.files(catalog.find(config.slides), config.slide_mpp, table)
+    table = read_mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
+    paths = catalog.find_slides(config.slides, results.is_result_folder)
+    slides = catalog.name_slides(paths, config.slide_mpp, table)
     known = {
         unicodedata.normalize("NFC", name)
         for slide in slides

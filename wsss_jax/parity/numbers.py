@@ -131,7 +131,7 @@ def _phase1(
         return {"logits": logits, "attended": _nchw(taps["attended"])}
 
     evaluated, opened, attended = map(parallel.map_batch, (evaluated, opened, attended))
-    white = np.stack([masks.white_background(image) for image in batch["image"]])
+    white = np.stack([masks.find_white_background(image) for image in batch["image"]])
 
     def numbers(variables: Any) -> Numbers:
         whole = evaluated(variables, batch) | opened(variables, batch)

@@ -18,7 +18,7 @@ from wsss_jax.slides import tissue_map
 from wsss_jax.slides.mapping import memory, networks
 from wsss_jax.slides.mapping.networks import Networks, NetworksChanged
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.formats import one_line
+from wsss_jax.slides.reading.raw_slide import get_first_line
 
 _CORES = 4  # of a Ray worker without GPU: XLA computes and the readers decode with so many
 
@@ -83,7 +83,7 @@ def attempt(
             where, what = error.filename or slide.path, error.strerror or error
             message = f"{where}: {what}; correct that and give the same command again"
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not (short := memory.shortage(error)):
+        if not (short := memory.describe_shortage(error)):
             raise
         message = f"{slide.path}: {short}"
     # Names of files may hold bytes that are no text.
@@ -130,7 +130,7 @@ def run_on_ray(
             except NetworksChanged as error:  # without Ray's traceback
                 raise NetworksChanged(str(getattr(error, "cause", error))) from error
             except ray.exceptions.RayActorError as error:
-                yield Outcome(slide, "", f"{slide.path}: its worker died ({one_line(error)})")
+                yield Outcome(slide, "", f"{slide.path}: its worker died ({get_first_line(error)})")
                 idle.append(worker.remote(*arguments))
 
     return outcomes()

@@ -1,7 +1,7 @@
-"""What a slide is and what segmenting it would take, for the job "doctor"."""
+"""Describes a slide and estimates what segmenting it takes, for the job "doctor"."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import jax
@@ -12,45 +12,51 @@ from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.findings import Finding
 from wsss_jax.slides import settings
-from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitching, tissue_search
+from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitching
+from wsss_jax.slides.mapping.tiling import Tiling, choose_stride
+from wsss_jax.slides.mapping.tissue import Tissue
+from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
 from wsss_jax.slides.outputs import result_files
+from wsss_jax.slides.reading import tiff_headers
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.reading import Slide, View, check_mpp, open_slide
+from wsss_jax.slides.reading.slide import Slide, check_mpp, open_slide
+from wsss_jax.slides.reading.view import CACHE_BYTES, View
 from wsss_jax.wording import format_two_digits
 
-_PATCH = 224  # pixels, where no run says
-_CACHES = 2 * 128 << 20  # bytes, of decoded tiles and of resampled blocks
-_OVERVIEW = 100 << 20  # bytes, of the overview and what finds tissue on it
+_PATCH = 224  # pixels, if no run gives the size of its patches
+_CLASSES = 4  # if no run gives them
+_CACHES = tiff_headers.SEGMENT_BYTES + CACHE_BYTES
+_OVERVIEW_BYTES = 100 << 20  # of the overview and of detecting tissue on it
 
 
 def examine(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """What the slide `config.slide` is, and what segmenting it would take.
+    """Describes the slide `config.slide`, and estimates what segmenting it takes.
 
     Args:
       config: of the job "doctor".
 
     Yields:
-      findings, the first problem last.
+      findings, up to the first problem.
     """
     path = Path(config.slide)
     try:
         with open_slide(path, config.slide_mpp or None) as slide:
-            yield from _description(slide)
+            yield from _describe_slide(slide)
             check_mpp(slide)
-            yield from _plan(config, slide)
+            yield from _estimate(config, slide)
     except InputError as error:
         yield Finding("slide", " ".join(str(error).split()), True)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not (short := memory.shortage(error)):
+        if not (shortage := memory.describe_shortage(error)):
             raise
-        yield Finding("memory", short, True)
+        yield Finding("memory", shortage, True)
 
 
-def _description(slide: Slide) -> Iterator[Finding]:
+def _describe_slide(slide: Slide) -> Iterator[Finding]:
     yield Finding("format", slide.vendor)
     sizes = (f"{level.width} x {level.height}" for level in slide.levels)
     yield Finding("levels", f"{len(slide.levels)}: {', '.join(sizes)} pixels")
-    if slide.bounds != (0, 0, slide.width, slide.height):
+    if slide.is_scanned_in_part:
         x, y, width, height = slide.bounds
         yield Finding("scanned", f"{width} x {height} pixels from ({x}, {y})")
     if slide.objective_power is not None:
@@ -64,15 +70,15 @@ def _description(slide: Slide) -> Iterator[Finding]:
             yield Finding("note", warning)
 
 
-def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
+def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     classes = None
     if config.phase2:
         config, dataset = settings.complete(config)
         classes = dataset.num_classes
-        yield from _networks(config)
+        yield from _describe_networks(config)
     else:
         tile = config.tile or _PATCH
-        stride = config.stride or settings.usual_stride(tile)
+        stride = config.stride or choose_stride(tile)
         config = config_lib.replace(config, tile=tile, stride=stride)
     if not config.mpp:
         text = "unknown: set --config.mpp=1.0 (10x), 0.5 (20x) or 0.25 (40x), or --config.phase2"
@@ -83,43 +89,21 @@ def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
         yield Finding("note", view.warning)
     size = f"{view.width} x {view.height} pixels at {view.mpp:g} micrometers per pixel"
     yield Finding("map", size)
-    file = SlideFile(slide.path, slide.name, None)
-    mask_file = tissue_search.mask_file_of(config.tissue.source, file)
-    begun = time.monotonic()
-    overview, factor = view.overview(result_files.OVERVIEW)
-    tissue, note = tissue_search.find_tissue(config, view, overview, factor, mask_file)
-    share = tissue.area() / (view.width * view.height)
-    if note:
-        yield Finding("note", note)
-    yield Finding("tissue", f"{share:.1%} of the slide, in {time.monotonic() - begun:.1f} s")
-    tiles = stitching.plan(
-        view.width,
-        view.height,
-        tissue,
-        tile=config.tile,
-        stride=config.stride,
-        batch_size=config.batch_size,
-    )
+    tissue = yield from _measure_tissue(config, view)
+    tiling = Tiling(config.tile, config.stride, batch_size=config.batch_size)
+    tiles = stitching.count_tiles(tissue, tiling)
     yield Finding("tiles", f"{tiles:,} of {config.tile} pixels, every {config.stride} pixels")
-    memory = _memory(config, view, classes or 4) / 2**30
-    yield Finding("memory", f"about {memory:.1f} GiB, and what JAX and the networks take")
+    gigabytes = _estimate_bytes(tiling, view, classes or _CLASSES) / 2**30
+    yield Finding("memory", f"about {gigabytes:.1f} GiB, and what JAX and the networks take")
     if classes is None:
-        yield Finding("time", "unknown: give --config.phase1 and --config.phase2 to measure")
-        return
-    predict = networks.load(config).predict
-    batch = np.full((config.batch_size, config.tile, config.tile, 3), 255, np.uint8)
-    np.asarray(predict(batch))  # compiles
-    begun = time.monotonic()
-    np.asarray(predict(batch))
-    seconds = (time.monotonic() - begun) / config.batch_size * tiles
-    duration = f"{format_two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    yield Finding(
-        "time", f"about {duration} at {format_two_digits(tiles / seconds)} tiles/s on this machine"
-    )
+        text = "unknown: give --config.phase1 and --config.phase2 to measure"
+    else:
+        text = _measure_time(config, tiles)
+    yield Finding("time", text)
 
 
-def _networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """Where they come from, and what speaks against them."""
+def _describe_networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
+    """Describes where the networks come from, and warns of their use here."""
     origins = provenance.read(config)
     for phase, origin in origins.items():
         words = (f"{label} {text}" for label, text in provenance.describe(origin).items())
@@ -128,12 +112,40 @@ def _networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
         yield Finding("warning", warning)
 
 
-def _memory(config: ml_collections.ConfigDict, view: View, classes: int) -> int:
-    """Bytes at the most, but for the networks: they grow with a strip's width, then no more."""
+def _measure_tissue(
+    config: ml_collections.ConfigDict, view: View
+) -> Generator[Finding, None, Tissue]:
+    """Finds the tissue of the slide, and returns it."""
+    file = SlideFile(view.slide.path, view.slide.name, None)
+    mask_file = find_mask_file(config.tissue.source, file)
+    start = time.monotonic()
+    overview, factor = view.read_overview(result_files.OVERVIEW)
+    tissue, note = find_tissue(config, view, overview, factor, mask_file)
+    share = tissue.count_pixels() / (view.width * view.height)
+    if note:
+        yield Finding("note", note)
+    yield Finding("tissue", f"{share:.1%} of the slide, in {time.monotonic() - start:.1f} s")
+    return tissue
+
+
+def _measure_time(config: ml_collections.ConfigDict, tiles: int) -> str:
+    """Predicts a batch, and says how long all tiles take."""
+    predict = networks.load(config).predict
+    batch = np.full((config.batch_size, config.tile, config.tile, 3), 255, np.uint8)
+    np.asarray(predict(batch))  # compiles
+    start = time.monotonic()
+    np.asarray(predict(batch))
+    seconds = (time.monotonic() - start) / config.batch_size * tiles
+    duration = f"{format_two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"about {duration} at {format_two_digits(tiles / seconds)} tiles/s on this machine"
+
+
+def _estimate_bytes(tiling: Tiling, view: View, classes: int) -> int:
+    """Estimates the memory without networks: it grows with the width up to that of a strip."""
     columns = min(view.width, parts.STRIP)
-    sums = config.tile * columns * (classes + 1) * 4
+    sums = tiling.tile * columns * (classes + 1) * 4
     part = parts.ROWS * columns * 4
-    tile = config.tile**2
-    batches = config.batch_size * tile * (3 * (stitching.READERS + 2) + 4 * 2 * classes)
+    values = 3 * (stitching.READERS + 2) + 4 * 2 * classes  # bytes per pixel of a tile
+    batches = tiling.batch_size * tiling.tile**2 * values
     row_of_parts = 2 * parts.ROWS * view.width
-    return _CACHES + _OVERVIEW + sums + part + batches + row_of_parts
+    return _CACHES + _OVERVIEW_BYTES + sums + part + batches + row_of_parts

@@ -6,8 +6,7 @@ from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import methods, runs
 from wsss_jax.errors import InputError
-
-_STRIDES = 8  # the stride that is chosen is a multiple of it
+from wsss_jax.slides.mapping.tiling import choose_stride
 
 
 def complete(
@@ -40,7 +39,7 @@ def complete(
                 f"{dataset.classes}): name two of one data set"
             )
     config.tile = config.tile or earlier.data.patch_size
-    config.stride = config.stride or usual_stride(config.tile)
+    config.stride = config.stride or choose_stride(config.tile)
     if config.stride > config.tile:
         raise InputError(
             f"config.stride is {config.stride}, over the tile's {config.tile}: set "
@@ -55,8 +54,3 @@ def complete(
             )
         config.mpp = dataset.mpp
     return config_lib.freeze(config), dataset
-
-
-def usual_stride(tile: int) -> int:
-    """The multiple of 8 just under half a tile, in pixels: tiles overlap by over 50 %."""
-    return max((tile - 1) // 2 // _STRIDES * _STRIDES, 1)

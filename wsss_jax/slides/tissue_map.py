@@ -1,4 +1,4 @@
-"""The tissue map of one slide: from the file to a folder with everything that is known of it.
+"""The tissue map of one slide: from the file to a folder with all results.
 
 A folder is finished when `slide.json` is in it, which is written last and holds the settings that
 all was made with. The map's parts stay beside it: other polygons or pictures need no new tiles.
@@ -9,26 +9,29 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from tqdm import tqdm
 
 from data.dataset import Dataset
-from wsss_jax import masks
+from wsss_jax import progress
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, locked
-from wsss_jax.progress import show_progress as open_progress
+from wsss_jax.masks import WhiteRule
 from wsss_jax.report import slide_pages
+from wsss_jax.report.slide_pictures import SlidePictures
 from wsss_jax.slides.mapping import stitching
 from wsss_jax.slides.mapping.networks import Networks
-from wsss_jax.slides.mapping.parts import Parts
+from wsss_jax.slides.mapping.parts import Layout, Parts
+from wsss_jax.slides.mapping.tiling import Tiling
 from wsss_jax.slides.mapping.tissue import Tissue
-from wsss_jax.slides.mapping.tissue_search import find_tissue, is_scanned_in_part, mask_file_of
+from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
 from wsss_jax.slides.outputs import areas, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.reading import Slide, View, open_slide
+from wsss_jax.slides.reading.slide import Slide, open_slide
+from wsss_jax.slides.reading.view import View
 from wsss_jax.wording import format_count, format_two_digits
 
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
@@ -44,125 +47,218 @@ def segment_slide(
     show_progress: bool = True,
     after_batch: Callable[[], None] = lambda: None,
 ) -> str:
-    """Makes the tissue map of a slide, goes on with it, or finds that it is finished.
+    """Makes the tissue map of a slide, resumes it, or finds that it is finished.
 
-    Writes into `folder` the files of `result_files.FILES` and `report.html`, those whose settings
-    have changed. The label map, the polygons and the areas are the same to the byte however often
-    the work was interrupted.
+    Writes into `folder` those of `result_files.FILES` and `report.html` whose settings have
+    changed. The label map, the polygons and the areas are the same to the byte however often the
+    work was interrupted.
 
     Args:
-      config: of the job "segment", settled.
+      config: of the job "segment", complete.
       dataset: of the networks.
-      networks: as loaded with `config`.
+      networks: loaded with `config`.
       file: the slide.
-      folder: where to; made if need be.
-      show_progress: a progress line.
-      after_batch: called after each batch of tiles; what it raises ends the work.
+      folder: for the results; created if missing.
+      show_progress: whether to show a progress line.
+      after_batch: called after each batch of tiles; its errors end the work.
 
     Returns:
       one line that says what was done.
 
     Raises:
-      InputError: the slide cannot be read, has no known resolution, or no tissue; another
-        process works on it; or the folder is that of another slide, or of no slide.
+      InputError: the slide cannot be read, has no known resolution, or no tissue; another process
+        works on it; or the folder belongs to another slide, or has other files.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
         view = View(slide, config.mpp, config.resampling)
-        mask_file = mask_file_of(config.tissue.source, file)
-        settings = _settings(config, dataset, networks, slide, mask_file)
-        wanted = result_files.list_files(config, areas.list_ratios(dataset.roles))
-        origins = {phase: origin._asdict() for phase, origin in networks.origins.items()}
-        sources = result_files.Sources(config, dataset, networks, file, slide, view)
-        overview = lru_cache(partial(view.overview, result_files.OVERVIEW))
-
-        def look_for_tissue() -> tuple[Tissue, str]:
-            return find_tissue(config, view, *overview(), mask_file)
-
-        def what_changed(before: Mapping[str, Any] | None) -> str:
-            """Why the folder is not finished, if it once was."""
-            if before is None:
-                return ""
-            _check_same_slide(before, settings, file, folder)
-            changed = _changed(before["settings"], settings)
-            if not changed and before.get("networks") != origins:
-                changed.append("history of the networks")
-            if changed:
-                return f"other {', '.join(changed)}"
-            is_whole = partial(result_files.is_whole, folder, before)
-            whole = all(map(is_whole, [*wanted, slide_pages.REPORT]))
-            return "" if whole else "files that are gone or cut"
-
-        finished_before = f"{file.name}: finished before"
+        run = _Run(result_files.Sources(config, dataset, networks, file, slide, view), folder)
         before = results.read_summary(folder)
-        if before is not None and not what_changed(before):
-            return finished_before  # nothing to write, nobody to keep out
+        if before is not None and not run.describe_changes(before):
+            return f"{file.name}: finished before"  # without a lock: nothing is written
         results.check_result_folder(folder)
         with locked(folder / results.PARTS / results.LOCK):
-            before = results.read_summary(folder)  # another process may have been at work
-            if what := what_changed(before):
-                tqdm.write(f"{file.name}: was finished with {what}: done again")
-            elif before is not None:
-                return finished_before
-            same_map = before is not None and before["settings"]["map"] == settings["map"]
-            tissue, note = (None, before.get("tissue_note", "")) if same_map else look_for_tissue()
-            names = result_files.find_outdated(
-                folder, wanted, before if same_map else None, settings
-            )
-            # In a folder that was begun, what is called as a result is one.
-            listed = result_files.FILES.keys() if before is None else before["files"]
-            for name in (result_files.FILES.keys() & set(listed)) - wanted - {results.SUMMARY}:
-                (folder / name).unlink(missing_ok=True)
-            (folder / results.SUMMARY).unlink(missing_ok=True)
-            clear_unfinished(folder)
-            parts = Parts(
-                folder / results.PARTS,
-                view.width,
-                view.height,
-                settings["map"],
-                channels=dataset.num_classes if config.probabilities else 0,
-            )
-            if same_map and not parts.missing():
-                total, left, tissue_pixels = before["tiles"], 0, before["tissue_pixels"]
-            else:
-                if tissue is None:
-                    tissue, note = look_for_tissue()
-                tissue_pixels = tissue.area()
-                total, left = _stitch(
-                    config,
-                    dataset,
-                    networks,
-                    view,
-                    tissue,
-                    parts,
-                    name=file.name,
-                    show_progress=show_progress,
-                    after_batch=after_batch,
-                )
-            stitched = time.monotonic() - begun
-            made = result_files.write_maps(sources, folder, parts, names, tissue_pixels, before)
-            pictures = result_files.make_pictures(sources, folder, parts, names, overview)
-            summary = result_files.summarize_slide(sources, folder, made, note) | {
-                "tissue_pixels": tissue_pixels,
-                "tissue_note": note,
-                "settings": settings,
-                "tiles": total,
-                "tiles_of_last_start": left,
-                "seconds": {"tiles": stitched, "all": time.monotonic() - begun},
-                "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-            }
+            before = results.read_summary(folder)  # another process may have finished it since
+            if before is not None:
+                changes = run.describe_changes(before)
+                if not changes:
+                    return f"{file.name}: finished before"
+                tqdm.write(f"{file.name}: was finished with {changes}: done again")
+            names = run.prepare_folder(before)
+            tissue_map = run.compute_map(before, show_progress, after_batch)
+            seconds = {"tiles": time.monotonic() - start}
+            made, pictures = run.write_files(tissue_map, names, before)
+            seconds["all"] = time.monotonic() - start
+            summary = run.summarize(tissue_map, made, seconds)
             result_files.write_report(folder, summary, pictures)
-    seconds = format_two_digits(summary["seconds"]["all"])
-    if not left:
-        return f"{file.name}: no new tiles, files written in {seconds} s"
-    rate = format_two_digits(left / stitched)
-    return f"{file.name}: {format_count(total, 'tile')} in {seconds} s, {rate} tiles/s"
+    return f"{file.name}: {_describe_work(tissue_map, seconds)}"
+
+
+class _TissueMap(NamedTuple):
+    """A whole map.
+
+    Attributes:
+      parts: its parts.
+      tiles: of the slide.
+      new_tiles: tiles computed in this run.
+      tissue_pixels: working pixels of tissue.
+      tissue_note: a sentence on the tissue, or "".
+    """
+
+    parts: Parts
+    tiles: int
+    new_tiles: int
+    tissue_pixels: int
+    tissue_note: str
+
+
+def _describe_work(tissue_map: _TissueMap, seconds: Mapping[str, float]) -> str:
+    total = format_two_digits(seconds["all"])
+    if not tissue_map.new_tiles:
+        return f"no new tiles, files written in {total} s"
+    rate = format_two_digits(tissue_map.new_tiles / seconds["tiles"])
+    return f"{format_count(tissue_map.tiles, 'tile')} in {total} s, {rate} tiles/s"
+
+
+class _Run:
+    """One slide that is segmented into one folder.
+
+    In its methods `before` is the summary of an earlier run, or None if none was finished.
+
+    Attributes:
+      sources: the slide, the networks and the configuration.
+      folder: for the results.
+      settings: all that the results depend on.
+    """
+
+    def __init__(self, sources: result_files.Sources, folder: Path):
+        config, view = sources.config, sources.view
+        mask_file = find_mask_file(config.tissue.source, sources.file)
+        overview = lru_cache(partial(view.read_overview, result_files.OVERVIEW))
+        self.sources, self.folder = sources, folder
+        self.settings = _collect_settings(sources, mask_file)
+        self._wanted = result_files.list_files(config, areas.list_ratios(sources.dataset.roles))
+        # Both read the slide, which may take long: only if they are needed, and once.
+        self._read_overview = overview
+        self._find_tissue: Callable[[], tuple[Tissue, str]] = lru_cache(
+            lambda: find_tissue(config, view, *overview(), mask_file)
+        )
+
+    def describe_changes(self, before: Mapping[str, Any]) -> str:
+        """Says why a folder with a summary is not finished for these settings; "" if it is."""
+        file, networks = self.sources.file, self.sources.networks
+        _check_same_slide(before, self.settings, file, self.folder)
+        changed = _list_changes(before["settings"], self.settings)
+        origins = {phase: origin._asdict() for phase, origin in networks.origins.items()}
+        if not changed and before.get("networks") != origins:
+            changed.append("history of the networks")
+        if changed:
+            return f"other {', '.join(changed)}"
+        names = [*self._wanted, slide_pages.REPORT]
+        is_whole = all(result_files.is_whole(self.folder, before, name) for name in names)
+        return "" if is_whole else "files that are missing or cut short"
+
+    def prepare_folder(self, before: Mapping[str, Any] | None) -> set[str]:
+        """Removes results that are no longer wanted; returns the names of the files to write.
+
+        Errors about the tissue come first, while all results are still there.
+        """
+        same_map = self._has_map(before)
+        if not same_map:
+            self._find_tissue()
+        names = result_files.find_outdated(
+            self.folder, self._wanted, before if same_map else None, self.settings
+        )
+        # Without a summary any file with the name of a result is one of an unfinished run.
+        listed = result_files.FILES.keys() if before is None else before["files"]
+        for name in (result_files.FILES.keys() & set(listed)) - self._wanted - {results.SUMMARY}:
+            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / results.SUMMARY).unlink(missing_ok=True)
+        clear_unfinished(self.folder)
+        return names
+
+    def _has_map(self, before: Mapping[str, Any] | None) -> bool:
+        return before is not None and before["settings"]["map"] == self.settings["map"]
+
+    def compute_map(
+        self,
+        before: Mapping[str, Any] | None,
+        show_progress: bool,
+        after_batch: Callable[[], None],
+    ) -> _TissueMap:
+        """Computes the missing parts of the map."""
+        config, dataset, view = self.sources.config, self.sources.dataset, self.sources.view
+        parts = Parts(
+            self.folder / results.PARTS,
+            Layout(view.width, view.height),
+            self.settings["map"],
+            channels=dataset.num_classes if config.probabilities else 0,
+        )
+        if self._has_map(before) and not parts.missing:
+            tissue_pixels, note = before["tissue_pixels"], before.get("tissue_note", "")
+            return _TissueMap(parts, before["tiles"], 0, tissue_pixels, note)
+        tissue, note = self._find_tissue()
+        tiling = Tiling(config.tile, config.stride, config.window, config.batch_size)
+        total = stitching.count_tiles(tissue, tiling)
+        left = stitching.count_tiles(tissue, tiling, parts.missing)
+        inputs = stitching.MapInputs(
+            view.read,
+            tissue,
+            self.sources.networks.predict,
+            dataset.num_classes,
+            WhiteRule(config.white_threshold, config.white_min_area) if dataset.white else None,
+        )
+        with progress.show_progress(
+            total=total,
+            initial=total - left,
+            desc=self.sources.file.name,
+            unit="tile",
+            disable=not show_progress,
+        ) as line:
+
+            def count(tiles: int) -> None:
+                line.update(tiles)
+                after_batch()
+
+            stitching.stitch(inputs, tiling, parts, count)
+        return _TissueMap(parts, total, left, tissue.count_pixels(), note)
+
+    def write_files(
+        self, tissue_map: _TissueMap, names: set[str], before: Mapping[str, Any] | None
+    ) -> tuple[dict[str, Any], SlidePictures]:
+        """Writes the files `names`; returns what is known of the map, and its pictures."""
+        sources, folder, parts = self.sources, self.folder, tissue_map.parts
+        tissue_pixels = tissue_map.tissue_pixels
+        made = result_files.write_maps(sources, folder, parts, names, tissue_pixels, before)
+        pictures = result_files.make_pictures(sources, folder, parts, names, self._read_overview)
+        return made, pictures
+
+    def summarize(
+        self, tissue_map: _TissueMap, made: Mapping[str, Any], seconds: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """Returns the content of `slide.json`.
+
+        Args:
+          tissue_map: the map.
+          made: from `result_files.write_maps`.
+          seconds: spent until the map was stitched ("tiles"), and until all was written ("all").
+        """
+        note = tissue_map.tissue_note
+        return result_files.summarize_slide(self.sources, self.folder, made, note) | {
+            "tissue_pixels": tissue_map.tissue_pixels,
+            "tissue_note": note,
+            "settings": self.settings,
+            "tiles": tissue_map.tiles,
+            "tiles_of_last_start": tissue_map.new_tiles,
+            "seconds": seconds,
+            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        }
 
 
 def _check_same_slide(
     before: Mapping[str, Any], settings: Mapping[str, Any], file: SlideFile, folder: Path
 ) -> None:
-    """Refuses a folder with the map of a slide that has other content and lies elsewhere."""
+    """Refuses a folder with the map of a slide of other content at another path."""
     # Summaries of version 0.1 hold the path as it was given.
     own = {str(file.path), str(file.path.absolute())}
     same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
@@ -173,35 +269,19 @@ def _check_same_slide(
         )
 
 
-def _settings(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    networks: Networks,
-    slide: Slide,
-    mask_file: Path | None,
-) -> dict[str, Any]:
-    """What the results depend on: the map, and what is made of it."""
+def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> dict[str, Any]:
+    """Collects all that the results depend on: "map", and "output" for what is made of it."""
+    config, dataset, networks = sources.config, sources.dataset, sources.networks
+    slide = sources.view.slide
     precision = {
         phase: origin.precision
         for phase, origin in networks.origins.items()
         if origin.precision != origin.trained_in
     }
-    tissue = config.tissue.to_dict()
-    if mask_file is not None:
-        if not mask_file.exists():
-            raise InputError(
-                f"{slide.path}: there is no tissue mask {mask_file}; add it, or set "
-                "--config.tissue.source=detect"
-            )
-        tissue = {"mask": catalog.content(mask_file)}
-        if is_scanned_in_part(slide):
-            tissue["mask_area"] = config.tissue.mask_area
-    elif tissue["source"] == "off":
-        tissue = {"source": "off"}
     white = [config.white_threshold, config.white_min_area] if dataset.white else None
     return {
         "map": {
-            "slide": catalog.content(slide.path),
+            "slide": catalog.fingerprint(slide.path),
             "slide_mpp": list(slide.mpp_xy),
             "mpp": config.mpp,
             "resampling": config.resampling,
@@ -211,7 +291,7 @@ def _settings(
             "stride": config.stride,
             "window": config.window,
             "batch_size": config.batch_size,
-            "tissue": tissue,
+            "tissue": _collect_tissue_settings(config, slide, mask_file),
             "white": white,
             **({"precision": precision} if precision else {}),
         },
@@ -219,53 +299,26 @@ def _settings(
     }
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _collect_tissue_settings(
+    config: ml_collections.ConfigDict, slide: Slide, mask_file: Path | None
+) -> dict[str, Any]:
+    if config.tissue.source == "off":
+        return {"source": "off"}
+    if mask_file is None:
+        return config.tissue.to_dict()
+    if not mask_file.exists():
+        raise InputError(
+            f"{slide.path}: there is no tissue mask {mask_file}; add it, or set "
+            "--config.tissue.source=detect"
+        )
+    settings = {"mask": catalog.fingerprint(mask_file)}
+    if slide.is_scanned_in_part:
+        settings["mask_area"] = config.tissue.mask_area
+    return settings
+
+
+def _list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lists the names of settings that differ."""
     flat_before, flat_now = ({**both["map"], **both["output"]} for both in (before, now))
     keys = {*flat_before, *flat_now}
     return sorted(key for key in keys if flat_before.get(key) != flat_now.get(key))
-
-
-def _stitch(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    networks: Networks,
-    view: View,
-    tissue: Tissue,
-    parts: Parts,
-    *,
-    name: str,
-    show_progress: bool,
-    after_batch: Callable[[], None],
-) -> tuple[int, int]:
-    """Computes the parts that are missing; returns all tiles of the slide, and those computed."""
-    grid = {"tile": config.tile, "stride": config.stride, "batch_size": config.batch_size}
-    count = partial(stitching.plan, view.width, view.height, tissue, **grid)
-    total, left = count(), count(missing=parts.missing())
-    white = None
-    if dataset.white:
-        rule = {"threshold": config.white_threshold, "min_area": config.white_min_area}
-        white = stitching.White(partial(masks.white_background, **rule), rule["min_area"])
-    with open_progress(
-        total=total,
-        initial=total - left,
-        desc=name,
-        unit="tile",
-        disable=not show_progress,
-    ) as progress:
-
-        def done(tiles: int) -> None:
-            progress.update(tiles)
-            after_batch()
-
-        stitching.stitch(
-            view.read,
-            tissue,
-            networks.predict,
-            parts,
-            window=config.window,
-            num_classes=dataset.num_classes,
-            white=white,
-            progress=done,
-            **grid,
-        )
-    return total, left

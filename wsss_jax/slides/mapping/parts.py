@@ -1,17 +1,18 @@
-"""The finished parts of a slide's map, a file each, so that a killed run goes on after the last.
+"""The finished parts of a slide's map, a file each, so that a killed run resumes after the last.
 
 A slide is cut into strips of columns, each strip from top to bottom into parts. A part's file holds
-its labels, compressed, and after them one map a class of probabilities where those are kept. It
+its labels, compressed, and after them one map of probabilities per class where those are kept. It
 names by checksum the settings it was made with, and has one over all of itself: a file that a crash
 cut short, or that was made with other settings, counts as missing.
 """
 
+import dataclasses
 import json
 import os
 import struct
 import zlib
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ ROWS = 1024  # rows of a part
 SETTINGS_FILE = "settings.json"
 _HEADER = struct.Struct("<II")  # CRC-32 of all that follows it, CRC-32 of the settings
 _DIGITS = 7 * "[0-9]"  # of a position in a part's name, as a pattern
-_LEVEL = 1  # of zlib: written five times as fast as with the default, for half as much again
+_LEVEL = 1  # of zlib: five times as fast as the default, half as much again in bytes
 
 
 class Part(NamedTuple):
@@ -42,20 +43,36 @@ class Part(NamedTuple):
         return self.y1 - self.y0, self.x1 - self.x0
 
 
-def layout(width: int, height: int, strip: int = STRIP, rows: int = ROWS) -> list[Part]:
-    """All parts of a slide in the order of the work: strip by strip, from top to bottom."""
-    return [
-        Part(x, y, min(x + strip, width), min(y + rows, height))
-        for x in range(0, width, strip)
-        for y in range(0, height, rows)
-    ]
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the map of a slide is cut into parts.
+
+    Attributes:
+      width, height: of the slide in working pixels.
+      strip: columns of a part.
+      rows: rows of a part.
+    """
+
+    width: int
+    height: int
+    strip: int = STRIP
+    rows: int = ROWS
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """All parts in the order of the work: strip by strip, from top to bottom."""
+        return [
+            Part(x, y, min(x + self.strip, self.width), min(y + self.rows, self.height))
+            for x in range(0, self.width, self.strip)
+            for y in range(0, self.height, self.rows)
+        ]
 
 
 class Parts:
     """A folder of parts, to write and to read. One process at a time may work in it.
 
-    Reading holds no more than one row of parts in memory, `rows` times the width in bytes. It is
-    fastest from top to bottom, one kind of map after the other.
+    Reading holds at most one row of parts in memory, `rows` times the width in bytes. It is fastest
+    from top to bottom, one kind of map after the other.
 
     Attributes:
       width, height: of the slide in working pixels.
@@ -63,59 +80,54 @@ class Parts:
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        width: int,
-        height: int,
-        settings: Mapping[str, Any],
-        *,
-        channels: int = 0,
-        strip: int = STRIP,
-        rows: int = ROWS,
+        self, folder: Path | str, layout: Layout, settings: Mapping[str, Any], channels: int = 0
     ):
-        """Opens a folder, or begins it. Checks every part in it, and removes those that are stale.
+        """Opens or starts a folder. Checks every part in it, and removes those of other settings.
 
         Args:
-          folder: where the parts are; made if need be.
-          width, height: of the slide in working pixels.
+          folder: where the parts are; created if missing.
+          layout: how the map is cut.
           settings: all that the map depends on, as JSON values: the slide and its resolution, tile,
             stride, window, batch size, checksums of the networks, ...
-          channels: maps of probabilities to keep; where 0 will do, parts that have some are kept.
-          strip, rows: columns and rows of a part.
+          channels: maps of probabilities to keep; if 0, parts that have some are kept, too.
         """
         self._folder = Path(folder)
-        geometry = {"size": [width, height], "part": [strip, rows]}
-        if not channels:  # what has probabilities serves as well
-            channels = self._kept_channels(settings, geometry)
-        self.width, self.height, self.channels = width, height, channels
-        self._layout = layout(width, height, strip, rows)
-        self._row_by_row = sorted(self._layout, key=lambda part: part.y0)
+        if not channels:
+            channels = self._read_channels(settings, layout)
+        self.width, self.height, self.channels = layout.width, layout.height, channels
+        self._layout = layout
+        self._row_by_row = sorted(layout.parts, key=lambda part: part.y0)
         self._sizes = struct.Struct(f"<{1 + channels}Q")  # bytes of each map
-        # Of no method: an object that refers to itself keeps its memory for a while after its end.
-        self._decoded = lru_cache(maxsize=-(-width // strip))(partial(_decode, self._sizes))
-        text = _settings_text(settings, geometry, channels)
+        # Not a cached method: an object that refers to itself is freed late.
+        self._decode = lru_cache(maxsize=-(-layout.width // layout.strip))(
+            partial(_decode, self._sizes)
+        )
+        text = _format_settings(settings, layout, channels)
         self._settings_crc = zlib.crc32(text.encode())
-        self._begin(text)
-        self._finished = {part for part in self._layout if self._is_whole(self._path(part))}
+        self._write_settings(text)
+        self._finished = {part for part in layout.parts if self._is_whole(self._path(part))}
 
-    def _kept_channels(self, settings: Mapping[str, Any], geometry: Mapping[str, Any]) -> int:
-        """Maps of probabilities in the parts that are there; 0 if they are of other settings."""
+    def _read_channels(self, settings: Mapping[str, Any], layout: Layout) -> int:
+        """Reads how many maps of probabilities the parts have; 0 if they are of other settings."""
         path = self._folder / SETTINGS_FILE
         before = path.read_bytes() if path.is_file() else b""
         for channels in range(1, 256):
-            if before == _settings_text(settings, geometry, channels).encode():
+            if before == _format_settings(settings, layout, channels).encode():
                 return channels
         return 0
 
-    def _begin(self, text: str) -> None:
-        """Writes the settings; if others are there, the parts made with them go first."""
+    def _write_settings(self, text: str) -> None:
+        """Writes the settings; first removes parts that were made with others."""
         path = self._folder / SETTINGS_FILE
         before = path.read_bytes() if path.is_file() else None
         clear_unfinished(self._folder)
         if before == text.encode():
             return
         if before is not None:
-            print(f"{self._folder} holds parts made with {_differences(before, text)}: begun anew")
+            print(
+                f"{self._folder} holds parts made with {_describe_changes(before, text)}: "
+                "started again"
+            )
             for stale in self._folder.glob(f"part_x{_DIGITS}_y{_DIGITS}.bin"):
                 stale.unlink()
         with atomic_path(path) as temporary:
@@ -134,15 +146,16 @@ class Parts:
             and zlib.crc32(memoryview(content)[_HEADER.size - 4 :]) == crc
         )
 
+    @property
     def missing(self) -> list[Part]:
-        """The parts that are not there, in the order of the work."""
-        return [part for part in self._layout if part not in self._finished]
+        """The parts that are not finished, in the order of the work."""
+        return [part for part in self._layout.parts if part not in self._finished]
 
     def write(self, part: Part, labels: np.ndarray, probabilities: np.ndarray) -> None:
         """Writes a part, whole or not at all.
 
         Args:
-          part: one of `missing()`.
+          part: one of `missing`.
           labels: (rows, columns) uint8.
           probabilities: (channels, rows, columns) uint8, 0 to 255 for 0 to 1.
         """
@@ -156,9 +169,9 @@ class Parts:
         self._finished.add(part)
 
     def read(self, y0: int, y1: int, step: int = 1) -> np.ndarray:
-        """Labels of rows y0, y0 + step, ... below y1 and of columns 0, step, ... of the width.
+        """Reads the labels of rows y0, y0 + step, ... below y1 and of columns 0, step, ...
 
-        All parts that hold one of these pixels must be there; 0 <= y0 < y1 <= height.
+        All parts with one of these pixels must be finished; 0 <= y0 < y1 <= height.
 
         Returns:
           (rows, columns) uint8.
@@ -169,36 +182,40 @@ class Parts:
         return self._read(0, y0, y1, step)
 
     def read_probability(self, channel: int, y0: int, y1: int, step: int = 1) -> np.ndarray:
-        """The probability of a class as `read` gives labels: uint8, 0 to 255 for 0 to 1."""
+        """Reads the probability of a class as `read` does labels: uint8, 0 to 255 for 0 to 1."""
         return self._read(1 + channel, y0, y1, step)
 
     def _read(self, index: int, y0: int, y1: int, step: int) -> np.ndarray:
-        found = np.empty((len(range(y0, y1, step)), len(range(0, self.width, step))), np.uint8)
-        # Parts side by side one after the other: what one call decoded last, the next asks first.
+        pixels = np.empty((len(range(y0, y1, step)), len(range(0, self.width, step))), np.uint8)
+        # Row by row: the parts that one call decodes last are the first that the next one needs.
         for part in self._row_by_row:
             # Row i of the result is row y0 + i * step of the slide, column j is column j * step.
             i0, i1 = (max(0, -(-(y - y0) // step)) for y in (part.y0, min(part.y1, y1)))
             j0, j1 = (-(-x // step) for x in (part.x0, part.x1))
             if i0 < i1 and j0 < j1:
                 top, left = y0 + i0 * step - part.y0, j0 * step - part.x0
-                decoded = self._decoded(self._path(part), part.shape, index)
-                found[i0:i1, j0:j1] = decoded[top : y1 - part.y0 : step, left::step]
-        return found
+                whole = self._decode(self._path(part), part.shape, index)
+                pixels[i0:i1, j0:j1] = whole[top : y1 - part.y0 : step, left::step]
+        return pixels
 
 
-def _settings_text(settings: Mapping[str, Any], geometry: Mapping[str, Any], channels: int) -> str:
-    whole = {**settings, "layout": {**geometry, "channels": channels}}
-    return json.dumps(whole, indent=2, sort_keys=True) + "\n"
+def _format_settings(settings: Mapping[str, Any], layout: Layout, channels: int) -> str:
+    geometry = {
+        "size": [layout.width, layout.height],
+        "part": [layout.strip, layout.rows],
+        "channels": channels,
+    }
+    return json.dumps({**settings, "layout": geometry}, indent=2, sort_keys=True) + "\n"
 
 
 def _encode(array: np.ndarray) -> bytes:
-    """Compressed; what has one value throughout, as glass has, as a single pixel."""
+    """Compresses a map; one with a single value, like glass, as a single pixel."""
     uniform = array.min() == array.max()
     return zlib.compress(array.reshape(-1)[:1] if uniform else np.ascontiguousarray(array), _LEVEL)
 
 
 def _decode(sizes: struct.Struct, path: Path, shape: tuple[int, int], index: int) -> np.ndarray:
-    """One map of a part's file: the labels (index 0) or the probabilities of a class."""
+    """Decodes one map of a part's file: the labels (index 0) or the probabilities of a class."""
     try:
         with path.open("rb") as file:
             file.seek(_HEADER.size)
@@ -209,12 +226,12 @@ def _decode(sizes: struct.Struct, path: Path, shape: tuple[int, int], index: int
         return np.broadcast_to(pixels, shape) if pixels.size == 1 else pixels.reshape(shape)
     except (struct.error, zlib.error, ValueError) as error:
         raise InputError(
-            f"{path} is damaged ({error}): give the same command again, and it is made anew"
+            f"{path} is damaged ({error}): give the same command again to compute it again"
         ) from error
 
 
-def _differences(before: bytes, now: str) -> str:
-    """What of the settings differs, in words."""
+def _describe_changes(before: bytes, now: str) -> str:
+    """Names the settings that changed."""
     try:
         old, new = json.loads(before), json.loads(now)
     except ValueError:

@@ -27,7 +27,8 @@ from wsss_jax.slides.outputs import areas, pyramid, report_data, results
 from wsss_jax.slides.outputs.geojson import PolygonRule, write_geojson
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.reading import Slide, View
+from wsss_jax.slides.reading.slide import Slide
+from wsss_jax.slides.reading.view import View
 
 OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made from
 LABEL_MAP = "label_map.ome.tif"
@@ -184,7 +185,7 @@ def write_maps(
         pyramid.write_probability_maps(path, parts.read_probability, frame, legend)
     known = {key: (before or {}).get(key) for key in ("areas", "ratios", "pixels_in_polygons")}
     if POLYGONS in names or known["pixels_in_polygons"] is None:
-        content = catalog.content(file.path)
+        content = catalog.fingerprint(file.path)
         slide_id = f"{file.name}/{content['bytes']}/{content['crc32']}"
         rule = PolygonRule(config.geojson.min_area, config.geojson.simplify)
         covered = write_geojson(folder / POLYGONS, parts.read, frame, legend, slide_id, rule)

@@ -1,4 +1,4 @@
-"""Files that a slide in several files names, which OpenSlide opens without a look at their kind."""
+"""Files that a key file names, which OpenSlide opens without a check of their kind."""
 
 import re
 from pathlib import Path
@@ -7,50 +7,63 @@ from wsss_jax.files import check_regular
 
 _HAMAMATSU = ("[Virtual Microscope Specimen]", "[Uncompressed Virtual Microscope Specimen]")
 _ESCAPES = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\"}  # of GLib's key files
-_MOST = 1 << 20  # bytes of a key file
+_MAX_BYTES = 1 << 20  # of a key file
 
 
-def check_named(path: Path) -> None:
-    """Refuses a slide of which OpenSlide would open a pipe or a device as a part.
+def check_parts(path: Path) -> None:
+    """Refuses a slide with a part that is a pipe or a device, which OpenSlide would open.
 
-    Hamamatsu's key files (whatever they are called), the Slidedat.ini of MIRAX and the photo beside
-    a slide of Trestle are looked at; DICOM is not.
+    Checks Hamamatsu's key files (under any name), the Slidedat.ini of MIRAX and the photo beside a
+    slide of Trestle, but not DICOM.
 
     Raises:
       InputError: see `check_regular`.
     """
     photo = path.with_suffix(".Full")
-    if _is_there(photo):
+    if is_file_there(photo):
         check_regular(photo)
-    folder, names = path.parent, _values(path, _HAMAMATSU)
+    folder, names = path.parent, _read_values(path, _HAMAMATSU)
     if path.suffix.lower() == ".mrxs":
         folder = path.with_suffix("")
         key_file = folder / "Slidedat.ini"
-        if _is_there(key_file):
+        if is_file_there(key_file):
             check_regular(key_file)
-            names = _values(key_file, ("[",))
+            names = _read_values(key_file, ("[",))
     for name in names:
         part = folder / name.lstrip("/")
-        if _is_there(part):
+        if is_file_there(part):
             check_regular(part)
 
 
-def _values(key_file: Path, groups: tuple[str, ...]) -> list[str]:
-    """The values of a key file that has one of the groups; none of another file."""
-    with key_file.open("rb") as file:
-        text = file.read(_MOST).decode("utf-8", "replace")
-    if not any(group in text for group in groups):
+def _read_values(key_file: Path, groups: tuple[str, ...]) -> list[str]:
+    """Reads the values of a key file that has one of the groups; of another file none."""
+    lines = _read_lines(key_file)
+    if not any(group in line for group in groups for line in lines):
         return []
-    values = (line.partition("=")[2].strip() for line in text.splitlines())
-    return [
-        re.sub(r"\\([sntr\\])", lambda match: _ESCAPES[match[1]], value)
-        for value in values
-        if value
-    ]
+    values = filter(None, map(_get_value, lines))
+    return [re.sub(r"\\([sntr\\])", lambda match: _ESCAPES[match[1]], value) for value in values]
 
 
-def _is_there(path: Path) -> bool:
+def _read_lines(key_file: Path) -> list[str]:
+    with key_file.open("rb") as file:
+        return file.read(_MAX_BYTES).decode("utf-8", "replace").splitlines()
+
+
+def _get_value(line: str) -> str:
+    return line.partition("=")[2].strip()
+
+
+def list_named_files(key_file: Path) -> list[Path]:
+    """Lists the existing files that a key file of Hamamatsu names (ImageFile=x.jpg)."""
+    if not key_file.is_file():
+        return []
+    paths = (key_file.parent / _get_value(line) for line in _read_lines(key_file))
+    return [path for path in paths if is_file_there(path)]
+
+
+def is_file_there(path: Path) -> bool:
+    """Whether a path leads to a file of any kind; False where it cannot be a file name at all."""
     try:
         return path.exists() and not path.is_dir()
-    except (OSError, ValueError):  # no name of a file at all
+    except (OSError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""Resampling a part of a level so that no pixel depends on which part it is."""
+"""Resampling a part of a level so that no pixel depends on the part it is computed in."""
 
 from typing import Literal
 
@@ -13,22 +13,21 @@ _BAND = 32  # rows computed at a time, so that they stay in the processor's cach
 def resize(
     source: np.ndarray,
     box: tuple[float, float, float, float],
-    width: int,
-    height: int,
+    size: tuple[int, int],
     ratio: tuple[float, float],
     method: Method,
 ) -> np.ndarray:
     """Resamples a box of an image.
 
     "area" gives each pixel the mean of the area that it covers, as scanners reduce the levels of
-    their pyramids: whether a level is there or has to be made, the result is alike. "triangle"
-    weighs twice that area by the distance from its middle, which is softer. Enlarged is bilinearly
-    in both, and an axis whose ratio is 1 is copied.
+    their pyramids: the result is alike whether a level exists or has to be made. "triangle" weights
+    twice that area by the distance from its center, which is softer. Both enlarge bilinearly, and
+    copy an axis whose ratio is 1.
 
     Args:
       source: (h, w, 3) uint8, with a margin around the box.
-      box: left, top, right, bottom in pixels of `source`; whole where the ratio is 1.
-      width, height: of the result.
+      box: left, top, right, bottom in pixels of `source`; whole numbers where the ratio is 1.
+      size: (width, height) of the result.
       ratio: pixels of `source` per pixel of the result, across and down.
       method: how to reduce.
 
@@ -36,6 +35,7 @@ def resize(
       (height, width, 3) uint8.
     """
     left, top, right, bottom = box
+    width, height = size
     if method == "area" and max(ratio) > 1:
         columns = _Means(left, right, width) if ratio[0] > 1 else None
         rows = _Means(top, bottom, height) if ratio[1] > 1 else None
@@ -53,8 +53,13 @@ def resize(
 
 
 class _Means:
-    """An axis cut into `count` equal pieces from `start` to `stop`: which pixels make each, and
-    which share of it; both (count, k), pieces with fewer pixels have shares of zero."""
+    """An axis cut into `count` equal intervals from `start` to `stop`.
+
+    Attributes:
+      pixels: (count, k) int64, the pixels that an interval covers.
+      shares: (count, k) float32, the share of each pixel in the mean; 0 where an interval covers
+        fewer pixels.
+    """
 
     def __init__(self, start: float, stop: float, count: int):
         edges = start + (stop - start) * np.arange(count + 1) / count

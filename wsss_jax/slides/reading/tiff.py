@@ -1,8 +1,7 @@
-"""TIFF files by tifffile: which of their pages are the slide, and reading those."""
+"""TIFF files by tifffile: finding the pages of the slide, and opening them."""
 
 import logging
 import threading
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,28 +9,30 @@ import numpy as np
 import tifffile
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import check_regular
-from wsss_jax.slides.reading.blocks import Cache
-from wsss_jax.slides.reading.opened import Opened, check_size, is_level, number, strange_level
+from wsss_jax.slides.reading import ome
+from wsss_jax.slides.reading.cache import Cache
+from wsss_jax.slides.reading.raw_slide import (
+    RawSlide,
+    check_size,
+    describe_other_image,
+    is_level,
+)
 from wsss_jax.slides.reading.tiff_headers import (
     COLORS,
     MASK,
     REDUCED,
     SEGMENT_BYTES,
     Page,
-    ome_elements,
-    orientation_note,
+    note_orientation,
 )
-from wsss_jax.slides.reading.tiff_pixels import dropped_note, level_reader
+from wsss_jax.slides.reading.tiff_pixels import LevelReader, note_dropped_samples
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MICROMETERS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_SMALL = 16  # times fewer pixels than the slide: a macro image or a label, no section
+_SMALL = 16  # times fewer pixels than the slide: a macro image or a label, not a section
 _NO_SECTIONS = ("label", "macro", "thumbnail", "overview")  # in names of images
 _DYE = "|Dye"  # in Aperio's descriptions of fluorescence
-_NAMED = 5  # files that a message lists
 
-# What it logs of damaged files, in several lines, is said in one where it matters.
+# Damaged files get one line of this program; tifffile logs several.
 tifffile.logger().setLevel(logging.CRITICAL)
 
 
@@ -39,9 +40,9 @@ class Picture(NamedTuple):
     """A picture of a TIFF file.
 
     Attributes:
-      pages: of each level, the largest first.
-      stack: what it is a stack of planes of ("ZYX (3, 768, 1024)"), else "".
-      series: that it is in.
+      pages: the page of each level, the largest first.
+      stack: the axes and shape of a stack of planes ("ZYX (3, 768, 1024)"), else "".
+      series: tifffile's series with the picture.
     """
 
     pages: list[Page]
@@ -50,40 +51,40 @@ class Picture(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of its largest level."""
+        """(width, height) of the largest level."""
         page = self.pages[0].keyframe
         return page.imagewidth, page.imagelength
 
     @property
     def pixels(self) -> int:
-        """Of its largest level."""
+        """Number of pixels of the largest level."""
         width, height = self.size
         return width * height
 
-    def others(self, path: Path) -> list[str]:
-        """Names of the files with its pixels, but for `path`."""
+    def list_other_files(self, path: Path) -> list[str]:
+        """Lists the names of the files with its pixels, except `path`."""
         files = {page.parent.filehandle.path: None for page in self.pages}
         return [Path(name).name for name in files if Path(name).resolve() != path.resolve()]
 
     @property
     def is_main(self) -> bool:
-        """Whether its file calls it neither a smaller version of something nor a mask."""
+        """Whether the file marks it neither as a smaller version nor as a mask."""
         return not self.pages[0].keyframe.subfiletype & (REDUCED | MASK)
 
 
 def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str, ...]]:
-    """The largest picture of a file, and notes on others that are left out.
+    """Finds the largest picture of a file; returns it and notes on others that are left out.
 
-    Of a set of OME-TIFF files each is the slide that its own pixels show.
+    In a set of OME-TIFF files each file is the slide that its own pixels show.
 
     Raises:
       InputError: its pixels are in other files, or it is a stack of planes.
     """
     if file.is_ome:
-        _check_parts(path, ElementTree.fromstring(file.ome_metadata))
-    found = [picture for series in file.series for picture in _pictures(path, series)]
-    pictures = [picture for picture in found if not picture.others(path)]
-    elsewhere = {name: None for picture in found for name in picture.others(path)}
+        ome.check_set(path, file.ome_metadata)
+    all_pictures = [p for series in file.series for p in _list_pictures(path, series)]
+    pictures = [p for p in all_pictures if not p.list_other_files(path)]
+    elsewhere = {name: None for p in all_pictures for name in p.list_other_files(path)}
     main = [picture for picture in pictures if picture.is_main] or pictures
     if not main and elsewhere:
         raise InputError(
@@ -95,20 +96,20 @@ def find_slide(path: Path, file: tifffile.TiffFile) -> tuple[Picture, tuple[str,
     page = slide.pages[0].keyframe
     if slide.stack:
         raise InputError(
-            f"{path}: {slide.stack} of {page.dtype} ({page.photometric.name}), planes that are no "
+            f"{path}: {slide.stack} of {page.dtype} ({page.photometric.name}), planes instead of "
             "colors; save it as one 8-bit RGB picture"
         )
     if slide.series.kind == "svs" and page.samplesperpixel == 1 and _DYE in page.description:
-        raise InputError(f"{path}: fluorescence of one dye, no stain; give a slide in color")
+        raise InputError(f"{path}: fluorescence of one dye, not a stain; give a slide in color")
     if not any(slide.pages[0].databytecounts):
         raise InputError(f"{path}: an image without any data; copy the slide again")
-    notes = _notes_on_others(slide, pictures, file.is_ome)
+    notes = _note_others(slide, pictures, file.is_ome)
     if elsewhere:
         notes.append(f"its metadata names images of other files, too: {', '.join(elsewhere)}")
     return slide, tuple(notes)
 
 
-def _notes_on_others(slide: Picture, pictures: list[Picture], is_ome: bool) -> list[str]:
+def _note_others(slide: Picture, pictures: list[Picture], is_ome: bool) -> list[str]:
     large = [picture for picture in pictures if _SMALL * picture.pixels > slide.pixels]
     sections = [
         picture
@@ -116,7 +117,7 @@ def _notes_on_others(slide: Picture, pictures: list[Picture], is_ome: bool) -> l
         if picture.is_main and (is_ome or not _is_reduced(slide, picture))
     ]
     notes = [
-        strange_level(slide.size, picture.size)
+        describe_other_image(slide.size, picture.size)
         for picture in large
         if not picture.is_main and not is_level(slide.size, picture.size)
     ]
@@ -134,9 +135,10 @@ def _notes_on_others(slide: Picture, pictures: list[Picture], is_ome: bool) -> l
 
 
 def _may_be_section(slide: Picture, picture: Picture) -> bool:
-    """Whether a small picture may be a section: no label, nor a photo or thumbnail of the slide.
+    """Whether a small picture may be a section, not a label, a photo or a thumbnail of the slide.
 
-    These are in strips or in a single tile, have the slide's shape, or are called so.
+    Labels, photos and thumbnails are in strips or a single tile, have the slide's shape, or are
+    named so.
     """
     page, name = picture.pages[0].keyframe, picture.series.name.lower()
     return (
@@ -148,63 +150,38 @@ def _may_be_section(slide: Picture, picture: Picture) -> bool:
 
 
 def _is_reduced(slide: Picture, picture: Picture) -> bool:
-    """Whether a picture looks like a level that nothing calls one: smaller by a whole number."""
+    """Whether a picture looks like an unmarked level: smaller by a whole number."""
     factor = round(slide.size[0] / picture.size[0])
     rest = [side - factor * own for side, own in zip(slide.size, picture.size, strict=True)]
     return factor > 1 and max(map(abs, rest)) < 2 * factor
 
 
-def _pictures(path: Path, series: tifffile.TiffPageSeries) -> list[Picture]:
-    """The pictures of a series: one, or one a page where pages in color follow each other."""
+def _list_pictures(path: Path, series: tifffile.TiffPageSeries) -> list[Picture]:
+    """Lists the pictures of a series: one, or one per page in a sequence of pages in color."""
     levels = [list(level.pages) for level in series.levels]
     if any(page is None for pages in levels for page in pages):
-        raise InputError(f"{path}: its metadata names pages that it has not; save it again")
+        raise InputError(f"{path}: its metadata names pages that it does not have; save it again")
     count = len(levels[0])
     if series.kind == "svs" and levels[0][0].keyframe.samplesperpixel > 1:
-        count, levels = 1, [pages[:1] for pages in levels]  # the others are planes of focus
+        count, levels = 1, [pages[:1] for pages in levels]  # the others are focal planes
     levels = [pages for pages in levels if len(pages) == count]
     if count == 1:
         return [Picture([page for (page,) in levels], "", series)]
-    # "I" and "Q": pages of which nothing is known. Those of one gray sample are more often planes
-    # of a stack than sections.
+    # "I" and "Q": pages of unknown meaning. Pages of one gray sample are more often planes of a
+    # stack than sections.
     if series.axes[0] in "IQ" and len(series.axes) == 4 and series.axes.endswith("S"):
         return [Picture(list(pages), "", series) for pages in zip(*levels, strict=True)]
     return [Picture([pages[0] for pages in levels], f"{series.axes} {series.shape}", series)]
 
 
-def _check_parts(path: Path, root: ElementTree.Element) -> None:
-    """Refuses an OME-TIFF file that is a part of several and does not have the others beside it."""
-    for element in ome_elements(root, "BinaryOnly"):
-        name = element.get("MetadataFile") or "an unnamed one"
-        state = "" if (path.parent / name).exists() else ", which is missing"
-        raise InputError(
-            f"{path}: its metadata is in another file, {name}{state}; save it as one OME-TIFF file"
-        )
-    names = {
-        element.get("FileName"): None
-        for element in ome_elements(root, "UUID")
-        if element.text != root.get("UUID")
-    }
-    others = [name for name in names if name and name.lower() != path.name.lower()]
-    missing = [name for name in others if not (path.parent / name).exists()]
-    if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise InputError(
-            f"{path}: parts of it are in other files, which are missing: "
-            f"{', '.join(missing[:_NAMED])}{more}; copy them beside it, or save it as one file"
-        )
-    for name in others:
-        check_regular(path.parent / name)
-
-
-def open_tiff(path: Path) -> Opened:
+def open_tiff(path: Path) -> RawSlide:
     """Opens the largest picture of a TIFF file.
 
     Raises:
-      InputError: it is not 8-bit gray, RGB or RGBA, or compressed as nothing known; it is a stack
-        of planes; its tiles or strips are too large, or some lie beyond the end of the file or in
-        others.
-      OtherColors: likewise, but OpenSlide may read it.
+      InputError: it is not 8-bit gray, RGB or RGBA, or of an unknown compression; it is a stack of
+        planes; its tiles or strips are too large, or some lie beyond the end of the file or in
+        other files.
+      OtherColors: colors that OpenSlide may read.
     """
     file = tifffile.TiffFile(path)
     try:
@@ -213,18 +190,20 @@ def open_tiff(path: Path) -> Opened:
         sizes = tuple((page.imagewidth, page.imagelength) for page in pages)
         check_size(path, sizes, file.filehandle.size)
         cache, lock = Cache(SEGMENT_BYTES), threading.Lock()
-        readers = [level_reader(path, file, lock, page, cache) for page in slide.pages]
-        more = [dropped_note(pages[0]), *orientation_note(pages[0])]
+        readers = [LevelReader(path, file, lock, page, cache) for page in slide.pages]
+        more = [note_dropped_samples(pages[0]), *note_orientation(pages[0])]
         if not file.is_ome:
-            mpp = _tag_mpp(pages[0])
-        elif (described := _ome_pixels(path, file.ome_metadata, slide)) is not None:
-            mpp = _ome_mpp(described)
+            mpp = _read_tag_mpp(pages[0])
         else:
-            mpp = None
-            more.append("its OME metadata describes no image of its size, so its mpp is unknown")
-        return Opened(
+            pixels = ome.find_pixels(path, file.ome_metadata, slide.size, slide.pages[0].index)
+            mpp = None if pixels is None else ome.read_mpp(pixels)
+            if pixels is None:
+                more.append(
+                    "its OME metadata describes no image of its size, so its mpp is unknown"
+                )
+        return RawSlide(
             sizes=sizes,
-            read=lambda level, *region: readers[level](level, *region),
+            read=lambda level, *region: readers[level].read(level, *region),
             close=file.close,
             vendor="ome-tiff" if file.is_ome else "tiff",
             mpp=mpp,
@@ -237,51 +216,16 @@ def open_tiff(path: Path) -> Opened:
 
 
 def is_plain(picture: Picture) -> bool:
-    """Whether the pixels of all of its levels are 8-bit samples, none but those of the color."""
+    """Whether the pixels of all levels are 8-bit colors, without further samples."""
     pages = [page.keyframe for page in picture.pages]
     extra = any(p.samplesperpixel != COLORS.get(p.photometric, p.samplesperpixel) for p in pages)
     return not extra and all(page.dtype == np.uint8 for page in pages)
 
 
-def _tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
+def _read_tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
     unit = {2: 25400.0, 3: 1e4}.get(page.tags.valueof("ResolutionUnit", 1))
     rates = [page.tags.valueof(tag) for tag in ("XResolution", "YResolution")]
     if unit is None or not all(rate and rate[0] and rate[1] for rate in rates):
         return None
     horizontal, vertical = (unit * below / above for above, below in rates)
     return horizontal, vertical
-
-
-def _ome_pixels(path: Path, metadata: str, slide: Picture) -> ElementTree.Element | None:
-    """What OME's metadata says of a picture; None if it describes none of its size."""
-    root = ElementTree.fromstring(metadata)
-    texts = tuple(map(str, slide.size))
-    index = slide.pages[0].index
-
-    def is_here(pixels: ElementTree.Element) -> bool:
-        files = ome_elements(pixels, "UUID")
-        return not files or any(
-            file.text == root.get("UUID") or file.get("FileName", "").lower() == path.name.lower()
-            for file in files
-        )
-
-    def has_page(pixels: ElementTree.Element) -> bool:
-        return any(int(data.get("IFD", 0)) == index for data in ome_elements(pixels, "TiffData"))
-
-    own = [
-        pixels
-        for pixels in ome_elements(root, "Pixels")
-        if (pixels.get("SizeX"), pixels.get("SizeY")) == texts and is_here(pixels)
-    ]
-    return next(filter(has_page, own), next(iter(own), None))
-
-
-def _ome_mpp(pixels: ElementTree.Element) -> tuple[float, float] | None:
-    sizes = []
-    for axis in "XY":
-        unit = _MICROMETERS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        length = number(pixels.get(f"PhysicalSize{axis}"))
-        if unit is None or length is None:
-            return None
-        sizes.append(unit * length)
-    return sizes[0], sizes[1]

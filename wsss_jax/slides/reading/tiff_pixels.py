@@ -11,9 +11,9 @@ from PIL import Image
 
 from data.pictures import lay_on_white
 from wsss_jax.errors import InputError
-from wsss_jax.slides.reading import encoded
-from wsss_jax.slides.reading.blocks import Cache, paste, white
-from wsss_jax.slides.reading.opened import CONVERT
+from wsss_jax.slides.reading import compression
+from wsss_jax.slides.reading.cache import Cache, make_white, paste
+from wsss_jax.slides.reading.raw_slide import CONVERT
 from wsss_jax.slides.reading.tiff_headers import (
     COLORS,
     OTHER_COLORS,
@@ -21,7 +21,7 @@ from wsss_jax.slides.reading.tiff_headers import (
     Page,
     check_segment,
     check_table,
-    describe,
+    describe_page,
 )
 
 
@@ -29,131 +29,146 @@ class OtherColors(InputError):
     """8-bit colors that OpenSlide turns into RGB and this module does not."""
 
 
-def level_reader(
-    path: Path, file: tifffile.TiffFile, lock: threading.Lock, member: Page, cache: Cache
-) -> Callable[..., np.ndarray]:
-    """Reads a level by its tiles or strips, samples interleaved or in planes.
+class LevelReader:
+    """Reads a level by its tiles or strips ("segments"), samples interleaved or in planes."""
 
-    Args:
-      path: of the file, for messages.
-      file: that holds the level.
-      lock: held while it is read from.
-      member: the page of the level.
-      cache: of decoded tiles, by (level, row, column).
+    def __init__(
+        self,
+        path: Path,
+        file: tifffile.TiffFile,
+        lock: threading.Lock,
+        member: Page,
+        cache: Cache,
+    ):
+        """Checks a level and prepares its decoder.
 
-    Returns:
-      what `Opened.read` does, for this level.
+        Args:
+          path: the file, for messages.
+          file: the open file.
+          lock: held while `file` is read from.
+          member: the page of the level.
+          cache: of decoded segments, by (level, row, column).
 
-    Raises:
-      InputError: it is not 8-bit gray, RGB or RGBA, or compressed as nothing known; its tiles or
-        strips are too large, or some lie beyond the end of the file.
-      OtherColors: likewise.
-    """
-    page = member.keyframe
-    _check_kind(path, page)
-    width, height, colors = page.imagewidth, page.imagelength, COLORS[page.photometric]
-    if page.is_tiled:
-        wide, tall = page.tilewidth, page.tilelength
-    else:
-        wide, tall = width, min(page.rowsperstrip, height)
-    check_segment(path, page, wide, tall)
-    across = -(-width // wide)
-    step = across * -(-height // tall)
-    separate = page.planarconfig == SEPARATE
-    alpha = _alpha(page)
-    samples = [*range(colors), *([alpha[0]] if alpha else [])]
-    # Looked up here: these properties read the file when they are first used.
-    offsets, counts, decode = member.dataoffsets, member.databytecounts, _decoder(member)
-    check_table(path, member, file.filehandle.size)
-
-    def decoded(index: int) -> np.ndarray | None:
-        if not counts[index]:
-            return None
-        with lock:
-            file.filehandle.seek(offsets[index])
-            data = file.filehandle.read(counts[index])
-        row, column = divmod(index % step, across)
-        inside = min(wide, width - column * wide), min(tall, height - row * tall)
-        encoded.check_claim(data, page.compression, (wide, tall), inside)
-        pixels = decode(data, index)[0][0]
-        if page.compression in encoded.JPEG:
-            encoded.check_jpeg_tile(data, member.jpegtables, pixels)
-        return pixels
-
-    def segment(row: int, column: int) -> np.ndarray:
-        index = row * across + column
-        if separate:
-            planes = [decoded(sample * step + index) for sample in samples]
-            if any(plane is None for plane in planes):
-                return white(tall, wide)
-            pixels = np.concatenate(planes, axis=-1)
+        Raises:
+          InputError: the level is not 8-bit gray, RGB or RGBA, or of an unknown compression; its
+            segments are too large, or some lie beyond the end of the file.
+          OtherColors: colors that OpenSlide may read.
+        """
+        page = member.keyframe
+        _check_kind(path, page)
+        self._page, self._handle, self._lock, self._cache = page, file.filehandle, lock, cache
+        self._width, self._height = page.imagewidth, page.imagelength
+        if page.is_tiled:
+            self._wide, self._tall = page.tilewidth, page.tilelength
         else:
-            pixels = decoded(index)
-            if pixels is None:
-                return white(tall, wide)
-            pixels = pixels[..., samples] if len(samples) < pixels.shape[-1] else pixels
-        if alpha:
-            return _on_white(pixels, multiplied=alpha[1])
-        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+            self._wide, self._tall = self._width, min(page.rowsperstrip, self._height)
+        check_segment(path, page, self._wide, self._tall)
+        self._across = -(-self._width // self._wide)
+        self._per_plane = self._across * -(-self._height // self._tall)
+        self._alpha = _find_alpha(page)
+        position = [self._alpha[0]] if self._alpha else []
+        self._samples = [*range(COLORS[page.photometric]), *position]
+        # These properties read the file when they are first used, so they are looked up once here.
+        self._offsets, self._counts = member.dataoffsets, member.databytecounts
+        self._tables = member.jpegtables
+        self._decode = _get_decoder(member)
+        check_table(path, member, file.filehandle.size)
 
-    def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        image = white(height, width)
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Reads a region, as `RawSlide.read` does; `level` is the key of the cache."""
+        image = make_white(height, width)
+        wide, tall = self._wide, self._tall
         for row in range(y // tall, -(-(y + height) // tall)):
             for column in range(x // wide, -(-(x + width) // wide)):
-                make = functools.partial(segment, row, column)
-                part = cache.get((level, row, column), make)
-                paste(image, x, y, part, column * wide, row * tall)
+                make = functools.partial(self._read_segment, row, column)
+                segment = self._cache.get((level, row, column), make)
+                paste(image, x, y, segment, column * wide, row * tall)
         return image
 
-    return read
+    def _read_segment(self, row: int, column: int) -> np.ndarray:
+        """Reads a segment as RGB on white; it is white if the file left it out."""
+        index = row * self._across + column
+        count = len(self._samples)
+        if self._page.planarconfig == SEPARATE:
+            planes = [self._read_data(sample * self._per_plane + index) for sample in self._samples]
+            if any(plane is None for plane in planes):
+                return make_white(self._tall, self._wide)
+            pixels = np.concatenate(planes, axis=-1)
+        else:
+            pixels = self._read_data(index)
+            if pixels is None:
+                return make_white(self._tall, self._wide)
+            pixels = pixels[..., self._samples] if count < pixels.shape[-1] else pixels
+        if self._alpha:
+            return _lay_on_white(pixels, multiplied=self._alpha[1])
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+    def _read_data(self, index: int) -> np.ndarray | None:
+        """Reads, checks and decodes a segment, (h, w, samples); None if the file left it out."""
+        if not self._counts[index]:
+            return None
+        with self._lock:
+            self._handle.seek(self._offsets[index])
+            data = self._handle.read(self._counts[index])
+        row, column = divmod(index % self._per_plane, self._across)
+        size = self._wide, self._tall
+        visible = (
+            min(self._wide, self._width - column * self._wide),
+            min(self._tall, self._height - row * self._tall),
+        )
+        compression.check_claim(data, self._page.compression, size, visible)
+        pixels = self._decode(data, index)[0][0]
+        if self._page.compression in compression.JPEG:
+            compression.check_jpeg_tile(data, self._tables, pixels)
+        return pixels
 
 
 def _check_kind(path: Path, page: tifffile.TiffPage) -> None:
     colors = COLORS.get(page.photometric, 0)
-    # The decoder of JPEG turns YCbCr into RGB; that of JPEG 2000 does not, and Aperio's (33003) is
-    # YCbCr whatever it says.
+    # The decoder of JPEG turns YCbCr into RGB; the decoder of JPEG 2000 does not, and Aperio's
+    # (33003) is YCbCr whatever the tag says.
     other = page.compression == tifffile.COMPRESSION.APERIO_JP2000_YCBC
     if page.photometric == tifffile.PHOTOMETRIC.YCBCR:
-        other |= page.compression not in encoded.JPEG
-    message = f"{path}: {describe(page)}; save it as one 8-bit RGB picture"
+        other |= page.compression not in compression.JPEG
+    message = f"{path}: {describe_page(page)}; save it as one 8-bit RGB picture"
     if page.dtype != np.uint8 or page.bitspersample != 8 or page.imagedepth != 1:
         raise InputError(message)
     if page.photometric in OTHER_COLORS or other:
         raise OtherColors(message)
     if not colors or page.samplesperpixel < colors or (colors == 1 and page.samplesperpixel > 1):
         raise InputError(message)
-    if page.compression not in encoded.KNOWN:
+    if page.compression not in compression.KNOWN:
         name = getattr(page.compression, "name", page.compression)
-        raise InputError(f"{path}: compressed as {name}, which is not read; {CONVERT}")
+        raise InputError(f"{path}: compressed as {name}, which cannot be read; {CONVERT}")
 
 
-def _on_white(rgba: np.ndarray, *, multiplied: bool) -> np.ndarray:
-    """(h, w, 3) uint8 of (h, w, 4), laid on white."""
+def _lay_on_white(rgba: np.ndarray, *, multiplied: bool) -> np.ndarray:
+    """Lays (h, w, 4) uint8 on white; `multiplied`: the colors are premultiplied with alpha."""
     if not multiplied:
         return lay_on_white(Image.fromarray(np.ascontiguousarray(rgba)))
     color = rgba[..., :3].astype(np.uint16)
     return np.minimum(color + (255 - rgba[..., 3:]), 255).astype(np.uint8)
 
 
-def _decoder(page: Page) -> Callable[..., tuple]:
+def _get_decoder(page: Page) -> Callable[..., tuple]:
     decode = page.keyframe.decode
-    if page.keyframe.compression in encoded.JPEG:
+    if page.keyframe.compression in compression.JPEG:
         return functools.partial(decode, jpegtables=page.jpegtables)
     return decode
 
 
-def dropped_note(page: tifffile.TiffPage) -> str:
-    """The note on samples that are neither color nor transparency."""
+def note_dropped_samples(page: tifffile.TiffPage) -> str:
+    """Returns a note on samples that are neither color nor transparency; "" if there are none."""
     extra = page.samplesperpixel - COLORS[page.photometric]
-    unknown = extra - (_alpha(page) is not None)
+    unknown = extra - (_find_alpha(page) is not None)
     if not unknown:
         return ""
     what = "a further sample" if unknown == 1 else f"{unknown} further samples"
     return f"its pixels have {what} besides color, no transparency by its ExtraSamples: left out"
 
 
-def _alpha(page: tifffile.TiffPage) -> tuple[int, bool] | None:
-    """Which sample is the transparency, and whether colors are multiplied with it already."""
+def _find_alpha(page: tifffile.TiffPage) -> tuple[int, bool] | None:
+    """Finds the sample of transparency, and whether colors are premultiplied with it."""
     for index, kind in enumerate(page.extrasamples):
         if kind in (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA):
             position = COLORS[page.photometric] + index

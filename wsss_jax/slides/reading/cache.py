@@ -1,4 +1,4 @@
-"""Regions put together of parts, and the parts kept for the next region."""
+"""A cache of arrays, and pasting arrays into one image."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,10 @@ import numpy as np
 
 
 class Cache:
-    """Least recently used arrays, bounded in bytes; each is made once, other threads wait."""
+    """Keeps the most recently used arrays, up to a number of bytes.
+
+    Several threads may use it: each array is made once, and the other threads wait for it.
+    """
 
     def __init__(self, limit: int):
         self._limit, self._bytes = limit, 0
@@ -16,32 +19,32 @@ class Cache:
         self._entries: dict[tuple[int, ...], Future[np.ndarray]] = {}  # oldest use first
 
     def get(self, key: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of a key, made if it is not kept; what `make` raises comes through."""
+        """Returns the array of a key; if it is not cached, makes it (errors pass through)."""
         with self._lock:
             entry = self._entries.pop(key, None)
-            maker = entry is None
+            is_new = entry is None
             entry = Future() if entry is None else entry
             self._entries[key] = entry
-        if maker:
-            try:
-                array = make()
-            except BaseException as error:
-                with self._lock:
-                    del self._entries[key]
-                entry.set_exception(error)
-                raise
+        if not is_new:
+            return entry.result()
+        try:
+            array = make()
+        except BaseException as error:
             with self._lock:
-                entry.set_result(array)
-                self._bytes += array.nbytes
-                while self._bytes > self._limit:
-                    oldest = next(key for key, entry in self._entries.items() if entry.done())
-                    self._bytes -= self._entries.pop(oldest).result().nbytes
-            return array
-        return entry.result()
+                del self._entries[key]
+            entry.set_exception(error)
+            raise
+        with self._lock:
+            entry.set_result(array)
+            self._bytes += array.nbytes
+            while self._bytes > self._limit:
+                oldest = next(key for key, entry in self._entries.items() if entry.done())
+                self._bytes -= self._entries.pop(oldest).result().nbytes
+        return array
 
 
-def white(height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8 of 255."""
+def make_white(height: int, width: int) -> np.ndarray:
+    """Returns a white image, (height, width, 3) uint8."""
     return np.full((height, width, 3), 255, np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Compressed tiles and pictures: what they claim to be, and whether they are whole."""
+"""Checks of compressed tiles and pictures: their claimed size, and whether they are whole."""
 
 import struct
 import warnings
@@ -14,42 +14,42 @@ from rasterio.windows import Window
 _C = tifffile.COMPRESSION
 JPEG = (_C.JPEG, _C.ALT_JPEG)
 _JPEG_2000 = (_C.JPEG2000, _C.APERIO_JP2000_RGB, _C.APERIO_JP2000_YCBC)
-# What is decoded. The decoders of others trust a damaged file, and may end the process.
+# The compressions that are read. Other decoders trust damaged data and may end the process.
 KNOWN = (
     *(_C.NONE, _C.LZW, _C.ADOBE_DEFLATE, _C.DEFLATE, _C.PACKBITS, _C.LZMA, _C.ZSTD),
     *(*JPEG, *_JPEG_2000, _C.WEBP, _C.PNG),
 )
-_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG before the size
+_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that the size follows
 _SCAN, _PROGRESSIVE, _END = 0xDA, b"\xff\xc2", b"\xff\xd9"
-_ZEROS = bytes(32)  # no picture but a blank one has as many one after another
+_ZEROS = bytes(32)  # only blank pictures have so many in a row
 _MARGIN = 15  # pixels that a size may be rounded up by: JPEG works in blocks of 16
-_ROWS = 256  # that are decoded at a time
+_ROWS = 256  # decoded at a time
 
-# Pictures have no place on the globe.
+# rasterio warns of pictures without geographic coordinates, as all of these are.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 def check_claim(
     data: bytes, compression: int, size: tuple[int, int], visible: tuple[int, int]
 ) -> None:
-    """Refuses a tile whose own header says another size, or that does not end where it should.
+    """Refuses a tile whose own header has another size, or that does not end where it should.
 
-    WebP is not looked at: its size is limited to 16,383 x 16,383, and its decoder checks it. What
-    is not noticed: changes of JPEG 2000 before its end, and of data that are not compressed.
+    WebP is not checked here: its size is limited to 16,383 x 16,383, and its decoder checks it.
+    Not noticed: changes inside JPEG 2000, and changes of data that are not compressed.
 
     Args:
-      data: of one tile or strip, as it is stored.
-      compression: of TIFF.
-      size: (width, height) that the file says.
-      visible: the part of it that is inside the image.
+      data: one tile or strip as it is stored.
+      compression: TIFF's number.
+      size: (width, height) by the file's tags.
+      visible: (width, height) of the part inside the image.
 
     Raises:
-      ValueError: what is wrong.
+      ValueError: the tile is damaged.
     """
     if compression in JPEG:
-        claimed = _jpeg_size(data)
+        claimed = _read_jpeg_size(data)
     elif compression in _JPEG_2000:
-        claimed = _jpeg_2000_size(data)
+        claimed = _read_jpeg_2000_size(data)
     elif compression == _C.PNG:
         claimed = struct.unpack_from(">II", data, 16)
     else:
@@ -58,14 +58,14 @@ def check_claim(
         not least <= own <= most + _MARGIN
         for own, most, least in zip(claimed, size, visible, strict=True)
     ):
-        raise ValueError("a tile of {} x {} pixels, where {} x {} belong".format(*claimed, *size))
+        raise ValueError("a tile of {} x {} pixels instead of {} x {}".format(*claimed, *size))
     # Writers may fill up to an even number of bytes.
     if compression != _C.PNG and not data.rstrip(b"\0\xff").endswith(_END):
         raise ValueError("a tile without its end")
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """(width, height) by the header of a JPEG."""
+def _read_jpeg_size(data: bytes) -> tuple[int, int]:
+    """Reads (width, height) from the header of a JPEG."""
     position = 2
     while position + 9 <= len(data) and data[position] == 0xFF and data[position + 1] != _SCAN:
         if data[position + 1] in _FRAME:
@@ -77,8 +77,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     raise ValueError("a JPEG without a header")
 
 
-def _jpeg_2000_size(data: bytes) -> tuple[int, int]:
-    """(width, height) by the header of JPEG 2000, in a file or as it is."""
+def _read_jpeg_2000_size(data: bytes) -> tuple[int, int]:
+    """Reads (width, height) from the header of a JPEG 2000 file or codestream."""
     start = data.find(b"\xff\x4f\xff\x51")
     if start < 0:
         raise ValueError("JPEG 2000 without a header")
@@ -87,19 +87,19 @@ def _jpeg_2000_size(data: bytes) -> tuple[int, int]:
 
 
 def check_jpeg_tile(data: bytes, tables: bytes | None, pixels: np.ndarray) -> None:
-    """Refuses a tile of JPEG of which a part is missing, though it was decoded to `pixels`.
+    """Refuses a JPEG tile of which a part is missing, though it was decoded to `pixels`.
 
-    The decoder fills what it misses with gray and says nothing. Where the data has a run of zeros,
+    The decoder fills missing parts with gray, without a warning. Where the data has a run of zeros,
     or the last pixels are of one color, it is decoded again with warnings as errors: about 1 ms.
-    Other bytes that were changed cannot be told from a picture, unless they break the code.
+    Other changed bytes go unnoticed unless they break the Huffman code.
 
     Args:
-      data: of the tile.
-      tables: a JPEG of nothing but tables that it needs, if any.
+      data: the tile as it is stored.
+      tables: a JPEG with only the tables that the tile needs, if any.
       pixels: (h, w) or (h, w, channels) uint8.
 
     Raises:
-      ValueError: what is wrong.
+      ValueError: the tile is damaged.
     """
     if not _may_be_damaged(data, pixels[-8:, -8:]):
         return
@@ -108,14 +108,14 @@ def check_jpeg_tile(data: bytes, tables: bytes | None, pixels: np.ndarray) -> No
 
 
 def check_jpeg_picture(path: Path, pixels: np.ndarray) -> None:
-    """Refuses a JPEG file of which a part is missing; likewise.
+    """Refuses a JPEG file of which a part is missing, as `check_jpeg_tile` does.
 
     Args:
-      path: of the file.
-      pixels: as above, turned or not.
+      path: the file.
+      pixels: what it was decoded to, turned or not.
 
     Raises:
-      ValueError: what is wrong.
+      ValueError: the file is damaged.
     """
     data, ends = path.read_bytes(), (slice(8), slice(-8, None))
     if any(_may_be_damaged(data, pixels[rows, columns]) for rows in ends for columns in ends):
@@ -129,7 +129,7 @@ def _may_be_damaged(data: bytes, corner: np.ndarray) -> bool:
 def _decode_strictly(data: bytes) -> None:
     options = {"GDAL_ERROR_ON_LIBJPEG_WARNING": True, "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": True}
     try:
-        # From memory: beside a file GDAL looks for others.
+        # From memory: GDAL looks for other files beside a file.
         with (
             rasterio.Env(**options),
             MemoryFile(data) as file,

@@ -1,0 +1,91 @@
+"""Tiles: where they start, how far apart they lie, and how their pixels are weighted."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from wsss_jax.errors import InputError
+
+WINDOWS = ("flat", "hann")
+_STRIDES = 8  # a chosen stride is a multiple of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How a map is cut into overlapping tiles.
+
+    Attributes:
+      tile: side of a tile, pixels.
+      stride: distance of tiles, 1 to `tile` pixels.
+      window: weights of a tile's pixels in the average, see `compute_weights`.
+      batch_size: tiles that the networks get at a time.
+
+    Raises:
+      InputError: a stride that would leave gaps or not move, another window, an empty batch.
+    """
+
+    tile: int
+    stride: int
+    window: str = "flat"
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.tile:
+            raise InputError(
+                f"a stride of {self.stride} for tiles of {self.tile} pixels: set --config.stride "
+                f"to 1 to {self.tile}"
+            )
+        if self.window not in WINDOWS:
+            raise InputError(
+                f"there is no window {self.window!r}: set --config.window to {' or '.join(WINDOWS)}"
+            )
+        if self.batch_size < 1:
+            raise InputError(
+                f"a batch of {self.batch_size} tiles: set --config.batch_size to 1 or more"
+            )
+
+    def place(self, length: int) -> np.ndarray:
+        """Places tiles along an axis of `length` pixels, see `place_tiles`."""
+        return place_tiles(length, self.tile, self.stride)
+
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        """The weights of a tile's pixels, (tile, tile) float32, see `compute_weights`."""
+        return compute_weights(self.window, self.tile)
+
+
+def place_tiles(length: int, tile: int, stride: int) -> np.ndarray:
+    """Places tiles along an axis at 0, stride, 2 stride, ..., the last one flush with its end.
+
+    Args:
+      length: pixels of the axis. One tile at 0 covers an axis that is shorter than it.
+      tile: pixels.
+      stride: pixels.
+
+    Returns:
+      (n,) int, where the tiles start, ascending.
+    """
+    last = max(length - tile, 0)
+    return np.append(np.arange(0, last, stride), last)
+
+
+def compute_weights(window: str, tile: int) -> np.ndarray:
+    """Computes the weights of a tile's pixels in the average.
+
+    Args:
+      window: "flat", or "hann", which gives the center of a tile more weight than its border.
+      tile: pixels.
+
+    Returns:
+      (tile, tile) float32, above 0 everywhere.
+    """
+    if window == "flat":
+        return np.ones((tile, tile), np.float32)
+    profile = np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
+    return np.outer(profile, profile).astype(np.float32)
+
+
+def choose_stride(tile: int) -> int:
+    """Chooses the multiple of 8 just under half a tile, in pixels: tiles overlap by over 50 %."""
+    return max((tile - 1) // 2 // _STRIDES * _STRIDES, 1)
