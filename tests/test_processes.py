@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wsss_jax.checkpoints import load_variables
-from wsss_jax.training import SCORE
+from wsss_jax.training.history import SCORE
 
 REPOSITORY = Path(__file__).parents[1]
 

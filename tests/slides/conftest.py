@@ -1,4 +1,4 @@
-"""Slides and a segmented slide that several test modules read."""
+"""Slides that several test modules read."""
 
 from pathlib import Path
 

@@ -158,8 +158,8 @@ def test_damaged_files_are_written_again(slide, tmp_path, capsys):
         (tmp_path / "map" / "label_map.ome.tif").write_bytes(content)
         before = read_times(tmp_path / "map")
         segment_by_color(slide, tmp_path / "map", **BY_COLOR)
-        printed = capsys.readouterr().out
-        assert "finished with files that are missing or cut short: done again" in printed
+        said = capsys.readouterr().out
+        assert "finished with files that are missing or cut short: done again" in said
         after = read_times(tmp_path / "map")
         changed = {name for name in after if after[name] != before[name]}
         assert changed == {"label_map.ome.tif", "report.html", "slide.json"}

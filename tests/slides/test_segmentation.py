@@ -28,6 +28,7 @@ from tests.slides.slide_runs import (
 )
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
+from wsss_jax.slides import settings
 from wsss_jax.slides.mapping import networks
 from wsss_jax.slides.outputs import pyramid
 
@@ -120,11 +121,11 @@ def test_a_given_tissue_mask(slide, runs_dir, tmp_path, monkeypatch):
 def test_tile_and_stride_follow_from_the_runs(runs_dir, slide):
     config = make_config(slide, runs_dir)
     config.stride = 0
-    networks.settle(config)
-    assert (config.tile, config.stride) == (32, 8)
+    completed, _ = settings.complete(config)
+    assert (completed.tile, completed.stride) == (32, 8)
     config.mpp = 0.0
     with pytest.raises(InputError, match=r"does not say .* set --config\.mpp=1\.0"):
-        networks.settle(config)
+        settings.complete(config)
 
 
 def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):

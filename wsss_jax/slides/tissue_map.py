@@ -49,9 +49,9 @@ def segment_slide(
 ) -> str:
     """Makes the tissue map of a slide, resumes it, or finds that it is finished.
 
-    Writes into `folder` those of the files `result_files.FILES` and `report.html` whose settings
-    have changed. The label map, the polygons and the areas are the same to the byte however often
-    the work was interrupted.
+    Writes into `folder` those of `result_files.FILES` and `report.html` whose settings have
+    changed. The label map, the polygons and the areas are the same to the byte however often the
+    work was interrupted.
 
     Args:
       config: of the job "segment", complete.
