@@ -203,7 +203,7 @@ def make_pictures(
 
     Args:
       sources, folder, parts, names: as for `write_maps`.
-      overview: what `View.overview` returns at `OVERVIEW`, called only if needed.
+      overview: what `View.read_overview` returns at `OVERVIEW`, called only if needed.
     """
     config, view = sources.config, sources.view
     is_new = bool(set(_PICTURES) & set(names))
