@@ -1,5 +1,6 @@
 """Links and commands on the pages lead to something: files, configurations and their fields."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from wsss_jax import config as config_lib
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted(
@@ -48,19 +51,30 @@ def _has(config: Any, field: str) -> bool:
     return True
 
 
-def test_commands_name_configurations_and_fields():
+def _set(config: Any, field: str, text: str) -> None:
+    """Sets a field as the command line does."""
+    *sections, name = field.split(".")
+    for section in sections:
+        config = config[section]
+    before = config[name]
+    config[name] = text if isinstance(before, str) else type(before)(ast.literal_eval(text))
+
+
+def test_commands_name_configurations_and_set_fields_to_possible_values():
     checked = 0
     for page in PAGES:
-        text = (REPOSITORY / page).read_text().replace("\\\n", " ")
-        for line in re.findall(r"^ *(python main\.py .*)$", text, re.MULTILINE):
+        content = (REPOSITORY / page).read_text().replace("\\\n", " ")
+        for line in re.findall(r"^ *(python main\.py .*)$", content, re.MULTILINE):
             words = shlex.split(line, comments=True)[2:]
             flags = dict(word.removeprefix("--").split("=", 1) for word in words)
             path, _, argument = flags["config"].partition(":")
             get_config = CONFIGURATIONS[path]
             config = get_config(argument) if argument else get_config()
-            for name in flags:
-                field = name.removeprefix("config.")
-                assert field == name or _has(config, field), f"{page}: {path} has no {field}"
+            for name, text in flags.items():
+                if (field := name.removeprefix("config.")) != name:
+                    assert _has(config, field), f"{page}: {path} has no {field}"
+                    _set(config, field, text)
+            config_lib.validate(config)
             checked += 1
     assert checked > 30
 
