@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.slides.made_slides import drawn_tissue, write_pyramid
+from data.synthetic_slides import Drawing, draw_section, write_pyramid
 
 pytestmark = pytest.mark.long
 ray_cluster = pytest.importorskip("ray.cluster_utils")
 
 REPOSITORY = Path(__file__).parents[2]
-SIZE = 640, 512  # pixels at level 0
 INPUT_ERROR = 2  # exit code
 OF_THE_START = ("config.json", "slide.json", "report.html")  # name the engine, or the time it took
 
@@ -23,9 +22,10 @@ OF_THE_START = ("config.json", "slide.json", "report.html")  # name the engine, 
 def slides(tmp_path_factory) -> Path:
     """A folder with two slides of different tissue, and one that is no slide."""
     folder = tmp_path_factory.mktemp("slides")
-    tile_at = drawn_tissue(*SIZE)
-    write_pyramid(folder / "a.svs", *SIZE, tile_at, 0.5)
-    write_pyramid(folder / "b.svs", *SIZE, lambda x, y: tile_at(x, y)[::-1], 0.5)
+    section = draw_section(640, 512)
+    upside_down = Drawing(640, 512, lambda x, y: section.draw_tile(x, y)[::-1])
+    write_pyramid(folder / "a.svs", section, 0.5)
+    write_pyramid(folder / "b.svs", upside_down, 0.5)
     (folder / "damaged.svs").write_bytes((folder / "a.svs").read_bytes()[:2000])
     return folder
 
