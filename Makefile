@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo help install test test-long test-all lint torch ray lock clean
+.PHONY: demo help install test test-long test-all lint style types torch ray lock clean
 
 demo: $(VENV)/.runtime  ## draw tissue, train both phases, evaluate (three minutes)
 	$(BIN)/python main.py --config=configs/demo.py --workdir=runs/demo
@@ -23,9 +23,13 @@ test-long: $(VENV)/.test ray  ## only the long tests: kills at length, full widt
 
 test-all: test test-long  ## all tests
 
-lint: $(VENV)/.test  ## style, format and types
+lint: style types  ## style, format and types
+
+style: $(VENV)/.test  ## only ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test  ## only mypy: types
 	$(BIN)/mypy
 
 torch: $(VENV)/.test  ## install PyTorch, so that the comparisons with it run
