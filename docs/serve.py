@@ -1,8 +1,9 @@
-"""Share of each class in patches, by an exported program. Needs jax, flatbuffers, numpy and Pillow.
+"""Prints the share of each class in patches, with an exported program.
 
     python docs/serve.py phase2.stablehlo patch.png ...
 
-The patches have the size that the program was exported for.
+Needs jax, flatbuffers, numpy and Pillow. The patches must have the size that the program was
+exported for.
 """
 
 import sys

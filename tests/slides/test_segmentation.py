@@ -17,7 +17,6 @@ from data.synthetic import DATASET
 from data.synthetic_slides import TILE, Drawing, write_pyramid
 from tests.slides import short_segmentation
 from tests.slides.slide_runs import (
-    DETERMINISTIC,
     MPP,
     SIZE,
     load_by_color,
@@ -212,20 +211,6 @@ def test_networks_that_change_during_the_job_stop_it(slide, runs_dir, tmp_path, 
     jobs.run(config, workdir)
     summary = read_json(workdir / "b" / "slide.json")
     assert summary["settings"]["map"]["networks"]["phase2"] == "3"
-
-
-def test_ray_gives_the_same_bytes(slide, finished, runs_dir, tmp_path):
-    ray = pytest.importorskip("ray")
-    config, workdir = make_config(slide, runs_dir), tmp_path / "maps"
-    config.engine = "ray"
-    ray.init(num_cpus=1, object_store_memory=100_000_000, log_to_driver=False)
-    try:
-        jobs.run(config, workdir)
-    finally:
-        ray.shutdown()
-    for name in DETERMINISTIC:
-        expected = (finished / "a slide" / name).read_bytes()
-        assert (workdir / "a slide" / name).read_bytes() == expected
 
 
 def test_without_ray(slide, runs_dir, tmp_path, monkeypatch):
