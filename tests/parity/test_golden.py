@@ -14,7 +14,7 @@ def test_what_is_saved_comes_back_as_a_sample(tmp_path):
         "phase1_segmentation/0": rng.integers(0, 4, (20, 10), dtype=np.uint8),
         "train/losses": np.float32([3, 2, 1]),
     }
-    given = golden.drawn_inputs(1, 2, 3, (20, 10))
+    given = golden.draw_inputs(1, 2, 3, (20, 10))
     state_dict = {"fc8.weight": np.ones((3, 4, 1, 1))}
     golden.save(tmp_path / "a", tensors, given, state_dict, "bfloat16")
     loaded = golden.load(tmp_path / "a", 1)
@@ -39,7 +39,7 @@ def test_the_same_entries_are_kept_as_in_the_recorded_files(phase, tmp_path):
 
 
 def _given(phase):
-    return golden.drawn_inputs(phase, 2, 4, (40, 50))
+    return golden.draw_inputs(phase, 2, 4, (40, 50))
 
 
 def test_drawn_inputs_are_always_the_same_and_hold_every_case():
@@ -57,9 +57,9 @@ def test_drawn_inputs_are_always_the_same_and_hold_every_case():
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(reference.path("phase1").read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"a\.npz: not a whole golden file"):
+    with pytest.raises(InputError, match=r"a\.npz: not a complete golden file"):
         golden.load(path, 1)
-    with pytest.raises(InputError, match=r"phase1\.npz: no 'targets'.*--config\.phase"):
+    with pytest.raises(InputError, match=r"phase1\.npz: has no 'targets'.*--config\.phase"):
         golden.load(reference.path("phase1"), 2)
     arrays = dict(reference.golden("phase1"))
     arrays["forward/b2/indices"] = arrays["forward/b2/indices"] + 10**9

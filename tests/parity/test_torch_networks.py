@@ -5,8 +5,7 @@ import pytest
 
 from tests.golden import reference
 from wsss_jax.errors import InputError
-from wsss_jax.parity import golden
-from wsss_jax.parity.compare import compare
+from wsss_jax.parity import golden, judgment
 from wsss_jax.parity.golden import MUS, STEPS
 
 torch = pytest.importorskip("torch")
@@ -90,9 +89,10 @@ def test_golden_forward_and_attention_of_phase_1():
     found |= {f"forward/{name}": tap for name, tap in taps.items()}
     found |= {"pda/0.9/logits": attended_logits, "pda/0.9/attended": attended["attended"]}
     expected = golden.load(reference.path("phase1"), 1).tensors
-    rows = compare(
+    rows = judgment.compare(
         {name: expected[name] for name in found},
         {name: tensor.numpy() for name, tensor in found.items()},
+        judgment.Judgment(1, "float32", "float32"),
     )
     assert len(rows) == 22 and {row.verdict for row in rows} == {"equal"}
 
