@@ -68,7 +68,7 @@ def test_pytorch_names_come_without_wrappers_and_counters(tmp_path, prefix):
         assert read.arrays.keys() == state_dict.keys()
         for key, value in state_dict.items():
             np.testing.assert_array_equal(read.arrays[key], value)
-        assert weights.phase_of(read) == 1 and weights.num_classes(read, 1) == 3
+        assert weights.find_method(read) == "phase1" and weights.count_classes(read, "phase1") == 3
 
 
 def test_a_wrapper_may_have_the_name_of_a_block():
@@ -218,7 +218,7 @@ def test_imagenet_weights_of_torchvision(tmp_path):
         "backbone.layer1.0.conv1.weight",
         names[2],
     ]
-    assert weights.phase_of(read) == 2 and weights.num_classes(read, 2) is None
+    assert weights.find_method(read) == "phase2" and weights.count_classes(read, "phase2") is None
     assert "aspp.conv1.weight".startswith(read.missing) and "fc.weight".startswith(read.extra)
 
 
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused_unless_the_user_says_otherwise(change, wor
     found, report = _fit(_given(arrays), strict=False)
     assert set(found) == set(SHAPES)
     (name,) = change
-    text = weights.summary(report)
+    text = weights.summarize(report)
     assert f"{name} " in text and "loaded: " in text
     if name == "fc8.weight":
         assert (found[name] == 0).all() and "left at its initial value: fc8.weight" in text
@@ -261,7 +261,7 @@ def test_weights_of_another_network_are_refused_even_then():
     with pytest.raises(InputError, match="nothing in it fits"):
         _fit(_given({"backbone.conv1.weight": np.ones(3)}), strict=False)
     with pytest.raises(InputError, match=r"neither ResNet38 nor DeepLabV3\+ \(it has encoder"):
-        weights.phase_of(_given({"encoder.weight": np.ones(3)}))
+        weights.find_method(_given({"encoder.weight": np.ones(3)}))
 
 
 def test_many_missing_tensors_are_counted_by_module(tmp_path):
@@ -271,7 +271,7 @@ def test_many_missing_tensors_are_counted_by_module(tmp_path):
         for name in [*names[:9], "fc8.weight", *names[9:]]
     ]
     report = weights.Report("a.pth", [weights.Entry("conv1a.weight", (2, 3))], missing, [])
-    assert weights.summary(report).splitlines()[1:] == [
+    assert weights.summarize(report).splitlines()[1:] == [
         "  loaded: 1 of 22 tensors, 6 values",
         "  left at its initial value: aspp, 20 tensors: not in the file",
         "  left at its initial value: fc8.weight (1,): not in the file",

@@ -23,7 +23,7 @@ from wsss_jax.interop import mxnet_files, torch_files
 from wsss_jax.interop.torch_names import to_flax
 
 REPORT_FILE = "init.txt"
-CLASSIFIERS = {1: "fc8.weight", 2: "decoder.last_conv.8.weight"}  # by phase; (C, ...)
+CLASSIFIERS = {"phase1": "fc8.weight", "phase2": "decoder.last_conv.8.weight"}  # (C, ...)
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 # Parts that wrappers add to names: DataParallel, torch.compile, FSDP, checkpointing.
 _WRAPPERS = (
@@ -224,15 +224,15 @@ def _to_float32(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return converted
 
 
-def phase_of(weights: Weights) -> int:
-    """Returns the phase whose network the weights belong to, 1 or 2.
+def find_method(weights: Weights) -> str:
+    """Returns the method whose network the weights belong to, "phase1" or "phase2".
 
     Raises:
       InputError: they belong to neither.
     """
-    for phase, block in ((1, "b2."), (2, "backbone.")):
+    for method, block in (("phase1", "b2."), ("phase2", "backbone.")):
         if any(name.startswith(block) for name in weights.arrays):
-            return phase
+            return method
     raise _no_network(weights.path, weights.arrays)
 
 
@@ -244,9 +244,9 @@ def _no_network(path: Path, names: Collection[str]) -> InputError:
     )
 
 
-def num_classes(weights: Weights, phase: int) -> int | None:
+def count_classes(weights: Weights, method: str) -> int | None:
     """Returns C of a checkpoint; None for weights without classifier, such as ImageNet's."""
-    classifier = weights.arrays.get(CLASSIFIERS[phase])
+    classifier = weights.arrays.get(CLASSIFIERS[method])
     return None if classifier is None else classifier.shape[0]
 
 
@@ -311,7 +311,7 @@ def _check_complete(
             raise InputError(f"{weights.path}: {name} {shape} of the file is {reason}; {remedy}")
 
 
-def summary(report: Report) -> str:
+def summarize(report: Report) -> str:
     """Summarizes a report in a few lines for the terminal; many tensors are counted by module."""
     total = len(report.loaded) + len(report.initial)
     values = sum(math.prod(entry.shape) for entry in report.loaded)

@@ -51,11 +51,12 @@ def compare(config: ml_collections.ConfigDict, workdir: Path) -> bool:
       InputError: weights, images and golden file do not fit together, or PyTorch is missing.
     """
     phase, precision = config.phase, config.precision
-    source = read_weights(config.weights, "weights", f"phase{phase}")
-    num_classes = weights.num_classes(source, phase)
+    method = f"phase{phase}"
+    source = read_weights(config.weights, "weights", method)
+    num_classes = weights.count_classes(source, method)
     if num_classes is None:
         raise InputError(
-            f"{config.weights}: has no {weights.CLASSIFIERS[phase]}, so it is no checkpoint of "
+            f"{config.weights}: has no {weights.CLASSIFIERS[method]}, so it is no checkpoint of "
             f"phase {phase}; set --config.phase or another --config.weights"
         )
     images = _read_images(Path(config.images))
