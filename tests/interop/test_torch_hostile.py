@@ -93,7 +93,7 @@ HOSTILE = {
         "unhashable key": b"}]Ns",
         "keys of one hash": opcodes({2**61 - 1: 1, 2 * (2**61 - 1): 1, 2**80: 1}),
         "a key twice": dictionary(a=tensor()) + opcodes("a") + b"Ns",
-        "pairs that are none": b"ccollections\nOrderedDict\n" + opcodes(([1],)) + b"R",
+        "pairs of one": b"ccollections\nOrderedDict\n" + opcodes(([1],)) + b"R",
         "digits": b"I" + b"9" * 100_000 + b"\n",
         "text without end": b"X\xff\xff\xff\xff",
         "bytes without end": b"B\xff\xff\xff\xff",
@@ -157,7 +157,7 @@ def test_hostile_pickles_are_refused(match, body, form, tmp_path):
 
 
 def test_a_file_cannot_change_how_the_next_one_is_read(tmp_path):
-    """Attributes in a pickle are passed over, so none of ours can be replaced."""
+    """Attributes in a pickle are ignored, so it cannot replace ours."""
     path = tmp_path / "model.pth"
     for name in (b"torch._utils\n_rebuild_tensor_v2", b"collections\nOrderedDict", b"numpy\ndtype"):
         for state in ({"__call__": 1, "x": 2}, (None, {"__defaults__": (1, 2), "__doc__": "x"})):

@@ -81,17 +81,17 @@ def test_in_float64_this_system_and_pytorch_agree(phase):
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    given = golden.draw_inputs(phase, examples, classes, size)
+    inputs = golden.draw_inputs(phase, examples, classes, size)
     torch_compute = torch_numbers.phase1 if phase == 1 else torch_numbers.phase2
-    expected = torch_compute(state_dict, images, given, "float64")
+    expected = torch_compute(state_dict, images, inputs, "float64")
     with jax.enable_x64(True):
-        found = numbers.make_compute(phase, classes, images, given, settings)(state_dict)
+        computed = numbers.make_compute(phase, classes, images, inputs, settings)(state_dict)
     rows = judgment.compare(
         {name: golden.record_whole(array) for name, array in expected.items()},
-        found,
+        computed,
         judgment.Judgment(phase, "float64", "float64"),
     )
-    assert len(rows) > 200 and expected.keys() == found.keys()
+    assert len(rows) > 200 and expected.keys() == computed.keys()
     # Narrow networks magnify rounding less, so phase 2 is held to the tolerances of phase 1.
     strict = judgment.Judgment(1, "float64", "float64").tolerances()
     assert [

@@ -7,9 +7,9 @@ from wsss_jax.parity import golden, judgment
 FLOAT32 = judgment.Judgment(1, "float32", "float32")
 
 
-def _row(found, recorded):
+def _row(computed, recorded):
     expected = {"forward/b2": golden.record_whole(recorded)}
-    (row,) = judgment.compare(expected, {"forward/b2": found}, FLOAT32)
+    (row,) = judgment.compare(expected, {"forward/b2": computed}, FLOAT32)
     return row
 
 
@@ -35,12 +35,12 @@ def test_rounding_explains_what_it_does_and_no_more():
         return {"grad/a": steep, "grad/b": value, "grad/c": value, "train/learning_rates": rates}
 
     state_dict = {"w": np.ones(50, np.float32)}
-    found = compute(state_dict)
-    other = {name: value * np.float32(1.002) for name, value in found.items()}
+    computed = compute(state_dict)
+    other = {name: value * np.float32(1.002) for name, value in computed.items()}
     expected = {name: golden.record_whole(value) for name, value in other.items()}
-    rows = judgment.compare(expected, found, FLOAT32)
+    rows = judgment.compare(expected, computed, FLOAT32)
     assert {row.verdict for row in rows} == {"DIFFERS"}
-    rounding = judgment.measure_rounding(compute, state_dict, found, expected, "float32")
+    rounding = judgment.measure_rounding(compute, state_dict, computed, expected, "float32")
     rows = [row._replace(rounding=rounding[row.name]) for row in rows]
     assert [row.verdict for row in rows] == ["rounding", "DIFFERS", "DIFFERS", "DIFFERS"]
 
@@ -53,11 +53,11 @@ def test_what_is_not_finite_differs(value):
 
 def test_label_maps_are_compared_by_pixels():
     recorded = np.zeros((100, 100), np.uint8)
-    found = recorded.copy()
-    found[0, :10] = 3
-    assert _row(found, recorded).verdict == "equal" and _row(found, recorded).difference == 10
-    found[0, 10] = 1
-    assert _row(found, recorded).verdict == "DIFFERS"
+    computed = recorded.copy()
+    computed[0, :10] = 3
+    assert _row(computed, recorded).verdict == "equal" and _row(computed, recorded).difference == 10
+    computed[0, 10] = 1
+    assert _row(computed, recorded).verdict == "DIFFERS"
 
 
 def test_a_sample_is_compared_where_it_was_taken():
@@ -72,10 +72,10 @@ def test_a_sample_is_compared_where_it_was_taken():
     assert row.share == pytest.approx(1 / 23)
 
 
-@pytest.mark.parametrize("found", [{}, {"forward/b2": np.zeros(3)}])
-def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(found):
+@pytest.mark.parametrize("computed", [{}, {"forward/b2": np.zeros(3)}])
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(computed):
     with pytest.raises(InputError, match="forward/b2 has the shape"):
-        judgment.compare({"forward/b2": golden.record_whole(np.zeros(2))}, found, FLOAT32)
+        judgment.compare({"forward/b2": golden.record_whole(np.zeros(2))}, computed, FLOAT32)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ _DTYPES = (
     *("float32", "float64", "float16", "uint8", "int32", "int8", "int64"),
     *("bool", "int16", "uint16", "uint32", "uint64", "bfloat16"),
 )
-# Far more than any network has, so that a hostile file costs little memory beside its values.
+# Far more than any network has, so that a hostile file costs little memory apart from its values.
 _MAX_ARRAYS = 10_000
 _MAX_DIMENSIONS = 32
 _MAX_NAME_BYTES = 200

@@ -1,7 +1,7 @@
 """The pickles in PyTorch's files, read without executing anything, and written.
 
 A pickle is not trusted. Its opcodes are checked and made harmless first: only those that
-`torch.save` writes pass, none of them sets an attribute, and there are no more than fit in memory.
+`torch.save` writes pass, no opcode sets an attribute, and there are no more than fit in memory.
 Then the standard library's unpickler runs them. What they name is looked up in a table of functions
 of our own, which note the arguments of tensors and make dictionaries.
 """
@@ -51,7 +51,7 @@ _REPLACED = {
     "FRAME": b"",  # its length would be wrong now
 }
 # DeepLabV3+ with its optimizer takes 32 000 opcodes and 110 KB of pickle. An opcode takes up to 120
-# bytes of memory, a byte of text up to four: whatever the pickle, under 25 MB.
+# bytes of memory, a byte of text up to four: under 25 MB for any pickle.
 _MAX_OPCODES = 150_000
 # What the unpickler raises for a pickle that is not valid.
 _INVALID = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, TypeError, ValueError)
@@ -84,8 +84,8 @@ class Unpickled(NamedTuple):
 def unpickle(stream: io.BytesIO) -> Unpickled:
     """Unpickles the next pickle in the stream.
 
-    Dictionaries have keys of text and whole numbers only. Settings that training programs keep
-    beside the weights are left out: they come as objects without contents.
+    Dictionaries have keys of text and integers only. Settings that training programs store next to
+    the weights are left out: they become None, or dictionaries where entries follow.
 
     Raises:
       InputError: it is damaged, too large, or asks for anything but plain weights.
@@ -154,7 +154,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Dict(dict):
-    """A dictionary with keys of text and whole numbers only, each once."""
+    """A dictionary with keys of text and integers only, each once."""
 
     __slots__ = ()
 
@@ -212,8 +212,8 @@ GLOBALS: dict[str, Any] = {
     "torch.nn.parameter.Parameter": _rebuild_parameter,  # a call of the class before PyTorch 0.4
     **{f"builtins.{name}": name for name in ("dict", "float", "int", "list")},  # of a defaultdict
 }
-# What training programs keep beside the weights, such as the best score or their settings: never
-# made, read as None, or as an empty dictionary where entries follow.
+# What training programs store next to the weights, such as the best score or their settings: it is
+# never made, but read as None, or as an empty dictionary where entries follow.
 for _name in (
     *("_codecs.encode", "argparse.Namespace", "builtins.set", "torch.device", "numpy.dtype"),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),

@@ -49,7 +49,7 @@ class Weights(NamedTuple):
       kind: what wrote it, for messages.
       arrays: float32, in PyTorch's names and layout; may be views of one buffer.
       missing: prefixes of tensors of our networks that a file of this kind never has, such as our
-        classifier beside ImageNet weights.
+        classifier next to ImageNet weights.
       extra: prefixes of tensors it has for another purpose, such as the classifier of ImageNet.
     """
 
@@ -92,7 +92,7 @@ class Report(NamedTuple):
 def read(path: Path) -> Weights:
     """Reads a file of weights; its content, not its name, says which kind it is.
 
-    PyTorch checkpoints of either phase (`.pth`, zip or legacy, in whatever containers and wrappers,
+    PyTorch checkpoints of either phase (`.pth`, zip or legacy, in any containers and wrappers,
     see `find_network`), `.safetensors` with the same names, the ImageNet weights of ResNet38
     (`ilsvrc-cls_rna-a1_cls1000_ep-0001.params`, MXNet) and of ResNet-101 (torchvision), and DeepLab
     checkpoints (`deeplab-resnet.pth.tar`).
@@ -132,7 +132,7 @@ def find_network(path: Path, names: Collection[str]) -> Network:
     """Finds one of our networks among the tensors of a file.
 
     People save networks inside others (Lightning's `model.`), wrapped (`module.` of DataParallel
-    and of averaged models, `_orig_mod.` of torch.compile) and in containers (`state_dict`), beside
+    and of averaged models, `_orig_mod.` of torch.compile) and in containers (`state_dict`), next to
     optimizers and running averages of the weights. The network is where its blocks are; trained
     weights are preferred to averages of them.
 
@@ -173,7 +173,7 @@ def find_network(path: Path, names: Collection[str]) -> Network:
             "alone with torch.save(model.state_dict(), path), and give that file"
         )
     listed = ", ".join(place.rstrip(".") for place in others)
-    note = f", not the averages beside it ({listed})" if others else ""
+    note = f", not the averages next to it ({listed})" if others else ""
     return Network(chosen_names, note)
 
 

@@ -61,7 +61,7 @@ def compare(config: ml_collections.ConfigDict, workdir: Path) -> bool:
         )
     images = _read_images(Path(config.images))
     check_writable(workdir)
-    runs.check(config, workdir, started=False)  # the table is made anew
+    runs.check(config, workdir, started=False)  # the table is written again
     if config.record:
         check_writable(Path(config.record).parent)
         if os.path.lexists(config.record):

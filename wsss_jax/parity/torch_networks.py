@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from wsss_jax.models.layers import scaled
 
-_ATTENTION_DIVISOR = 4  # of the released code, whatever the number of classes
+_ATTENTION_DIVISOR = 4  # of the released code, for any number of classes
 _ASPP_DILATIONS = (1, 6, 12, 18)
 _EXPANSION = 4
 _MULTI_GRID = (2, 4, 8)  # dilations of the backbone's last stage
@@ -32,7 +32,7 @@ def progressive_dropout_attention(
       mu: entries above mu times the maximum of their class and image count as 0.
 
     Returns:
-      (N, D, h, w). The sum over the classes is divided by 4 whatever C is.
+      (N, D, h, w). The sum over the classes is divided by 4 for any C.
     """
     maps = F.relu(maps)
     peaks = maps.amax(dim=(2, 3), keepdim=True)

@@ -331,7 +331,7 @@ def _copy_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _scale_images(images: np.ndarray, dtype: str) -> torch.Tensor:
-    """Scales images to (N, 3, H, W) in [0, 1]; divides in float32 whatever the dtype."""
+    """Scales images to (N, 3, H, W) in [0, 1]; divides in float32 for any dtype."""
     scaled = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / 255
     return torch.tensor(scaled, dtype=getattr(torch, dtype))
 
