@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,36 @@ from wsss_jax.interop import torch_files, weights
 from wsss_jax.jobs import compare
 from wsss_jax.parity import golden, judgment, numbers
 
+# The released code's phase 2 in float64 with all 341 gradients; the one in tests/golden has seven.
+ALL_GRADIENTS = Path(__file__).parents[2].parent / "shared/parity/phase2_f64.npz"
+# In float64, by kind or name: shares of the largest value, about ten times what was measured.
+BOUNDS = {
+    1: {
+        "forward": 5e-14,
+        "pda": 5e-14,
+        "gradcam": 5e-14,
+        "grad": 1e-14,
+        "train": 5e-15,
+        "after3": 1e-15,
+        "pseudo_mask": 0,
+        "phase1_segmentation": 0,
+        "phase1_segmentation_label": 0,
+    },
+    2: {
+        "forward": 1e-13,
+        "gate": 0,
+        "metrics": 1e-15,
+        "train/logits": 5e-11,
+        "grad": 5e-10,
+        "running": 2e-12,
+        "train/learning_rates": 1e-14,
+        # Each step magnifies rounding a thousand times, see `judgment.PHASE2_STEPS`.
+        "train": 1e-6,
+        "after3": 5e-4,
+    },
+}
+LOSSES = {1: [1e-14] * 3, 2: [1e-13, 5e-10, 1e-6]}  # of each step
+
 
 def _config(tmp_path, phase, **fields):
     images = tmp_path / "images"
@@ -24,9 +55,13 @@ def _config(tmp_path, phase, **fields):
     return config
 
 
-def _verdicts(workdir):
+def _rows(workdir):
     with (workdir / compare.TABLE_FILE).open() as file:
-        return {row["name"]: row["verdict"] for row in csv.DictReader(file)}
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def _verdicts(workdir):
+    return {name: row["verdict"] for name, row in _rows(workdir).items()}
 
 
 def test_the_recorded_numbers_of_phase_1(tmp_path, capsys):
@@ -57,6 +92,33 @@ def test_the_recorded_numbers_of_phase_2(tmp_path):
     assert verdicts["train/learning_rates"] == verdicts["grad/decoder.last_conv.8.bias"] == "equal"
     recorded = golden.load(tmp_path / "again.npz", 2)
     assert set(verdicts) <= recorded.tensors.keys() and len(recorded.tensors) > 900
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_the_numbers_recorded_in_float64(phase, tmp_path, capsys):
+    """Forward, backward and three optimizer steps at full width, where rounding hides nothing."""
+    weights.save_safetensors(reference.state_dict(f"phase{phase}"), tmp_path / "weights")
+    has_all = phase == 2 and ALL_GRADIENTS.is_file()
+    path = ALL_GRADIENTS if has_all else reference.path(f"phase{phase}_f64")
+    fields = {"weights": tmp_path / "weights", "golden": path, "record": tmp_path / "again.npz"}
+    config = _config(tmp_path, phase, **{name: str(value) for name, value in fields.items()})
+    config.precision = "float64"
+    assert compare.compare(config, tmp_path / "run")
+    assert capsys.readouterr().out.startswith("exact: float64 against float64, tolerance")
+    bounds = BOUNDS[phase]
+    rows = _rows(tmp_path / "run")
+    assert len(rows) == {1: 65, 2: 364 if has_all else 30}[phase]
+    assert {row["verdict"] for row in rows.values()} == {"equal"}
+    shares = {name: float(row["share"]) for name, row in rows.items()}
+    over = {
+        name: share
+        for name, share in shares.items()
+        if share > bounds.get(name, bounds[golden.get_kind(name)])
+    }
+    assert over == {}
+    computed, recorded = (golden.load(Path(config[name]), phase) for name in ("record", "golden"))
+    losses, expected = (side.tensors["train/losses"].values for side in (computed, recorded))
+    assert (abs(losses / expected - 1) <= LOSSES[phase]).all()
 
 
 @pytest.mark.parametrize("phase", [1, 2])

@@ -58,7 +58,7 @@ _INVALID = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, TypeE
 
 
 class Storage(NamedTuple):
-    """What a pickle says of a storage: where its data is, a key of `DTYPES`, its elements."""
+    """What a pickle says of a storage; `kind` is one of `DTYPES`, `numel` counts elements."""
 
     key: str
     kind: str
@@ -75,7 +75,7 @@ class Tensor(NamedTuple):
 
 
 class Unpickled(NamedTuple):
-    """The value of a pickle, of plain containers and `Tensor`s, and all storages it names."""
+    """The value of a pickle (plain containers and `Tensor`s) and all storages it names, by key."""
 
     value: Any
     storages: dict[str, Storage]
@@ -102,7 +102,7 @@ def unpickle(stream: io.BytesIO) -> Unpickled:
 def _harmless_pickle(stream: io.BytesIO) -> bytes:
     """Returns the next pickle in the stream, checked, with some opcodes replaced."""
     harmless = bytearray()
-    contents = stream.getbuffer()
+    contents = stream.getvalue()
     for count, (opcode, argument, start) in enumerate(pickletools.genops(stream)):
         if count == _MAX_OPCODES:
             raise ContentsError(f"holds far more than weights; {RESAVE}")
@@ -115,6 +115,8 @@ def _harmless_pickle(stream: io.BytesIO) -> bytes:
 
 
 class _View(NamedTuple):
+    """A storage from an element on, as files of PyTorch 0.3 and earlier name it."""
+
     storage: Storage
     start: int
 
@@ -201,7 +203,7 @@ def _make_size(shape: Any) -> tuple:
     return shape
 
 
-# What a pickle may name, and what stands for it: a function, or a text where it is not called.
+# What a pickle may name -> what stands for it: a function, or a text if it is never called.
 GLOBALS: dict[str, Any] = {
     **{name: name for name in DTYPES},
     "collections.OrderedDict": _make_ordered_dict,
@@ -214,21 +216,25 @@ GLOBALS: dict[str, Any] = {
 }
 # What training programs store next to the weights, such as the best score or their settings: it is
 # never made, but read as None, or as an empty dictionary where entries follow.
-for _name in (
-    *("_codecs.encode", "argparse.Namespace", "builtins.set", "torch.device", "numpy.dtype"),
-    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
-    *("pathlib.PosixPath", "pathlib.PurePosixPath"),
-    *("pathlib.WindowsPath", "pathlib.PureWindowsPath"),
-):
-    GLOBALS[_name] = lambda *_: None
-for _name in (
-    "collections.defaultdict",
-    "lightning.fabric.utilities.data.AttributeDict",
-    "lightning_fabric.utilities.data.AttributeDict",
-    "lightning_utilities.core.rank_zero.AttributeDict",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-):
-    GLOBALS[_name] = lambda *_: _Dict()
+GLOBALS |= dict.fromkeys(
+    (
+        *("_codecs.encode", "argparse.Namespace", "builtins.set", "torch.device", "numpy.dtype"),
+        *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+        *("pathlib.PosixPath", "pathlib.PurePosixPath"),
+        *("pathlib.WindowsPath", "pathlib.PureWindowsPath"),
+    ),
+    lambda *_: None,
+)
+GLOBALS |= dict.fromkeys(
+    (
+        "collections.defaultdict",
+        "lightning.fabric.utilities.data.AttributeDict",
+        "lightning_fabric.utilities.data.AttributeDict",
+        "lightning_utilities.core.rank_zero.AttributeDict",
+        "pytorch_lightning.utilities.parsing.AttributeDict",
+    ),
+    lambda *_: _Dict(),
+)
 
 
 def pickle_state_dict(state_dict: Mapping[str, np.ndarray]) -> bytes:
