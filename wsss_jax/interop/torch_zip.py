@@ -1,8 +1,7 @@
 """The zip archives of `torch.save`, PyTorch 1.6 and later: uncompressed, up to 4 GiB.
 
-An archive is not trusted. The standard library's `zipfile` writes it but does not read it: its
-objects take nine times the memory of the directory, and how large that is can only be asked after
-it was read.
+An archive is not trusted. The standard library's `zipfile` writes it but does not read it: it
+reads directories of any size and takes nine times their memory.
 """
 
 import os
