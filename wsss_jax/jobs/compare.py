@@ -195,10 +195,11 @@ def _print_table(rows: Sequence[judgment.Row]) -> None:
 
 def _write_table(rows: Sequence[judgment.Row], path: Path) -> None:
     lines = [
-        [spreadsheets.escape_text(row.name), _format_shape(row), *row[2:], row.verdict] for row in rows
+        [spreadsheets.escape_text(row.name), _format_shape(row), *row[2:], row.verdict]
+        for row in rows
     ]
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        spreadsheets.write(file, [[*judgment.Row._fields, "verdict"], *lines])
+        spreadsheets.write_rows(file, [[*judgment.Row._fields, "verdict"], *lines])
 
 
 def _format_shape(row: judgment.Row) -> str:
