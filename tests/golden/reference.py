@@ -1,8 +1,12 @@
 """The recorded numbers of the PyTorch reference, and the weights and images they belong to.
 
-`phase1.npz` and `phase2.npz` are golden files (see `wsss_jax.parity.golden`) of the released code
-(float32, CPU, 112x112 pixels) on weights and images that a formula gives, so no checkpoint travels.
-Of the gradients they keep a few.
+All are golden files (see `wsss_jax.parity.golden`), recorded on a CPU with images of 112x112 pixels
+and weights that a formula gives, so no checkpoint is needed:
+
+* `phase1.npz`, `phase2.npz`: the released code in float32, with a few of the gradients;
+* `phase2_f64.npz`: the released code in float64, with the same gradients;
+* `phase1_f64.npz`: `parity.torch_numbers` in float64; that it computes what the released code does
+  is tested in float32 (`parity/test_torch_networks.py`).
 """
 
 import re
@@ -20,19 +24,19 @@ IMAGES = {"phase1": 2, "phase2": 3}
 
 
 def path(phase: str) -> Path:
-    """The golden file of "phase1" or "phase2"."""
+    """Returns the path of a golden file, such as "phase1"."""
     return Path(__file__).with_name(f"{phase}.npz")
 
 
 @lru_cache
 def golden(phase: str) -> dict[str, np.ndarray]:
-    """All its arrays."""
+    """Reads all arrays of a golden file."""
     with np.load(path(phase)) as file:
         return {name: file[name] for name in file.files}
 
 
 def shapes(phase: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the published state dict."""
+    """Returns names and shapes of the published state dict."""
     recorded = golden(phase)
     names, texts = recorded["state_dict_names"], recorded["state_dict_shapes"]
     return {
@@ -42,24 +46,24 @@ def shapes(phase: str) -> dict[str, tuple[int, ...]]:
 
 
 def state_dict(phase: str) -> dict[str, np.ndarray]:
-    """The full-width weights."""
+    """Makes the weights at full width."""
     return {name: tensor(name, shape) for name, shape in shapes(phase).items()}
 
 
 @lru_cache
 def variables(phase: str) -> dict[str, dict]:
-    """The same as variables of the network; shared by all callers: read, do not write."""
+    """Makes the same weights as variables of the network; shared by all callers: do not write."""
     return to_flax(state_dict(phase))
 
 
 @lru_cache
 def images(phase: str) -> np.ndarray:
-    """(B, 112, 112, 3) uint8, the inputs of the recorded forward passes."""
+    """Makes the images of the recordings, (B, 112, 112, 3) uint8."""
     return np.stack([image(f"img{index}", SIZE, SIZE) for index in range(IMAGES[phase])])
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 value of a state dict entry, in PyTorch's layout."""
+    """Draws the float32 value of a state dict entry, in PyTorch's layout."""
     generator = _generator(name)
     leaf = name.rpartition(".")[2]
     if leaf == "running_var":
@@ -74,7 +78,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def image(tag: str, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8: smooth random color fields with texture and a white corner."""
+    """Draws an image (H, W, 3) uint8: smooth color fields with texture and a white corner."""
     generator = _generator(tag)
     coarse = generator.uniform(60, 240, (height // 16 + 2, width // 16 + 2, 3))
     top, down = _steps(coarse.shape[0], height)
@@ -94,7 +98,7 @@ def image(tag: str, height: int, width: int) -> np.ndarray:
 
 
 def _steps(coarse: int, fine: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole and fractional positions of `fine` samples along `coarse` nodes."""
+    """Returns whole and fractional positions of `fine` samples along `coarse` nodes."""
     position = np.linspace(0, coarse - 1.001, fine)
     whole = position.astype(int)
     return whole, position - whole

@@ -73,7 +73,7 @@ GOOD = encode("V2", ONE)
 HUGE = 2**62
 REFUSED = {
     "not an NDArray list": array_list([GOOD], [b"a"], magic=0x113),
-    "holds 1152921504606846976 arrays": struct.pack("<QQQ", 0x112, 0, 2**60),
+    "claims to hold 1152921504606846976 arrays": struct.pack("<QQQ", 0x112, 0, 2**60),
     "have no names": array_list([GOOD], []),
     "1 arrays and 2 names": array_list([GOOD], [b"a", b"b"]),
     "1 arrays and 1152921504606846976 names": array_list([GOOD], [])[:-8]
@@ -81,7 +81,7 @@ REFUSED = {
     "name of 1152921504606846976 bytes": array_list([GOOD], [b"a"])[:-9] + struct.pack("<Q", 2**60),
     "not UTF-8": array_list([GOOD], [b"\xff\n"]),
     "two arrays are called 'a'": array_list([GOOD, GOOD], [b"arg:a", b"aux:a"]),
-    "goes on": array_list([GOOD], [b"a"]) + b"\0",
+    "data after its last name": array_list([GOOD], [b"a"]) + b"\0",
     "array 1 is row_sparse": array_list([GOOD, header("V2", (2,), 0, storage=1)], []),
     "array 0 is csr": array_list([header("V3", (2,), 0, storage=2)], []),
     "of storage type -1": array_list([header("V2", (2,), 0, storage=-1)], []),

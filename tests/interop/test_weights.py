@@ -26,7 +26,7 @@ def _state_dict(shapes=SHAPES):
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def _given(arrays, **fields):
+def _weights_of(arrays, **fields):
     return weights.Weights("file.pth", "PyTorch", arrays, **fields)
 
 
@@ -35,7 +35,9 @@ def _zeros(names):
 
 
 def _fit(source, strict=True):
-    variables, report = weights.fit(source, SHAPES, _zeros, strict=strict, remedy="mend it")
+    variables, report = weights.fit(
+        source, SHAPES, _zeros, strict=strict, remedy="use another file"
+    )
     return to_torch(variables), report
 
 
@@ -66,7 +68,7 @@ def test_pytorch_names_come_without_wrappers_and_counters(tmp_path, prefix):
         assert read.arrays.keys() == state_dict.keys()
         for key, value in state_dict.items():
             np.testing.assert_array_equal(read.arrays[key], value)
-        assert weights.phase_of(read) == 1 and weights.num_classes(read, 1) == 3
+        assert weights.find_method(read) == "phase1" and weights.count_classes(read, "phase1") == 3
 
 
 def test_a_wrapper_may_have_the_name_of_a_block():
@@ -85,7 +87,7 @@ def test_wrappers_within_a_network():
 
 
 @pytest.mark.parametrize(
-    ("kept", "others"),
+    ("chosen", "others"),
     [
         ("state_dict.", ["state_dict_ema.", "optimizer.state."]),
         ("", ["ema.", "optimizer.exp_avg."]),
@@ -94,9 +96,9 @@ def test_wrappers_within_a_network():
         ("model.student.", ["model.student.ema.", "averaged_model.module."]),
     ],
 )
-def test_weights_as_trained_come_before_averages_and_optimizers(tmp_path, kept, others):
+def test_weights_as_trained_come_before_averages_and_optimizers(tmp_path, chosen, others):
     state_dict = _state_dict()
-    stored = {f"{kept}{name}": value for name, value in state_dict.items()}
+    stored = {f"{chosen}{name}": value for name, value in state_dict.items()}
     for place in others:
         stored |= {f"{place}{name}": value + 1 for name, value in state_dict.items()}
     stored["optimizer.param_groups.0.lr"] = np.array(0.1)
@@ -130,7 +132,7 @@ def test_an_optimizer_alone_is_no_network(tmp_path):
 
 
 def test_checkpoints_of_torch_as_people_save_them(tmp_path):
-    """Compiled, averaged, in the containers of training programs, beside an optimizer."""
+    """Compiled, averaged, in the containers of training programs, next to an optimizer."""
     torch = pytest.importorskip("torch")
     block = torch.nn.Module()
     block.conv_branch2a = torch.nn.Conv2d(3, 4, 1)
@@ -142,7 +144,7 @@ def test_checkpoints_of_torch_as_people_save_them(tmp_path):
     optimizer.step()
     lightning = {f"model.{name}": value for name, value in network.state_dict().items()}
     lightning |= {"criterion.weight": torch.ones(3), "accuracy.total": torch.tensor(3)}
-    held = {
+    files = {
         "compiled": torch.compile(network).state_dict(),
         "averaged": averaged.state_dict(),
         "lightning": {
@@ -153,17 +155,17 @@ def test_checkpoints_of_torch_as_people_save_them(tmp_path):
         },
         "both": {"model": network.state_dict(), "model_ema": averaged.module.state_dict()},
     }
-    for name, value in held.items():
+    for name, value in files.items():
         torch.save(value, tmp_path / f"{name}.pth")
-        found = weights.read(tmp_path / f"{name}.pth").arrays
+        arrays = weights.read(tmp_path / f"{name}.pth").arrays
         source = averaged.module if name == "averaged" else network
         expected = {key: tensor.numpy() for key, tensor in source.state_dict().items()}
-        assert found.keys() == expected.keys(), name
+        assert arrays.keys() == expected.keys(), name
         for key, array in expected.items():
-            np.testing.assert_array_equal(found[key], array)
+            np.testing.assert_array_equal(arrays[key], array)
 
 
-def test_what_a_file_is_shows_in_its_content_not_in_its_name(tmp_path):
+def test_the_kind_of_a_file_follows_from_its_content_not_its_name(tmp_path):
     weights.save_safetensors(_state_dict(), tmp_path / "a.pth")
     (tmp_path / "usual").touch()  # readable by whoever the umask allows
     assert (tmp_path / "a.pth").stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -216,54 +218,60 @@ def test_imagenet_weights_of_torchvision(tmp_path):
         "backbone.layer1.0.conv1.weight",
         names[2],
     ]
-    assert weights.phase_of(read) == 2 and weights.num_classes(read, 2) is None
-    assert "aspp.conv1.weight".startswith(read.lacks) and "fc.weight".startswith(read.exceeds)
+    assert weights.find_method(read) == "phase2" and weights.count_classes(read, "phase2") is None
+    assert "aspp.conv1.weight".startswith(read.missing) and "fc.weight".startswith(read.extra)
 
 
-def test_all_is_loaded_and_nothing_else_happens():
+def test_weights_that_fit_are_loaded_whole():
     state_dict = _state_dict()
-    found, report = _fit(_given(state_dict))
+    filled, report = _fit(_weights_of(state_dict))
     assert [name for name, _, _ in report.loaded] == list(SHAPES)
     assert not report.initial and not report.unused
     for name, value in state_dict.items():
-        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(filled[name], value)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fc8.weight": np.ones((7, 4, 1, 1))}, r"fc8.weight .* \(7, 4, 1, 1\) .* \(3, 4, 1, 1\)"),
+        (
+            {"fc8.weight": np.ones((7, 4, 1, 1))},
+            r"fc8.weight \(3, 4, 1, 1\) .* \(7, 4, 1, 1\) in the file",
+        ),
         ({"fc8.weight": None}, r"fc8.weight \(3, 4, 1, 1\) .* not in the file"),
-        ({"fc9.weight": np.ones(2)}, r"fc9.weight \(2,\) is not in the network"),
+        ({"fc9.weight": np.ones(2)}, r"fc9.weight \(2,\) .* is not in the network"),
     ],
 )
-def test_what_does_not_fit_is_refused_unless_the_user_says_otherwise(change, words):
+def test_weights_that_do_not_fit_are_refused_unless_not_strict(change, words):
     arrays = {k: v for k, v in (_state_dict() | change).items() if v is not None}
-    with pytest.raises(InputError, match=words + ".*: mend it"):
-        _fit(_given(arrays))
-    found, report = _fit(_given(arrays), strict=False)
-    assert set(found) == set(SHAPES)
+    with pytest.raises(InputError, match=words + ".*; use another file"):
+        _fit(_weights_of(arrays))
+    filled, report = _fit(_weights_of(arrays), strict=False)
+    assert set(filled) == set(SHAPES)
     (name,) = change
-    text = weights.summary(report)
+    text = weights.summarize(report)
     assert f"{name} " in text and "loaded: " in text
     if name == "fc8.weight":
-        assert (found[name] == 0).all() and "left at its initial value: fc8.weight" in text
+        assert (filled[name] == 0).all() and "left at its initial value: fc8.weight" in text
     else:
         assert "in the file but not used: fc9.weight" in text
 
 
 def test_weights_of_another_network_are_refused_even_then():
     with pytest.raises(InputError, match="nothing in it fits"):
-        _fit(_given({"backbone.conv1.weight": np.ones(3)}), strict=False)
+        _fit(_weights_of({"backbone.conv1.weight": np.ones(3)}), strict=False)
     with pytest.raises(InputError, match=r"neither ResNet38 nor DeepLabV3\+ \(it has encoder"):
-        weights.phase_of(_given({"encoder.weight": np.ones(3)}))
+        weights.find_method(_weights_of({"encoder.weight": np.ones(3)}))
 
 
-def test_many_missing_tensors_are_told_by_module(tmp_path):
+def test_many_missing_tensors_are_counted_by_module(tmp_path):
     names = [f"aspp.conv{i}.weight" for i in range(20)]
-    missing = [(name, (1,), "not in the file") for name in [*names[:9], "fc8.weight", *names[9:]]]
-    report = weights.Report("a.pth", [("conv1a.weight", (2, 3), "")], missing, [])
-    assert weights.summary(report).splitlines()[1:] == [
+    missing = [
+        weights.Entry(name, (1,), "not in the file")
+        for name in [*names[:9], "fc8.weight", *names[9:]]
+    ]
+    report = weights.Report("a.pth", [weights.Entry("conv1a.weight", (2, 3))], missing, [])
+    assert weights.summarize(report).splitlines()[1:] == [
         "  loaded: 1 of 22 tensors, 6 values",
         "  left at its initial value: aspp, 20 tensors: not in the file",
         "  left at its initial value: fc8.weight (1,): not in the file",
@@ -280,14 +288,14 @@ def test_many_missing_tensors_are_told_by_module(tmp_path):
         (np.array([1, 2]), "holds int64, not weights"),
     ],
 )
-def test_what_is_no_weight_is_refused_by_name(tmp_path, value, words):
+def test_values_that_are_not_weights_are_refused_by_name(tmp_path, value, words):
     torch_files.save({"conv1a.weight": value}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=rf"a\.pth: conv1a\.weight .*{words}"):
         weights.read(tmp_path / "a.pth")
 
 
-def test_no_such_file(tmp_path):
-    for path, words in ((tmp_path, "is a folder that holds no run"), (tmp_path / "a", "no such")):
+def test_a_path_without_a_file_is_refused(tmp_path):
+    for path, words in ((tmp_path, "is a folder without a run"), (tmp_path / "a", "no such")):
         with pytest.raises(InputError, match=words):
             weights.read(path)
 

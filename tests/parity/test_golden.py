@@ -14,12 +14,12 @@ def test_what_is_saved_comes_back_as_a_sample(tmp_path):
         "phase1_segmentation/0": rng.integers(0, 4, (20, 10), dtype=np.uint8),
         "train/losses": np.float32([3, 2, 1]),
     }
-    given = golden.drawn_inputs(1, 2, 3, (20, 10))
+    inputs = golden.draw_inputs(1, 2, 3, (20, 10))
     state_dict = {"fc8.weight": np.ones((3, 4, 1, 1))}
-    golden.save(tmp_path / "a", tensors, given, state_dict, "bfloat16")
+    golden.save(tmp_path / "a", tensors, inputs, state_dict, "bfloat16")
     loaded = golden.load(tmp_path / "a", 1)
     assert loaded.precision == "bfloat16"
-    assert loaded.tensors.keys() == tensors.keys() and loaded.inputs.keys() == given.keys()
+    assert loaded.tensors.keys() == tensors.keys() and loaded.inputs.keys() == inputs.keys()
     sample = loaded.tensors["forward/b2"]
     assert len(np.unique(sample.indices)) == 64 and sample.shape == (2, 3, 20, 10)
     np.testing.assert_array_equal(sample.values, tensors["forward/b2"].ravel()[sample.indices])
@@ -33,33 +33,33 @@ def test_what_is_saved_comes_back_as_a_sample(tmp_path):
 def test_the_same_entries_are_kept_as_in_the_recorded_files(phase, tmp_path):
     recorded = golden.load(reference.path(f"phase{phase}"), phase).tensors
     name, sample = next((n, r) for n, r in recorded.items() if r.indices is not None)
-    golden.save(tmp_path / "a.npz", {name: np.ones(sample.shape)}, _given(phase), {}, "float32")
+    golden.save(tmp_path / "a.npz", {name: np.ones(sample.shape)}, _inputs(phase), {}, "float32")
     ours = golden.load(tmp_path / "a.npz", phase).tensors[name]
     np.testing.assert_array_equal(ours.indices, sample.indices)
 
 
-def _given(phase):
-    return golden.drawn_inputs(phase, 2, 4, (40, 50))
+def _inputs(phase):
+    return golden.draw_inputs(phase, 2, 4, (40, 50))
 
 
 def test_drawn_inputs_are_always_the_same_and_hold_every_case():
-    labels = _given(1)["labels"]
+    labels = _inputs(1)["labels"]
     assert labels.shape == (2, 4) and (labels.sum(axis=1) > 0).all()
-    given = _given(2)
-    targets = given["targets"]
+    inputs = _inputs(2)
+    targets = inputs["targets"]
     assert targets.shape == (3, 2, 40, 50) and set(np.unique(targets)) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(targets[0] == 4, targets[1] == 4)
-    closed = given["gate/probability"] <= 0.1
+    closed = inputs["gate/probability"] <= 0.1
     assert closed.any() and not closed.all()
-    np.testing.assert_array_equal(targets, _given(2)["targets"])
+    np.testing.assert_array_equal(targets, _inputs(2)["targets"])
 
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(reference.path("phase1").read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"a\.npz: not a whole golden file"):
+    with pytest.raises(InputError, match=r"a\.npz: not a complete golden file"):
         golden.load(path, 1)
-    with pytest.raises(InputError, match=r"phase1\.npz: no 'targets'.*--config\.phase"):
+    with pytest.raises(InputError, match=r"phase1\.npz: has no 'targets'.*--config\.phase"):
         golden.load(reference.path("phase1"), 2)
     arrays = dict(reference.golden("phase1"))
     arrays["forward/b2/indices"] = arrays["forward/b2/indices"] + 10**9

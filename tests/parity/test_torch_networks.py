@@ -5,8 +5,7 @@ import pytest
 
 from tests.golden import reference
 from wsss_jax.errors import InputError
-from wsss_jax.parity import golden
-from wsss_jax.parity.compare import compare
+from wsss_jax.parity import golden, judgment
 from wsss_jax.parity.golden import MUS, STEPS
 
 torch = pytest.importorskip("torch")
@@ -86,13 +85,14 @@ def test_golden_forward_and_attention_of_phase_1():
     with torch.no_grad():
         logits, taps = model(x)
         attended_logits, attended = model(x, 0.9)
-    found = {"forward/logits": logits, "forward/bn7_relu": taps.pop("bn7")}
-    found |= {f"forward/{name}": tap for name, tap in taps.items()}
-    found |= {"pda/0.9/logits": attended_logits, "pda/0.9/attended": attended["attended"]}
+    computed = {"forward/logits": logits, "forward/bn7_relu": taps.pop("bn7")}
+    computed |= {f"forward/{name}": tap for name, tap in taps.items()}
+    computed |= {"pda/0.9/logits": attended_logits, "pda/0.9/attended": attended["attended"]}
     expected = golden.load(reference.path("phase1"), 1).tensors
-    rows = compare(
-        {name: expected[name] for name in found},
-        {name: tensor.numpy() for name, tensor in found.items()},
+    rows = judgment.compare(
+        {name: expected[name] for name in computed},
+        {name: tensor.numpy() for name, tensor in computed.items()},
+        judgment.Judgment(1, "float32", "float32"),
     )
     assert len(rows) == 22 and {row.verdict for row in rows} == {"equal"}
 
@@ -152,41 +152,41 @@ def test_learning_rates_are_the_recorded_ones(numbers, phase):
 def test_first_step_is_the_gradient_and_the_decay_at_the_recorded_rate(narrow, monkeypatch, phase):
     monkeypatch.setattr(torch_numbers, "STEPS", 1)
     weights, images, inputs = narrow[phase]
-    found = getattr(torch_numbers, phase)(weights, images, inputs, "float64")
+    computed = getattr(torch_numbers, phase)(weights, images, inputs, "float64")
     name = {"phase1": "fc8.weight", "phase2": "decoder.last_conv.8.bias"}[phase]
     rate = {"phase1": 1e-3, "phase2": 1e-2}[phase]
-    expected = weights[name] - rate * (found[f"grad/{name}"] + 5e-4 * weights[name])
-    np.testing.assert_allclose(found[f"after3/{name}"], expected, rtol=1e-12)
+    expected = weights[name] - rate * (computed[f"grad/{name}"] + 5e-4 * weights[name])
+    np.testing.assert_allclose(computed[f"after3/{name}"], expected, rtol=1e-12)
 
 
 def test_phase_1_leaves_frozen_parameters_alone(numbers, narrow):
     weights = narrow["phase1"][0]
-    found = numbers["phase1"]
+    computed = numbers["phase1"]
     for name in ("conv1a.weight", "b2_2.conv_branch2a.weight", "bn7.weight", "b5.bn_branch2a.bias"):
-        assert f"grad/{name}" not in found
-        np.testing.assert_array_equal(found[f"after3/{name}"], weights[name])
-    assert np.any(found["after3/b3.conv_branch1.weight"] != weights["b3.conv_branch1.weight"])
-    assert {f"pda/{mu}/attended" for mu in MUS} <= set(found)
-    assert found["gradcam/b4_3/1"].shape == (CLASSES, *SIZE)
-    assert (found["pseudo_mask/luad/bn7/0"][:10, :10] == CLASSES).all()
-    assert set(np.unique(found["pseudo_mask/bcss/bn7/0"])) <= {0, 2}
+        assert f"grad/{name}" not in computed
+        np.testing.assert_array_equal(computed[f"after3/{name}"], weights[name])
+    assert np.any(computed["after3/b3.conv_branch1.weight"] != weights["b3.conv_branch1.weight"])
+    assert {f"pda/{mu}/attended" for mu in MUS} <= set(computed)
+    assert computed["gradcam/b4_3/1"].shape == (CLASSES, *SIZE)
+    assert (computed["pseudo_mask/luad/bn7/0"][:10, :10] == CLASSES).all()
+    assert set(np.unique(computed["pseudo_mask/bcss/bn7/0"])) <= {0, 2}
 
 
 def test_phase_2_keeps_one_row_a_step_and_the_statistics_of_the_first(numbers, narrow):
     weights, images, _ = narrow["phase2"]
-    found = numbers["phase2"]
-    assert found["train/loss_parts"].shape == (STEPS, 3)
-    expected = found["train/loss_parts"] @ [0.6, 0.2, 0.2]
-    np.testing.assert_allclose(found["train/losses"], expected, rtol=1e-6)
+    computed = numbers["phase2"]
+    assert computed["train/loss_parts"].shape == (STEPS, 3)
+    expected = computed["train/loss_parts"] @ [0.6, 0.2, 0.2]
+    np.testing.assert_allclose(computed["train/losses"], expected, rtol=1e-6)
     name = "backbone.bn1.running_mean"
     x = torch.tensor(images).permute(0, 3, 1, 2) / 255
     first = torch.tensor(weights["backbone.conv1.weight"])
     mean = torch.nn.functional.conv2d(x, first, stride=2, padding=3).mean(dim=(0, 2, 3)).numpy()
     expected = 0.9 * weights[name] + 0.1 * mean
-    np.testing.assert_allclose(found[f"running/{name}"], expected, atol=1e-6)
-    assert set(found) >= {f"running/{name}" for name in weights if "running" in name}
-    gated = found["forward/logits"] * np.array([[0, 1, 1], [1, 1, 0]])[:, :, None, None]
-    np.testing.assert_array_equal(found["gate/prediction_reference"], gated.argmax(axis=1))
+    np.testing.assert_allclose(computed[f"running/{name}"], expected, atol=1e-6)
+    assert set(computed) >= {f"running/{name}" for name in weights if "running" in name}
+    gated = computed["forward/logits"] * np.array([[0, 1, 1], [1, 1, 0]])[:, :, None, None]
+    np.testing.assert_array_equal(computed["gate/prediction_reference"], gated.argmax(axis=1))
 
 
 @pytest.mark.parametrize("phase", ["phase1", "phase2"])
@@ -213,21 +213,21 @@ def test_float64_comes_close_to_float32(numbers, narrow):
 
 def test_maps_of_phase_1_by_another_way(numbers, narrow):
     """At bn7 Grad-CAM is the plain map by the number of positions; no min-max moves an argmax."""
-    found = numbers["phase1"]
+    computed = numbers["phase1"]
     plain = torch.nn.functional.conv2d(
-        torch.tensor(found["forward/bn7_relu"]), torch.tensor(narrow["phase1"][0]["fc8.weight"])
+        torch.tensor(computed["forward/bn7_relu"]), torch.tensor(narrow["phase1"][0]["fc8.weight"])
     )
     maps = torch.nn.functional.interpolate(plain, SIZE, mode="bilinear").numpy()
-    kept = torch.tensor(found["forward/probability"])[:, :, None, None] > 0.25
-    clipped = torch.nn.functional.interpolate(plain.relu() * kept, SIZE, mode="bilinear").numpy()
+    present = torch.tensor(computed["forward/probability"])[:, :, None, None] > 0.25
+    clipped = torch.nn.functional.interpolate(plain.relu() * present, SIZE, mode="bilinear").numpy()
     for index in (0, 1):
         expected = maps[index] / plain[0, 0].numel()
         tolerance = 1e-5 * np.abs(expected).max()
-        np.testing.assert_allclose(found[f"gradcam/bn7/{index}"], expected, atol=tolerance)
-        segmentation = found[f"phase1_segmentation/{index}"]
+        np.testing.assert_allclose(computed[f"gradcam/bn7/{index}"], expected, atol=tolerance)
+        segmentation = computed[f"phase1_segmentation/{index}"]
         assert (segmentation != clipped[index].argmax(axis=0)).mean() <= 2e-3
-        label = found[f"phase1_segmentation_label/{index}"]
-        np.testing.assert_array_equal(label, found["forward/probability"][index] > 0.25)
+        label = computed[f"phase1_segmentation_label/{index}"]
+        np.testing.assert_array_equal(label, computed["forward/probability"][index] > 0.25)
 
 
 def test_white_background_is_bright_large_and_4_connected():

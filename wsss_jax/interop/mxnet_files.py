@@ -1,8 +1,8 @@
-"""ImageNet weights of ResNet38 from an MXNet parameter file, without MXNet.
+"""ImageNet weights of ResNet38 from an MXNet parameter file, read without MXNet.
 
 A parameter file is an NDArray list, little-endian: all arrays, then all their names. An array
-begins with four bytes that say which of four headers it has; in the oldest they are the number of
-dimensions itself. A file is not trusted: what it says is checked before anything is made of it.
+begins with four bytes that say which of four headers it has; in the oldest header they are the
+number of dimensions. A file is not trusted: its claims are checked before memory is taken for them.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 
 from wsss_jax.errors import InputError
 
-MAGIC = struct.pack("<Q", 0x112)  # what a parameter file begins with
+MAGIC = struct.pack("<Q", 0x112)  # the first bytes of a parameter file
 
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _SPARSE = {1: "row_sparse", 2: "csr"}
@@ -26,7 +26,7 @@ _DTYPES = (
     *("float32", "float64", "float16", "uint8", "int32", "int8", "int64"),
     *("bool", "int16", "uint16", "uint32", "uint64", "bfloat16"),
 )
-# Far more than any network has, so that a hostile file costs little memory beside its values.
+# Far more than any network has, so that a hostile file costs little memory apart from its values.
 _MAX_ARRAYS = 10_000
 _MAX_DIMENSIONS = 32
 _MAX_NAME_BYTES = 200
@@ -44,17 +44,17 @@ _LAST_NORM = re.compile(rf"bn7_({'|'.join(_NORM_LEAVES)})")
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a parameter file, float32, by name without "arg:" or "aux:".
+    """Reads the arrays of a parameter file by name, without "arg:" or "aux:".
 
-    float16 is widened. Kernels stay as they are, OIHW.
+    float16 becomes float32. Kernels stay OIHW.
 
     Raises:
-      InputError: there is no such file, it is damaged, not an NDArray list or one without names,
-        or an array is sparse, without values or of another dtype.
+      InputError: there is no such file, it is damaged, no NDArray list or one without names, or an
+        array is sparse, empty or neither float32 nor float16.
     """
     try:
         if not path.is_file():  # opening a pipe would wait for its other end
-            raise InputError(f"{path}: no such file; name a .params file of MXNet")
+            raise InputError(f"{path}: no such file; give a .params file of MXNet")
         with path.open("rb") as file:
             return _read_list(file)
     except OSError as error:
@@ -64,9 +64,9 @@ def load(path: Path) -> dict[str, np.ndarray]:
 def _read_list(file: io.BufferedReader) -> dict[str, np.ndarray]:
     magic, _, count = _unpack(file, "<8sQQ")
     if magic != MAGIC:
-        raise InputError(f"{file.name}: not an NDArray list; name a .params file of MXNet")
+        raise InputError(f"{file.name}: not an NDArray list; give a .params file of MXNet")
     if count > _MAX_ARRAYS:
-        raise _damaged(file, f"it says it holds {count} arrays")
+        raise _damaged(file, f"it claims to hold {count} arrays")
     values = [_read_array(file, index) for index in range(count)]
     (names,) = _unpack(file, "<Q")
     if names == 0:
@@ -80,7 +80,7 @@ def _read_list(file: io.BufferedReader) -> dict[str, np.ndarray]:
             raise InputError(f"{file.name}: two arrays are called {name!r}; rename one")
         arrays[name] = value
     if file.read(1):
-        raise _damaged(file, "it goes on after its last name")
+        raise _damaged(file, "there is data after its last name")
     return arrays
 
 
@@ -99,18 +99,18 @@ def _read_array(file: io.BufferedReader, index: int) -> np.ndarray:
     if dimensions > _MAX_DIMENSIONS:
         raise _damaged(file, f"array {index} has {dimensions} dimensions")
     shape = _unpack(file, f"<{max(dimensions, 0)}{code}")
-    # Only the newest header tells a scalar (0 dimensions) from an array that was never filled (-1).
+    # Only the newest header tells a scalar (0 dimensions) from an array without values (-1).
     if dimensions < (0 if version == _V3 else 1) or min(shape, default=1) < 1:
         raise InputError(f"{file.name}: array {index} has no values; save the file without it")
 
-    *_, flag = _unpack(file, "<iii")  # after the device it was on
+    *_, flag = _unpack(file, "<iii")  # after the device
     dtype = _DTYPES[flag] if 0 <= flag < len(_DTYPES) else f"of dtype {flag}"
     if dtype not in ("float32", "float16"):
         raise InputError(f"{file.name}: array {index} is {dtype}; save the weights as float32")
     stored = np.dtype(dtype).newbyteorder("<")
     left = os.fstat(file.fileno()).st_size - file.tell()
     if math.prod(shape) * stored.itemsize > left:
-        raise _damaged(file, f"array {index} of shape {shape} is longer than what is left")
+        raise _damaged(file, f"array {index} of shape {shape} is longer than the rest of the file")
     array = np.empty(shape, stored)
     if file.readinto(array) != array.nbytes:
         raise _damaged(file, "it ends too early")
@@ -137,14 +137,14 @@ def _unpack(file: io.BufferedReader, layout: str) -> tuple[Any, ...]:
 
 
 def _damaged(file: io.BufferedReader, problem: str) -> InputError:
-    return InputError(f"{file.name}: damaged, {problem}; copy it anew")
+    return InputError(f"{file.name}: damaged, {problem}; copy or download it again")
 
 
 def to_torch_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same arrays under the PyTorch names of `ResNet38`.
+    """Renames arrays to the PyTorch names of `ResNet38`.
 
-    For the names of `ilsvrc-cls_rna-a1_cls1000_ep-0001.params`. Names that ResNet38 has no place
-    for, as those of its ImageNet classifier (`linear1000_weight`), stay as they are.
+    For the names of `ilsvrc-cls_rna-a1_cls1000_ep-0001.params`. Names that ResNet38 does not have,
+    such as those of the ImageNet classifier (`linear1000_weight`), stay as they are.
     """
     return {_to_torch_name(name): value for name, value in arrays.items()}
 

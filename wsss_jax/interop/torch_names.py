@@ -23,7 +23,7 @@ _INDEXED = re.compile(r"(.+)_(\d+)")
 
 
 def to_flax(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Variables of `ResNet38` or `DeepLabV3Plus` from a state dict of NumPy arrays.
+    """Converts a state dict of NumPy arrays to variables of `ResNet38` or `DeepLabV3Plus`.
 
     PyTorch's batch counters are left out. Kernels are views of the arrays given.
 
@@ -54,13 +54,13 @@ def _leaf_to_flax(name: str, leaf: str, value: np.ndarray) -> tuple[str, str, np
     if leaf == "weight" and value.ndim == 4:
         return "params", "kernel", value.transpose(2, 3, 1, 0)
     raise InputError(
-        f"state dict entry {name!r} of shape {value.shape} is not of these networks; "
-        "pass the state dict of a phase-1 or phase-2 checkpoint"
+        f"state dict entry {name!r} of shape {value.shape} is not in these networks; "
+        "use the state dict of a phase 1 or phase 2 checkpoint"
     )
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """State dict in PyTorch's names and layout, the inverse of `to_flax`, kernels as views."""
+    """Converts variables to a state dict, the inverse of `to_flax`; kernels are views."""
     return {
         torch_name(path): np.asarray(value).transpose(3, 2, 0, 1)
         if path[-1] == "kernel"
@@ -70,7 +70,7 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of `to_torch(variables)`, for leaves that may only have a `shape`."""
+    """Returns the shapes of `to_torch(variables)`; the leaves only need a `shape`."""
     shapes = {
         torch_name(path): (path, leaf.shape) for path, leaf in flatten_dict(variables).items()
     }
@@ -81,7 +81,7 @@ def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-    """PyTorch's name of a leaf of the variables, `path` starting with its collection."""
+    """Returns PyTorch's name of a leaf of the variables; `path` starts with its collection."""
     _, *modules, leaf = path
     leaf = {"kernel": "weight", "scale": "weight", **_STATISTICS_TO_TORCH}.get(leaf, leaf)
     return ".".join([*map(_module_to_torch, modules), leaf])

@@ -37,7 +37,7 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if exist(workdir):
         raise InputError(f"{workdir} already holds a trained network: name another --workdir")
     source = weights.read(Path(config.weights))
-    settings = complete(config, f"phase{weights.phase_of(source)}")
+    settings = complete(config, weights.find_method(source))
     dataset = load_dataset(settings.data.dataset, settings.data.root)
     runs.check(settings, workdir, started=False)
     network = methods.load(settings.job).build_network(settings, dataset.num_classes)

@@ -4,14 +4,14 @@ An .npz of arrays in PyTorch's layout (NCHW, OIHW). A large tensor `T` is kept a
 `T/values` are the entries at the flat C-order indices `T/indices` of an array of `T/shape`, whose
 `T/mean`, `T/std` and `T/absmax` are kept as well. Small tensors and label maps are kept whole.
 
-Phase 1, of ResNet38 with the attention as released: `forward/<block>` in evaluation mode;
+Phase 1, of ResNet38 with the attention of the released code: `forward/<block>` in evaluation mode;
 `pda/<mu>/...` in training mode without dropout; `gradcam/<layer>/<image>` (C, H, W);
 `pseudo_mask/<luad|bcss>/<layer>/<image>`, `phase1_segmentation/<image>`, both (H, W). Phase 2, of
 DeepLabV3+: `forward/...`; `train/logits` in training mode without dropout;
 `gate/prediction_reference`. Both: `grad/<parameter>` of the first of `STEPS` optimizer steps on all
 images as one batch, `train/losses` and `train/learning_rates` of each, `running/<buffer>` after the
-first, `after3/<parameter>` after the last. What they were computed from: `labels` (N, C) in phase
-1; `targets` (3, N, H, W), masks of bn7, b5_2 and b4_5, `gate/probability` (N, C), `metrics/gt` and
+first, `after3/<parameter>` after the last. The inputs are kept too: `labels` (N, C) in phase 1;
+`targets` (3, N, H, W), masks of bn7, b5_2 and b4_5, `gate/probability` (N, C), `metrics/gt` and
 `metrics/prediction` in phase 2.
 """
 
@@ -39,7 +39,7 @@ INPUTS = {  # what the numbers are computed from, by phase
     1: ("labels",),
     2: ("targets", "gate/probability", "metrics/gt", "metrics/prediction"),
 }
-_SAMPLES = 64
+_SAMPLE_SIZE = 64
 _SQUARE = 16  # pixels, side of the areas in drawn targets
 _PARTS = ("shape", "mean", "std", "absmax", "values", "indices")
 
@@ -58,15 +58,15 @@ class Recorded(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """`tensors` by name, the `inputs` they were computed from, and in which `precision`."""
+    """A golden file: `tensors` by name, the `inputs` and the `precision` they were computed in."""
 
     tensors: dict[str, Recorded]
     inputs: dict[str, np.ndarray]
     precision: str
 
 
-def whole(array: np.ndarray) -> Recorded:
-    """A tensor that is kept whole."""
+def record_whole(array: np.ndarray) -> Recorded:
+    """Records a tensor whole."""
     absmax = float(np.abs(array.astype(np.float64)).max()) if array.size else 0.0
     return Recorded(array.shape, array, None, absmax)
 
@@ -78,16 +78,18 @@ def load(path: Path, phase: int) -> Golden:
       InputError: it is damaged, or not of this phase.
     """
     if not path.is_file():
-        raise InputError(f"config.golden: there is no file {path}: name a golden file (.npz)")
+        raise InputError(f"config.golden: no such file {path}; give a golden file (.npz)")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a whole golden file (.npz): copy it anew") from error
+        raise InputError(
+            f"{path}: not a complete golden file (.npz); copy or download it again"
+        ) from error
     missing = [name for name in INPUTS[phase][:1] if name not in arrays]
     if missing:
         raise InputError(
-            f"{path}: no {missing[0]!r} in it: this is not a golden file of phase {phase}, set "
+            f"{path}: has no {missing[0]!r}, so it is no golden file of phase {phase}; set "
             "--config.phase"
         )
     inputs = {name: arrays[name] for name in INPUTS[phase] if name in arrays}
@@ -95,21 +97,23 @@ def load(path: Path, phase: int) -> Golden:
     for name, array in arrays.items():
         tensor, _, part = name.rpartition("/")
         if part == "values" and f"{tensor}/indices" in arrays:
-            tensors[tensor] = _recorded(path, tensor, arrays)
+            tensors[tensor] = _read_sample(path, tensor, arrays)
         elif part not in _PARTS and name not in inputs and array.dtype.kind in "fiu":
-            tensors[name] = whole(array)
+            tensors[name] = record_whole(array)
     return Golden(tensors, inputs, str(arrays.get("precision", "float32")))
 
 
-def _recorded(path: Path, name: str, arrays: Mapping[str, np.ndarray]) -> Recorded:
-    absent = [part for part in ("shape", "absmax") if f"{name}/{part}" not in arrays]
-    if absent:
-        raise InputError(f"{path}: {name}/{absent[0]} is missing; copy the file anew")
+def _read_sample(path: Path, name: str, arrays: Mapping[str, np.ndarray]) -> Recorded:
+    missing = [part for part in ("shape", "absmax") if f"{name}/{part}" not in arrays]
+    if missing:
+        raise InputError(f"{path}: {name}/{missing[0]} is missing; copy or download the file again")
     shape = tuple(int(n) for n in arrays[f"{name}/shape"])
     values, indices = arrays[f"{name}/values"], arrays[f"{name}/indices"]
     in_range = indices.size == 0 or (indices.min() >= 0 and indices.max() < np.prod(shape))
     if values.shape != indices.shape or not in_range:
-        raise InputError(f"{path}: {name}/indices do not fit the tensor; copy the file anew")
+        raise InputError(
+            f"{path}: {name}/indices do not fit the tensor; copy or download the file again"
+        )
     return Recorded(shape, values, indices, float(arrays[f"{name}/absmax"]))
 
 
@@ -125,18 +129,18 @@ def save(
     Args:
       path: `.npz`.
       tensors: by the names above, whole, in PyTorch's layout.
-      inputs: what they were computed from.
-      state_dict: the weights, of which names and shapes are kept.
+      inputs: from which they were computed.
+      state_dict: the weights; names and shapes are kept.
       precision: "float32", "bfloat16" or "float64".
     """
     arrays = {**inputs, "precision": np.array(precision)}
     arrays["state_dict_names"] = np.array(list(state_dict))
     arrays["state_dict_shapes"] = np.array([str(list(v.shape)) for v in state_dict.values()])
     for name, tensor in tensors.items():
-        if tensor.dtype.kind != "f" or tensor.size <= _SAMPLES:
+        if tensor.dtype.kind != "f" or tensor.size <= _SAMPLE_SIZE:
             arrays[name] = tensor
             continue
-        indices = _sample(name, tensor.size)
+        indices = _sample_indices(name, tensor.size)
         exact = tensor.astype(np.float64)
         arrays |= {
             f"{name}/shape": np.array(tensor.shape),
@@ -150,21 +154,21 @@ def save(
         np.savez_compressed(file, **arrays)
 
 
-def _sample(name: str, size: int) -> np.ndarray:
-    """The flat indices that are kept of a tensor: by its name, so that two files hold the same."""
+def _sample_indices(name: str, size: int) -> np.ndarray:
+    """Draws the flat indices to keep of a tensor, by its name: the same in every file."""
     generator = np.random.Generator(np.random.PCG64([zlib.crc32(f"sample:{name}".encode()), 0]))
-    return np.sort(generator.choice(size, min(_SAMPLES, size), replace=False))
+    return np.sort(generator.choice(size, min(_SAMPLE_SIZE, size), replace=False))
 
 
-def kind(name: str) -> str:
-    """The first part of a name, such as "forward"."""
+def get_kind(name: str) -> str:
+    """Returns the first part of a name, such as "forward"."""
     return name.partition("/")[0]
 
 
-def drawn_inputs(
+def draw_inputs(
     phase: int, examples: int, num_classes: int, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Inputs for images of which nothing is known: drawn, always the same.
+    """Draws inputs for images without labels, always the same.
 
     Args:
       phase: 1 or 2.
@@ -179,7 +183,7 @@ def drawn_inputs(
         return {"labels": labels.astype(np.float32)}
     coarse = [-(-side // _SQUARE) for side in size]
     squares = rng.integers(0, num_classes, (len(TARGET_LAYERS), examples, *coarse))
-    # White is found in the image, so it is the same in every layer.
+    # White comes from the image, so it is the same in every layer.
     squares = np.where(rng.random((examples, *coarse)) < 0.1, num_classes, squares)
     targets = squares.repeat(_SQUARE, axis=2).repeat(_SQUARE, axis=3)[..., : size[0], : size[1]]
     return {

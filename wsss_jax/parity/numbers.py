@@ -1,4 +1,4 @@
-"""This system's numbers on given weights and images, under the names of `golden`."""
+"""Computes this system's numbers on given weights and images, under the names of `golden`."""
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -25,8 +25,8 @@ _CAM_THRESHOLD = 0.25
 _GROUPS = {1: ("weight", "bias", "head_weight", "head_bias"), 2: ("weight", "head_weight")}
 
 
-def settings(phase: int, precision: str) -> ml_collections.ConfigDict:
-    """The configuration of the numbers: the released code's, without what is drawn by lot."""
+def make_config(phase: int, precision: str) -> ml_collections.ConfigDict:
+    """Makes the configuration of the numbers: the released code's, without random draws."""
     if phase == 1:
         config = base.phase1("", "reference")
         config.model.batch_norm = "frozen"
@@ -43,44 +43,44 @@ def settings(phase: int, precision: str) -> ml_collections.ConfigDict:
     return config
 
 
-def computer(
+def make_compute(
     phase: int,
     num_classes: int,
     images: np.ndarray,
-    given: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
     config: ml_collections.ConfigDict,
 ) -> Compute:
-    """A function of the weights that computes all numbers, whole, in PyTorch's layout.
+    """Makes a function of the weights that computes all numbers, whole, in PyTorch's layout.
 
     Args:
       phase: 1 or 2.
       num_classes: C.
       images: (N, H, W, 3) uint8.
-      given: the `golden.INPUTS` of the phase.
-      config: from `settings`. For the precision "float64" it must be enabled in JAX.
+      inputs: the `golden.INPUTS` of the phase.
+      config: from `make_config`. The precision "float64" must be enabled in JAX.
     """
     dtype = np.dtype("float64" if config.precision == "float64" else "float32")
-    images = {"image": images}
+    batch = {"image": images}
     if phase == 1:
-        batch = _filled(images | {"label": given["labels"]})
-        forward, module, values = _phase1, phase1, {"mu": dtype.type(golden.MU)}
+        batch = _fill_batch(batch | {"label": inputs["labels"]})
+        make_forward, module, values = _make_phase1, phase1, {"mu": dtype.type(golden.MU)}
     else:
         # To the order of `config.layers`, examples first.
-        targets = given["targets"][::-1].swapaxes(0, 1)
-        batch = _filled(images | {"masks": targets, "probability": given["gate/probability"]})
-        forward, module, values = _phase2, phase2, {}
-    forward = forward(num_classes, config, batch)
-    steps = _steps(module, phase, num_classes, config, batch, values)
+        targets = inputs["targets"][::-1].swapaxes(0, 1)
+        batch = _fill_batch(batch | {"masks": targets, "probability": inputs["gate/probability"]})
+        make_forward, module, values = _make_phase2, phase2, {}
+    forward = make_forward(num_classes, config, batch)
+    train = _make_training(module, phase, num_classes, config, batch, values)
 
     def compute(state_dict: Mapping[str, np.ndarray]) -> Numbers:
         variables = to_flax({name: array.astype(dtype) for name, array in state_dict.items()})
-        return forward(variables) | steps(variables) | _metrics(given, num_classes)
+        return forward(variables) | train(variables) | _score(inputs, num_classes)
 
     return compute
 
 
-def _filled(batch: dict[str, np.ndarray]) -> sources.Batch:
-    """The examples as one batch that the local devices can share; see `inputs.batches`."""
+def _fill_batch(batch: dict[str, np.ndarray]) -> sources.Batch:
+    """Repeats the last example until the local devices can share the batch."""
     examples = len(batch["image"])
     devices = jax.local_device_count()
     rows = np.minimum(np.arange(-(-examples // devices) * devices), examples - 1)
@@ -89,21 +89,20 @@ def _filled(batch: dict[str, np.ndarray]) -> sources.Batch:
     return arrays | {"weight": weight, "position": np.arange(len(rows), dtype=np.int32)}
 
 
-def _phase1(
+def _make_phase1(
     num_classes: int, config: ml_collections.ConfigDict, batch: sources.Batch
 ) -> Callable[[Any], Numbers]:
     model = phase1.build_network(config, num_classes)
     size = batch["image"].shape[1:3]
 
-    def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+    def classify(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
         image = pixels.scaled(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         class_weights = variables["params"]["fc8"]["kernel"][0, 0]
         activation = cam.class_activation_maps(taps["bn7"], class_weights, relu=True)
         probability = jax.nn.sigmoid(logits)
         taps["bn7_relu"] = taps.pop("bn7")
-        found = {f"forward/{name}": _nchw(value) for name, value in taps.items()}
-        found |= {
+        return {f"forward/{name}": _to_nchw(value) for name, value in taps.items()} | {
             "forward/cam": activation,
             "forward/logits": logits,
             "forward/probability": probability,
@@ -112,73 +111,72 @@ def _phase1(
             ),
             "phase1_segmentation_label": (probability > _CAM_THRESHOLD).astype(logits.dtype),
         }
-        return found
 
-    def opened(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
-        image, found = pixels.scaled(batch["image"], config.model), {}
+    def compute_maps(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+        image = pixels.scaled(batch["image"], config.model)
         by_layer, _ = cam.grad_cam(model, variables, image, golden.CAM_LAYERS)
+        numbers = {}
         for layer, maps in by_layer.items():
-            found[f"gradcam/{layer}"] = masks.resized(maps, size)
+            numbers[f"gradcam/{layer}"] = masks.resized(maps, size)
             if layer in golden.MASK_LAYERS:
                 tissue = masks.label_maps(maps, batch["label"], size, absent="zero")
-                found[f"pseudo_mask/bcss/{layer}"] = tissue
-        return found
+                numbers[f"pseudo_mask/bcss/{layer}"] = tissue
+        return numbers
 
-    def attended(bound: tuple[Any, jax.Array], batch: sources.Batch) -> dict[str, jax.Array]:
+    def attend(bound: tuple[Any, jax.Array], batch: sources.Batch) -> dict[str, jax.Array]:
         variables, mu = bound
         image = pixels.scaled(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=True, mu=mu)
-        return {"logits": logits, "attended": _nchw(taps["attended"])}
+        return {"logits": logits, "attended": _to_nchw(taps["attended"])}
 
-    evaluated, opened, attended = map(parallel.map_batch, (evaluated, opened, attended))
+    classify, compute_maps, attend = map(parallel.map_batch, (classify, compute_maps, attend))
     white = np.stack([masks.find_white_background(image) for image in batch["image"]])
 
-    def numbers(variables: Any) -> Numbers:
-        whole = evaluated(variables, batch) | opened(variables, batch)
+    def compute(variables: Any) -> Numbers:
+        by_batch = classify(variables, batch) | compute_maps(variables, batch)
         for layer in golden.MASK_LAYERS:
-            tissue = whole[f"pseudo_mask/bcss/{layer}"]
-            whole[f"pseudo_mask/luad/{layer}"] = np.where(white, np.uint8(num_classes), tissue)
-        dtype = whole["forward/logits"].dtype
+            tissue = by_batch[f"pseudo_mask/bcss/{layer}"]
+            by_batch[f"pseudo_mask/luad/{layer}"] = np.where(white, np.uint8(num_classes), tissue)
+        dtype = by_batch["forward/logits"].dtype
         for mu in golden.MUS:
-            of_mu = attended((variables, dtype.type(mu)), batch)
-            whole |= {f"pda/{mu}/{name}": value for name, value in of_mu.items()}
-        found = {}
-        for name, value in _real(whole, batch).items():
-            if golden.kind(name) in ("forward", "pda"):
-                found[name] = value
+            of_mu = attend((variables, dtype.type(mu)), batch)
+            by_batch |= {f"pda/{mu}/{name}": value for name, value in of_mu.items()}
+        numbers = {}
+        for name, value in _drop_repeated(by_batch, batch).items():
+            if golden.get_kind(name) in ("forward", "pda"):
+                numbers[name] = value
             else:
-                found |= {f"{name}/{index}": of_image for index, of_image in enumerate(value)}
-        return found
+                numbers |= {f"{name}/{index}": of_image for index, of_image in enumerate(value)}
+        return numbers
 
-    return numbers
+    return compute
 
 
-def _phase2(
+def _make_phase2(
     num_classes: int, config: ml_collections.ConfigDict, batch: sources.Batch
 ) -> Callable[[Any], Numbers]:
     model = phase2.build_network(config, num_classes)
-    in_training = phase2.build_network(config, num_classes, parallel.AXIS)
+    training_model = phase2.build_network(config, num_classes, parallel.AXIS)
     gate = Gate.of(base.evaluate("", "", "reference").gate)
 
-    def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+    def segment(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
         image = pixels.scaled(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
-        (trained, _), _ = in_training.apply(
+        (training_logits, _), _ = training_model.apply(
             variables, image, train=True, weight=batch["weight"], mutable=["batch_stats"]
         )
-        found = {f"forward/{name}": _nchw(value) for name, value in taps.items()}
-        return found | {
-            "forward/logits": _nchw(logits),
+        return {f"forward/{name}": _to_nchw(value) for name, value in taps.items()} | {
+            "forward/logits": _to_nchw(logits),
             "forward/prediction": logits.argmax(axis=-1).astype(jnp.uint8),
             "gate/prediction_reference": gate.segment(logits, batch["probability"]),
-            "train/logits": _nchw(trained),
+            "train/logits": _to_nchw(training_logits),
         }
 
-    evaluated = parallel.map_batch(evaluated)
-    return lambda variables: _real(evaluated(variables, batch), batch)
+    segment = parallel.map_batch(segment)
+    return lambda variables: _drop_repeated(segment(variables, batch), batch)
 
 
-def _steps(
+def _make_training(
     module: ModuleType,
     phase: int,
     num_classes: int,
@@ -186,63 +184,64 @@ def _steps(
     batch: sources.Batch,
     values: Mapping[str, np.ndarray],
 ) -> Callable[[Any], Numbers]:
-    """Optimizer steps on all examples as one batch."""
+    """Makes a function that takes optimizer steps on all examples as one batch."""
     total = golden.TOTAL_STEPS[phase]
-    built = module.make_task(config, num_classes, total)
+    task = module.make_task(config, num_classes, total)
 
     def step(*arguments: Any) -> tuple[Any, Any]:
         state = arguments[0]
-        gradients, batch_stats, parts = compute_gradients(built, *arguments)
-        state = apply_gradients(built, state, gradients, batch_stats)
+        gradients, batch_stats, parts = compute_gradients(task, *arguments)
+        state = apply_gradients(task, state, gradients, batch_stats)
         return state, (gradients, parts)
 
     step = parallel.map_train_step(step)
     rates = schedules.learning_rates(config.optimizer, total)
     groups = [rates[name] for name in _GROUPS[phase]]
 
-    def numbers(variables: Any) -> Numbers:
-        state = make_state(built, variables)
-        found, parts = {}, []
+    def train(variables: Any) -> Numbers:
+        state = make_state(task, variables)
+        numbers, parts = {}, []
         for index in range(golden.STEPS):
             state, (gradients, part) = step(state, batch, values, jax.random.key(0))
             parts.append(part)
             if index == 0:
-                found |= _named("grad", {"params": gradients})
+                numbers |= _name_tensors("grad", {"params": gradients})
                 if phase == 2:  # in phase 1 they are frozen
                     running = {"batch_stats": state.variables["batch_stats"]}
-                    found |= _named("running", running)
-        found |= _named("after3", {"params": state.variables["params"]})
-        found["train/losses"] = np.array([part["loss"] for part in parts])
+                    numbers |= _name_tensors("running", running)
+        numbers |= _name_tensors("after3", {"params": state.variables["params"]})
+        numbers["train/losses"] = np.array([part["loss"] for part in parts])
         if phase == 2:
             names = [f"loss_{layer}" for layer in golden.TARGET_LAYERS]
-            found["train/loss_parts"] = np.array([[part[n] for n in names] for part in parts])
-        found["train/learning_rates"] = np.array(
+            numbers["train/loss_parts"] = np.array([[part[n] for n in names] for part in parts])
+        numbers["train/learning_rates"] = np.array(
             [[rate(index) for rate in groups] for index in range(golden.STEPS)]
         )
-        return found
+        return numbers
 
-    return numbers
+    return train
 
 
-def _metrics(given: Mapping[str, np.ndarray], num_classes: int) -> Numbers:
-    """The scores of a recorded prediction: IoU per class, FwIoU, mIoU, ACC, mean class accuracy."""
-    if "metrics/gt" not in given:
+def _score(inputs: Mapping[str, np.ndarray], num_classes: int) -> Numbers:
+    """Scores a recorded prediction: IoU per class, FwIoU, mIoU, ACC, mean class accuracy."""
+    if "metrics/gt" not in inputs:
         return {}
     confusion = metrics.confusion_matrices(
-        given["metrics/gt"], given["metrics/prediction"], num_classes
+        inputs["metrics/gt"], inputs["metrics/prediction"], num_classes
     )
     scores = metrics.segmentation_scores(np.asarray(confusion).sum(axis=0, dtype=np.int64))
     values = [*scores["iou"], *(scores[name] for name in ("fwiou", "miou", "acc", "class_acc"))]
     return {f"metrics/phase{phase}": np.array(values) for phase in (1, 2)}
 
 
-def _real(found: Numbers, batch: sources.Batch) -> Numbers:
-    return {name: value[batch["weight"] > 0] for name, value in found.items()}
+def _drop_repeated(by_batch: Numbers, batch: sources.Batch) -> Numbers:
+    """Leaves out the examples that only fill the batch."""
+    return {name: value[batch["weight"] > 0] for name, value in by_batch.items()}
 
 
-def _named(prefix: str, variables: Mapping[str, Any]) -> Numbers:
+def _name_tensors(prefix: str, variables: Mapping[str, Any]) -> Numbers:
     return {f"{prefix}/{name}": value for name, value in to_torch(variables).items()}
 
 
-def _nchw(value: jax.Array) -> jax.Array:
+def _to_nchw(value: jax.Array) -> jax.Array:
     return jnp.moveaxis(value, -1, 1)

@@ -3,7 +3,7 @@
 Written from the description of the method and not from the JAX modules. Images and feature maps are
 NCHW. State dicts have the names, shapes and order of the published ones. Dropout is left out:
 numbers that depend on random draws cannot be compared. A plain dictionary loads with and without
-`num_batches_tracked`, with `strict=True` too; PyTorch adds what is missing.
+`num_batches_tracked`, even with `strict=True`; PyTorch adds what is missing.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from wsss_jax.models.layers import scaled
 
-_ATTENTION_DIVISOR = 4  # of the released code, whatever the number of classes
+_ATTENTION_DIVISOR = 4  # of the released code, for any number of classes
 _ASPP_DILATIONS = (1, 6, 12, 18)
 _EXPANSION = 4
 _MULTI_GRID = (2, 4, 8)  # dilations of the backbone's last stage
@@ -21,9 +21,10 @@ _MULTI_GRID = (2, 4, 8)  # dilations of the backbone's last stage
 def progressive_dropout_attention(
     features: torch.Tensor, maps: torch.Tensor, mu: float
 ) -> torch.Tensor:
-    """Features times the mean activation map, peaks taken out, as the released code does it.
+    """Multiplies features with the mean activation map without its peaks (Eq. 7-10).
 
-    Gradients flow through both factors, not through the threshold.
+    As in the released code: the maps are clipped at 0 first. Gradients flow through both factors,
+    not through the threshold.
 
     Args:
       features: (N, D, h, w).
@@ -31,7 +32,7 @@ def progressive_dropout_attention(
       mu: entries above mu times the maximum of their class and image count as 0.
 
     Returns:
-      (N, D, h, w). The sum over the classes is divided by 4 whatever C is.
+      (N, D, h, w). The sum over the classes is divided by 4 for any C.
     """
     maps = F.relu(maps)
     peaks = maps.amax(dim=(2, 3), keepdim=True)
@@ -40,7 +41,7 @@ def progressive_dropout_attention(
 
 
 class ResNet38(nn.Module):
-    """The patch classifier of phase 1; every BatchNorm uses its running statistics, always."""
+    """The patch classifier of phase 1; every BatchNorm always uses its running statistics."""
 
     def __init__(self, num_classes: int, width: float = 1.0):
         """Builds the network.

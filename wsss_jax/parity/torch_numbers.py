@@ -1,7 +1,7 @@
-"""The numbers of a golden file, computed in PyTorch on the CPU; needs the extra "torch".
+"""Computes the numbers of a golden file in PyTorch on the CPU; needs the extra "torch".
 
-Names and meaning are those of `golden`; here every tensor is whole. Floats come in the dtype that
-was asked for, label maps as uint8, losses and learning rates as float64.
+Names and meaning are those of `golden`; here every tensor is whole. Floats have the requested
+dtype, label maps are uint8, losses and learning rates float64.
 """
 
 import re
@@ -46,10 +46,10 @@ Arrays = dict[str, np.ndarray]
 
 @contextmanager
 def _plain_convolutions() -> Iterator[None]:
-    """Convolutions as matrix products instead of oneDNN's.
+    """Computes convolutions as matrix products instead of with oneDNN.
 
-    These round three times as much, which flips a few ReLUs and shows as 2e-4 in Grad-CAM and in
-    the gradients of phase 1, and their last bits depend on the number of threads.
+    oneDNN rounds three times as much, which flips a few ReLUs and shows as 2e-4 in Grad-CAM and in
+    the gradients of phase 1, and its last bits depend on the number of threads.
     """
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False
@@ -66,7 +66,7 @@ def phase1(
     inputs: Mapping[str, np.ndarray],
     dtype: str = "float32",
 ) -> Arrays:
-    """The numbers of phase 1; classes and width of the network follow from its weights.
+    """Computes the numbers of phase 1; classes and width of the network follow from its weights.
 
     Args:
       state_dict: of `ResNet38`, with or without batch counters; not changed.
@@ -78,9 +78,11 @@ def phase1(
       InputError: weights or labels do not fit.
     """
     num_classes, channels = _shape(state_dict, "fc8.weight")[:2]
-    labels = _input(inputs, "labels", (len(images), num_classes))
-    model = _loaded(ResNet38, state_dict, dtype, num_classes=num_classes, width=channels / 4096)
-    x = _batch(images, dtype)
+    labels = _check_input(inputs, "labels", (len(images), num_classes))
+    model = _load_network(
+        ResNet38, state_dict, dtype, num_classes=num_classes, width=channels / 4096
+    )
+    x = _scale_images(images, dtype)
     numbers, cams = _classify(model, x)
     for layer, maps in cams.items():
         numbers |= {f"gradcam/{layer}/{index}": array for index, array in enumerate(maps)}
@@ -89,8 +91,8 @@ def phase1(
             scores = normalized(maps) * (label != 0)[:, None, None]
             white = np.where(white_background(image), _WHITE_SCORE, 0)[None]
             with_white = np.concatenate([scores, white])
-            numbers[f"pseudo_mask/luad/{layer}/{index}"] = _strongest(with_white)
-            numbers[f"pseudo_mask/bcss/{layer}/{index}"] = _strongest(scores)
+            numbers[f"pseudo_mask/luad/{layer}/{index}"] = _label(with_white)
+            numbers[f"pseudo_mask/bcss/{layer}/{index}"] = _label(scores)
     numbers |= _segment(numbers["forward/cam"], numbers["forward/probability"], images.shape[1:3])
     return numbers | _train_classifier(model, x, torch.tensor(labels, dtype=x.dtype))
 
@@ -102,7 +104,7 @@ def phase2(
     inputs: Mapping[str, np.ndarray],
     dtype: str = "float32",
 ) -> Arrays:
-    """The numbers of phase 2; classes, width and blocks of the network follow from its weights.
+    """Computes the numbers of phase 2; classes, width and blocks follow from the weights.
 
     Args:
       state_dict: of `DeepLabV3Plus`, with or without batch counters; not changed.
@@ -115,12 +117,12 @@ def phase2(
       InputError: weights, images or inputs do not fit.
     """
     if len(images) < 2:
-        raise InputError("images: only one, of which there are no batch statistics; give more")
+        raise InputError("config.images: one image has no batch statistics; give two or more")
     (num_classes,) = _shape(state_dict, "decoder.last_conv.8.bias")
     width = _shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
-    targets = _input(inputs, "targets", (len(TARGET_LAYERS), *images.shape[:3]))
-    probability = _input(inputs, "gate/probability", (len(images), num_classes))
-    model = _loaded(
+    targets = _check_input(inputs, "targets", (len(TARGET_LAYERS), *images.shape[:3]))
+    probability = _check_input(inputs, "gate/probability", (len(images), num_classes))
+    model = _load_network(
         DeepLabV3Plus,
         state_dict,
         dtype,
@@ -128,40 +130,40 @@ def phase2(
         width=width,
         blocks=_blocks(state_dict),
     )
-    x = _batch(images, dtype)
+    x = _scale_images(images, dtype)
     with torch.no_grad():
         logits, taps = model.eval()(x)
-    numbers = {f"forward/{name}": _array(tensor) for name, tensor in taps.items()}
-    numbers["forward/logits"] = _array(logits)
-    numbers["forward/prediction"] = _strongest(_array(logits), axis=1)
+    numbers = {f"forward/{name}": _copy_array(tensor) for name, tensor in taps.items()}
+    numbers["forward/logits"] = _copy_array(logits)
+    numbers["forward/prediction"] = _label(_copy_array(logits), axis=1)
     is_open = (probability > _GATE_THRESHOLD)[:, :, None, None]
-    numbers["gate/prediction_reference"] = _strongest(_array(logits) * is_open, axis=1)
+    numbers["gate/prediction_reference"] = _label(_copy_array(logits) * is_open, axis=1)
     return numbers | _train_segmenter(model, x, torch.tensor(targets, dtype=torch.long))
 
 
 def normalized(maps: np.ndarray) -> np.ndarray:
-    """Maps (C, H, W) brought to [0, 1] by their joint minimum and maximum; 0 where these agree."""
+    """Scales maps (C, H, W) to [0, 1] by their joint minimum and maximum; 0 if these are equal."""
     low, high = maps.min(), maps.max()
     return (maps - low) / ((high - low) or 1)
 
 
 def white_background(image: np.ndarray) -> np.ndarray:
-    """Bright areas, 4-connected and large, of an image (H, W, 3) uint8 RGB: (H, W) bool."""
+    """Finds bright areas, 4-connected and large, of an image (H, W, 3) uint8 RGB: (H, W) bool."""
     bright = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > _WHITE_GREY
     _, areas = cv2.connectedComponents(bright.astype(np.uint8), connectivity=4)
     return bright & (np.bincount(areas.ravel())[areas] >= _WHITE_AREA)
 
 
 def layer_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The cross entropy with each mask, as the released code divides it.
+    """Computes the cross entropy with each mask, divided as in the released code.
 
     Args:
       logits: (N, C, H, W).
       targets: (3, N, H, W) int64 in the order of `golden.TARGET_LAYERS`, C where white.
 
     Returns:
-      (3,): means over the pixels, white ones included, divided once more by N. White has a logit of
-      its own, 100 where the mask of bn7 is white and 0 elsewhere.
+      (3,): means over the pixels, white ones included, divided once more by N. White is a further
+      class with logit 100 where the mask of bn7 is white and 0 elsewhere.
     """
     white = targets[TARGET_LAYERS.index("bn7")] == logits.shape[1]
     further = _WHITE_LOGIT * white[:, None].to(logits.dtype)
@@ -170,10 +172,10 @@ def layer_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
-    """SGD over what phase 1 trains; everything else of `model` is frozen from here on.
+    """Makes the SGD of phase 1 and freezes all parameters of `model` it does not train.
 
-    The groups: weights, biases (twice the rate, no decay), fc8 and its biases (ten and twenty times
-    the rate). No layer that is trained has a bias, so two of them are empty.
+    Its groups: weights, biases (twice the rate, no decay), fc8 and its biases (ten and twenty times
+    the rate). No trained layer has a bias, so two of them are empty.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
         (head, bias): [] for head in (False, True) for bias in (False, True)
@@ -199,7 +201,7 @@ def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
 
 
 def phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
-    """SGD over all parameters; the groups: the backbone, and the heads at ten times its rate."""
+    """Makes the SGD of phase 2: the backbone, and the heads at ten times its rate."""
     rate = LEARNING_RATE[2]
     heads = [*model.aspp.parameters(), *model.decoder.parameters()]
     return torch.optim.SGD(
@@ -213,29 +215,29 @@ def phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
 
 
 def _classify(model: ResNet38, x: torch.Tensor) -> tuple[Arrays, dict[str, np.ndarray]]:
-    """Forward passes, and Grad-CAM by layer: (N, C, H, W) at the resolution of the images."""
+    """Runs forward passes and Grad-CAM by layer, (N, C, H, W) at the size of the images."""
     logits, taps = model(x)
     cams = {
-        layer: _array(F.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False))
+        layer: _copy_array(F.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False))
         for layer, maps in _grad_cam(logits, {layer: taps[layer] for layer in CAM_LAYERS}).items()
     }
     numbers = {
-        "forward/" + {"bn7": "bn7_relu"}.get(name, name): _array(tensor)
+        "forward/" + {"bn7": "bn7_relu"}.get(name, name): _copy_array(tensor)
         for name, tensor in taps.items()
     }
     with torch.no_grad():
-        numbers["forward/cam"] = _array(F.relu(model.fc8(taps["bn7"])))
-        numbers["forward/logits"] = _array(logits)
-        numbers["forward/probability"] = _array(torch.sigmoid(logits))
+        numbers["forward/cam"] = _copy_array(F.relu(model.fc8(taps["bn7"])))
+        numbers["forward/logits"] = _copy_array(logits)
+        numbers["forward/probability"] = _copy_array(torch.sigmoid(logits))
         for mu in MUS:
             logits, taps = model(x, mu)
-            numbers[f"pda/{mu}/logits"] = _array(logits)
-            numbers[f"pda/{mu}/attended"] = _array(taps["attended"])
+            numbers[f"pda/{mu}/logits"] = _copy_array(logits)
+            numbers[f"pda/{mu}/attended"] = _copy_array(taps["attended"])
     return numbers, cams
 
 
 def _grad_cam(logits: torch.Tensor, taps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """By layer (N, C, h, w): channels weighted with the spatial mean of each logit's gradient."""
+    """Weights channels with the spatial mean of each logit's gradient; by layer (N, C, h, w)."""
     maps: dict[str, list[torch.Tensor]] = {layer: [] for layer in taps}
     for target in logits.sum(dim=0):
         gradients = torch.autograd.grad(target, list(taps.values()), retain_graph=True)
@@ -246,12 +248,12 @@ def _grad_cam(logits: torch.Tensor, taps: Mapping[str, torch.Tensor]) -> dict[st
 
 
 def _segment(cams: np.ndarray, probability: np.ndarray, size: Sequence[int]) -> Arrays:
-    """Phase 1 as a segmentation, of activation maps (N, C, h, w) clipped at zero."""
+    """Segments with phase 1 alone, from activation maps (N, C, h, w) clipped at zero."""
     numbers = {}
     for index, (maps, predicted) in enumerate(zip(cams, probability > _SEGMENTATION_THRESHOLD)):
-        kept = torch.tensor(maps * predicted[:, None, None])[None]
-        resized = F.interpolate(kept, tuple(size), mode="bilinear", align_corners=False)[0]
-        numbers[f"phase1_segmentation/{index}"] = _strongest(normalized(resized.numpy()))
+        present = torch.tensor(maps * predicted[:, None, None])[None]
+        resized = F.interpolate(present, tuple(size), mode="bilinear", align_corners=False)[0]
+        numbers[f"phase1_segmentation/{index}"] = _label(normalized(resized.numpy()))
         numbers[f"phase1_segmentation_label/{index}"] = predicted.astype(np.float32)
     return numbers
 
@@ -272,7 +274,7 @@ def _train_classifier(model: ResNet38, x: torch.Tensor, labels: torch.Tensor) ->
         optimizer.step()
         schedule.step()
     numbers |= {"train/losses": np.array(losses), "train/learning_rates": np.array(rates)}
-    return numbers | {f"after3/{name}": _array(p) for name, p in model.named_parameters()}
+    return numbers | {f"after3/{name}": _copy_array(p) for name, p in model.named_parameters()}
 
 
 def _train_segmenter(model: DeepLabV3Plus, x: torch.Tensor, targets: torch.Tensor) -> Arrays:
@@ -288,10 +290,10 @@ def _train_segmenter(model: DeepLabV3Plus, x: torch.Tensor, targets: torch.Tenso
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            numbers["train/logits"] = _array(logits)
+            numbers["train/logits"] = _copy_array(logits)
             numbers |= _gradients(model)
             numbers |= {
-                f"running/{name}": _array(buffer)
+                f"running/{name}": _copy_array(buffer)
                 for name, buffer in model.named_buffers()
                 if not name.endswith(_COUNTER)
             }
@@ -302,7 +304,7 @@ def _train_segmenter(model: DeepLabV3Plus, x: torch.Tensor, targets: torch.Tenso
         schedule.step()
     numbers |= {"train/losses": np.array(losses), "train/loss_parts": np.array(parts)}
     numbers["train/learning_rates"] = np.array(rates)
-    return numbers | {f"after3/{name}": _array(p) for name, p in model.named_parameters()}
+    return numbers | {f"after3/{name}": _copy_array(p) for name, p in model.named_parameters()}
 
 
 def _schedule(optimizer: torch.optim.SGD, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
@@ -313,31 +315,31 @@ def _schedule(optimizer: torch.optim.SGD, total_steps: int) -> torch.optim.lr_sc
 
 def _gradients(model: nn.Module) -> Arrays:
     return {
-        f"grad/{name}": _array(parameter.grad)
+        f"grad/{name}": _copy_array(parameter.grad)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
 
 
-def _strongest(scores: np.ndarray, axis: int = 0) -> np.ndarray:
+def _label(scores: np.ndarray, axis: int = 0) -> np.ndarray:
     return scores.argmax(axis=axis).astype(np.uint8)
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    """A copy: parameters and buffers change while training goes on."""
+def _copy_array(tensor: torch.Tensor) -> np.ndarray:
+    """Copies a tensor, as training goes on to change parameters and buffers."""
     return tensor.detach().numpy().copy()
 
 
-def _batch(images: np.ndarray, dtype: str) -> torch.Tensor:
-    """(N, 3, H, W) in [0, 1], divided in float32 whatever the dtype."""
+def _scale_images(images: np.ndarray, dtype: str) -> torch.Tensor:
+    """Scales images to (N, 3, H, W) in [0, 1]; divides in float32 for any dtype."""
     scaled = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / 255
     return torch.tensor(scaled, dtype=getattr(torch, dtype))
 
 
-def _loaded(
+def _load_network(
     network: type[nn.Module], state_dict: Mapping[str, np.ndarray], dtype: str, **kwargs
 ) -> nn.Module:
-    # On the meta device nothing is drawn that the weights would replace.
+    # On the meta device no initial values are drawn, only to be replaced.
     with torch.device("meta"):
         model = network(**kwargs)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -345,8 +347,8 @@ def _loaded(
     for name in [*expected, *given]:
         if expected.get(name) != given.get(name) and not name.endswith(_COUNTER):
             raise InputError(
-                f"state dict entry {name!r}: {given.get(name, 'missing')}, but {network.__name__} "
-                f"has {expected.get(name, 'none')}; pass the weights of this phase"
+                f"config.weights: {name} is {given.get(name, 'missing')} and in {network.__name__} "
+                f"{expected.get(name, 'missing')}; give weights of this phase"
             )
     tensors = {
         name: torch.tensor(array, dtype=getattr(torch, dtype))
@@ -358,7 +360,7 @@ def _loaded(
 
 
 def _blocks(state_dict: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-    """Blocks per stage of the backbone."""
+    """Counts the blocks per stage of the backbone."""
     pattern = re.compile(r"backbone\.layer(\d)\.\d+\.conv1\.weight")
     counts = Counter(match[1] for match in map(pattern.fullmatch, state_dict) if match)
     return tuple(counts[stage] for stage in "1234")
@@ -366,12 +368,14 @@ def _blocks(state_dict: Mapping[str, np.ndarray]) -> tuple[int, ...]:
 
 def _shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
     if name not in state_dict:
-        raise InputError(f"state dict entry {name!r} is missing; pass the weights of this phase")
+        raise InputError(f"config.weights: {name} is missing; give weights of this phase")
     return np.shape(state_dict[name])
 
 
-def _input(inputs: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _check_input(inputs: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name not in inputs or np.shape(inputs[name]) != shape:
         given = np.shape(inputs[name]) if name in inputs else "missing"
-        raise InputError(f"{name}: {given}, but images and weights ask for {shape}; record it anew")
+        raise InputError(
+            f"config.golden: {name} is {given}, images and weights ask for {shape}; record it again"
+        )
     return np.asarray(inputs[name])

@@ -43,7 +43,7 @@ def fill_variables(
     config: ml_collections.ConfigDict, network: nn.Module, source: weights.Weights
 ) -> tuple[dict[str, Any], weights.Report]:
     """Fills the variables of a network with weights; returns, errors as `initialize_variables`."""
-    job = f"phase{weights.phase_of(source)}"
+    job = weights.find_method(source)
     if job != config.job:
         raise InputError(f"{source.path}: these are weights of {job}: name some of {config.job}")
 
@@ -57,7 +57,7 @@ def fill_variables(
         "--config.strict=False"
     )
     variables, report = weights.fit(source, shapes, draw, strict=config.strict, remedy=remedy)
-    tqdm.write(weights.summary(report))
+    tqdm.write(weights.summarize(report))
     return variables, report
 
 
