@@ -27,7 +27,7 @@ from absl import flags
 from benchmarks import measure
 from benchmarks.train import CLASSES, settings
 from configs import base
-from data import folders, synthetic
+from data import folders, patch_files, synthetic
 from wsss_jax import inputs, phase1, pseudo_masks, sources, training
 from wsss_jax.interop import torch_names
 
@@ -63,7 +63,7 @@ def ours(
     writing = []
 
     def write(path: Path, mask: np.ndarray) -> None:
-        writing.append(measure.once(lambda: folders.write_mask(path, mask, synthetic.DATASET)))
+        writing.append(measure.once(lambda: patch_files.write_mask(path, mask, synthetic.DATASET)))
 
     exact = None if precision == "float32" else "default"
     with jax.default_matmul_precision(exact), ThreadPoolExecutor(pseudo_masks.WRITERS) as pool:
@@ -111,7 +111,7 @@ def reference(
         return functional.interpolate(found, x.shape[2:], mode="bilinear")[0, 0].cpu()
 
     def open_patch(patch: folders.Patch) -> Iterator[tuple[Path, np.ndarray]]:
-        image = folders.read_image(patch.image, None)
+        image = patch_files.read_image(patch.image, None)
         x = torch.from_numpy(image).permute(2, 0, 1)[None].to(device).float() / 255
         present = np.asarray(patch.label)[:, None, None]
         for layer in LAYERS:
@@ -125,7 +125,7 @@ def reference(
     start = time.perf_counter()
     for patch in patches:
         for path, mask in open_patch(patch):
-            write = partial(folders.write_mask, path, mask, synthetic.DATASET)
+            write = partial(patch_files.write_mask, path, mask, synthetic.DATASET)
             writing += measure.once(write)
     # A synchronous write is waited for as long as it takes.
     return Made(len(patches), time.perf_counter() - start, writing, writing)
@@ -133,7 +133,7 @@ def reference(
 
 def agreement(one: Path, other: Path) -> float:
     """Share of equal pixels of the masks that both folders have."""
-    read = partial(folders.read_values, size=None)
+    read = partial(patch_files.read_values, size=None)
     pairs = [(path, other / path.relative_to(one)) for path in sorted(one.rglob("*.png"))]
     equal = [np.mean(read(a) == read(b)) for a, b in pairs if b.is_file()]
     return float(np.mean(equal))
@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             for precision in args.precision
         }
         if args.torch:
-            patches = folders.labelled_patches(root / "data", "train", synthetic.DATASET)
+            patches = folders.list_labeled_patches(root / "data", "train", synthetic.DATASET)
             chosen = patches[: args.reference_patches]
             found[REFERENCE] = reference(variables, chosen, args.width, root / REFERENCE)
         rates = {name: made.patches / made.seconds for name, made in found.items()}

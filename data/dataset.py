@@ -160,7 +160,7 @@ def format_label(label: Iterable[int], dataset: Dataset) -> str:
     return prefix + separator.join(values) + "]"
 
 
-def label_from_mask(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
+def derive_label(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
     """The multi-hot label of a patch from its mask.
 
     A class is present when it covers at least `present_share` of all the patch's pixels, the

@@ -12,20 +12,17 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.dataset import Dataset, label_from_mask
+from data.dataset import Dataset, derive_label
 from data.folders import (
     SPELLINGS,
     Patch,
-    annotated_patches,
-    check_patches,
-    checksums,
     has_masks,
     has_split,
-    labelled_patches,
-    patch_records,
-    read_image,
-    read_mask,
+    list_annotated_patches,
+    list_labeled_patches,
 )
+from data.patch_checks import check_patches, compute_checksums, make_records
+from data.patch_files import read_image, read_mask
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, atomic_path
 from wsss_jax.patch_records import PatchRecord, first_difference, patch_record_list
@@ -65,7 +62,7 @@ class Patches(tfds.core.GeneratorBasedBuilder):
             mask, label = np.zeros((0, self._size), np.uint8), patch.label
             if patch.mask is not None:
                 mask = read_mask(patch.mask, self._dataset, self._size, checked=True)
-                label = label_from_mask(mask, self._dataset)
+                label = derive_label(mask, self._dataset)
             yield (
                 index,
                 {
@@ -134,7 +131,7 @@ def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) ->
         _refuse_other(out_dir, content, splits)
         return
     records = {
-        split: patch_records(patches, check_patches(patches, size, dataset))
+        split: make_records(patches, check_patches(patches, size, dataset))
         for split, patches in splits.items()
     }
     with atomic_folder(out_dir) as temporary:
@@ -179,7 +176,7 @@ def _splits(root: Path, dataset: Dataset) -> dict[str, list[Patch]]:
     for split in SPELLINGS:
         if has_split(root, split):
             annotated = split != "train" and has_masks(root, split)
-            read = annotated_patches if annotated else labelled_patches
+            read = list_annotated_patches if annotated else list_labeled_patches
             splits[split] = read(root, split, dataset)
     if not splits:
         raise InputError(f"{root}: neither a train nor a val nor a test folder; correct the path")
@@ -229,7 +226,8 @@ def _refuse_other(out_dir: Path, content: dict, splits: dict[str, list[Patch]]) 
                 "remove it, it is then built anew"
             )
     records = {
-        split: patch_records(patches, checksums(patches)) for split, patches in splits.items()
+        split: make_records(patches, compute_checksums(patches))
+        for split, patches in splits.items()
     }
     differences = [
         f"{split}: {difference}"

@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.dataset import Dataset, format_label, label_from_mask, save_dataset
-from data.folders import write_image, write_mask
+from data.dataset import Dataset, derive_label, format_label, save_dataset
+from data.patch_files import write_image, write_mask
 from wsss_jax import workers as worker_processes
 from wsss_jax.files import atomic_folder
 
@@ -114,7 +114,7 @@ def _write_patch(task: tuple[Path, str, int, int, int]) -> None:
     image, mask = draw_patch(np.random.default_rng([seed, split_key, number]), size)
     stem = f"{split}_{number:05d}"
     if split == "train":
-        label = format_label(label_from_mask(mask, DATASET), DATASET)
+        label = format_label(derive_label(mask, DATASET), DATASET)
         write_image(root / "train" / f"{stem}{label}.png", image)
     else:
         write_image(root / split / "img" / f"{stem}.png", image)

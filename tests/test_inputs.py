@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from configs import base
-from data import folders, synthetic
+from data import patch_files, synthetic
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import inputs, patch_records, pixels, sources
@@ -88,7 +88,7 @@ def test_pseudo_masks_join_images_of_the_store(data, dataset, tmp_path):
         layer.mkdir()
         for index, name in enumerate(names):
             mask = np.full((SIZE, SIZE), (index + shift) % 5, np.uint8)
-            folders.write_mask(layer / f"{name}.png", mask, dataset)
+            patch_files.write_mask(layer / f"{name}.png", mask, dataset)
     data.source = "tfds"
     source = sources.open_source(data, dataset, "train", layers)
     for index in range(len(source)):
@@ -101,9 +101,9 @@ def test_patches_of_any_size_can_be_resized(data, dataset, tmp_path):
     for split in ("train", "val/img", "val/mask"):
         (tmp_path / split).mkdir(parents=True)
     image, mask = synthetic.draw_patch(np.random.default_rng(0), 48)
-    folders.write_image(tmp_path / "train" / "a-[1 0 0 1].png", image[:40])
-    folders.write_image(tmp_path / "val" / "img" / "b.png", image)
-    folders.write_mask(tmp_path / "val" / "mask" / "b.png", mask, dataset)
+    patch_files.write_image(tmp_path / "train" / "a-[1 0 0 1].png", image[:40])
+    patch_files.write_image(tmp_path / "val" / "img" / "b.png", image)
+    patch_files.write_mask(tmp_path / "val" / "mask" / "b.png", mask, dataset)
     data.root = str(tmp_path)
     with pytest.raises(InputError, match="48x40 pixels, expected 32x32"):
         sources.open_source(data, dataset, "train")
@@ -135,7 +135,7 @@ def test_masks_are_part_of_the_records(data, dataset, tmp_path):
     names = sources.open_source(data, dataset, "train").names
     for name in names:
         mask = np.zeros((SIZE, SIZE), np.uint8)
-        folders.write_mask(tmp_path / f"{name}.PNG", mask, dataset)
+        patch_files.write_mask(tmp_path / f"{name}.PNG", mask, dataset)
         (tmp_path / f"._{name}.png").write_bytes(b"macOS")
     data.source = "tfds"
     in_store = sources.open_source(data, dataset, "train", [tmp_path])
@@ -143,7 +143,7 @@ def test_masks_are_part_of_the_records(data, dataset, tmp_path):
     before = sources.open_source(data, dataset, "train", [tmp_path])
     assert in_store.records == before.records and len(before.records) == len(names)
     assert in_store[0]["masks"].shape == before[0]["masks"].shape == (1, SIZE, SIZE)
-    folders.write_mask(tmp_path / f"{names[3]}.PNG", mask + np.uint8(1), dataset)
+    patch_files.write_mask(tmp_path / f"{names[3]}.PNG", mask + np.uint8(1), dataset)
     now = sources.open_source(data, dataset, "train", [tmp_path])
     difference = patch_records.first_difference(before.records, now.records)
     assert difference == f"the content of {names[3]} has changed"
@@ -154,15 +154,15 @@ def test_a_class_that_nothing_shows_is_named(data, dataset, tmp_path, capsys):
     (tmp_path / "masks").mkdir()
     image, mask = np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
     for stem in ("a-[1 0 1 0]", "b-[0 0 0 0]", "c-[1 0 0 0]"):
-        folders.write_image(tmp_path / "train" / f"{stem}.png", image)
-        folders.write_mask(tmp_path / "masks" / f"{stem}.png", mask, dataset)
+        patch_files.write_image(tmp_path / "train" / f"{stem}.png", image)
+        patch_files.write_mask(tmp_path / "masks" / f"{stem}.png", mask, dataset)
     data.root = str(tmp_path)
     sources.open_source(data, dataset, "train", [tmp_path / "masks"])
     first, second, third = capsys.readouterr().out.splitlines()
     assert "no training patch has necrosis, stroma in its label" in first
     assert "1 training patches have no class in their label, such as b-[0 0 0 0]" in second
     assert f"{tmp_path / 'masks'}: no mask has lymphocytes, though labels do" in third
-    folders.write_image(tmp_path / "train" / "d-[0 1 1 1].png", image)
+    patch_files.write_image(tmp_path / "train" / "d-[0 1 1 1].png", image)
     (tmp_path / "train" / "b-[0 0 0 0].png").unlink()
     sources.open_source(data, dataset, "train")
     assert capsys.readouterr().out == ""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import folders, synthetic
+from data import patch_files, synthetic
 from wsss_jax.checkpoints import load_variables
 
 REPOSITORY = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def test_other_jobs_that_are_disturbed_leave_what_undisturbed_ones_do(
     rng = np.random.default_rng(0)
     for number in range(6):
         image, mask = synthetic.draw_patch(rng, 96)
-        folders.write_image(regions / "images" / f"r{number}.png", image)
+        patch_files.write_image(regions / "images" / f"r{number}.png", image)
         Image.fromarray(mask).save(regions / "masks" / f"r{number}.png")
     cache = jax.config.jax_compilation_cache_dir
     _disturb("others", tissue_dir, work, cache, str(max(1, OTHERS // 2)), runs_dir, regions)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from data import folders
+from data import patch_files
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import (
@@ -78,7 +78,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             label_maps, _ = list(found.values())[-1]
             for index, label_map in zip(batch["index"][real], label_maps[real]):
                 path = workdir / PREDICTIONS / f"{source.names[index]}.png"
-                folders.write_mask(path, label_map, dataset)
+                patch_files.write_mask(path, label_map, dataset)
             progress.update(int(real.sum()) * jax.process_count())
             return {name: counts for name, (_, counts) in found.items()}
 

@@ -129,22 +129,23 @@ def doctor(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Cuts labelled patches out of annotated regions."""
+    """Cuts labeled patches out of annotated regions."""
     del workdir  # the patches go to config.out
     dataset = load_dataset(config.dataset, config.images)
+    codes = {name: tuple(values) for name, values in config.codes.items()}
     summary = data_prepare.cut_patches(
         Path(config.images),
         Path(config.masks),
         Path(config.out),
-        dataset,
-        {name: tuple(codes) for name, codes in config.codes.items()},
-        tuple(config.excluded),
-        patch=config.patch,
-        stride=config.stride,
-        resize=config.resize,
-        min_share=config.min_share,
-        shares=tuple(config.shares),
-        seed=config.seed,
+        data_prepare.MaskCodes(dataset, codes, tuple(config.excluded)),
+        data_prepare.Cutting(
+            config.patch,
+            config.stride,
+            config.resize,
+            tuple(config.shares),
+            config.seed,
+            config.min_share,
+        ),
         workers=config.workers,
     )
     config_lib.save(config, Path(config.out))

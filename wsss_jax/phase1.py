@@ -150,7 +150,7 @@ def phase(
     """What the training loop needs of phase 1; `config.model.batch_norm` is settled by then."""
     model = build_model(config, num_classes, parallel.AXIS)
     frozen = tuple(config.model.frozen_blocks) if config.init else ()
-    optimizer = schedules.for_batch_size(config.optimizer, config.batch_size)
+    optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
     rates = schedules.learning_rates(optimizer, total_steps)
 
     def is_trainable(path: tuple[str, ...]) -> bool:

@@ -218,7 +218,7 @@ def phase(
 ) -> training.Phase:
     """What the training loop needs of phase 2."""
     model = build_model(config, num_classes, parallel.AXIS)
-    optimizer = schedules.for_batch_size(config.optimizer, config.batch_size)
+    optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
     rates = schedules.learning_rates(optimizer, total_steps)
 
     return training.Phase(

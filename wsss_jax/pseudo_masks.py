@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from data import folders
+from data import folders, patch_files
 from data.dataset import Dataset
 from wsss_jax import (
     cam,
@@ -82,7 +82,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
                 name = source.names[int(batch["index"][row])]
                 for layer, maps in label_maps.items():
                     path = layer_dir(workdir, layer) / f"{name}.png"
-                    pending.append(pool.submit(folders.write_mask, path, maps[row], dataset))
+                    pending.append(pool.submit(patch_files.write_mask, path, maps[row], dataset))
                 progress.update()
         _wait(pending)
     parallel.wait_for_all("wrote the masks")
@@ -189,7 +189,7 @@ def _sheet(
     for index in sorted(rng.choice(len(source), count, replace=False)):
         name, patch = source.names[index], source[index]
         found = {
-            layer: folders.read_mask(layer_dir(workdir, layer) / f"{name}.png", dataset, None)
+            layer: patch_files.read_mask(layer_dir(workdir, layer) / f"{name}.png", dataset, None)
             for layer in config.layers
         }
         rows.append(figures.SheetRow(name, patch["image"], found, label=patch["label"]))

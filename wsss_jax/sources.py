@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from data import folders
-from data.dataset import Dataset, label_from_mask, load_dataset
+from data import folders, patch_checks, patch_files
+from data.dataset import Dataset, derive_label, load_dataset
 from data.folders import Patch
 from wsss_jax import parallel
 from wsss_jax.errors import InputError
@@ -54,7 +54,7 @@ class FolderSource:
         """Reads `patches` of `size` pixels.
 
         Args:
-          patches: with a label, a mask, or both; found whole by `folders.check_patches`.
+          patches: with a label, a mask, or both; found whole by `patch_checks.check_patches`.
           dataset: what they are of.
           size: S, the side in pixels.
           masks: L times a file of S pixels for every patch; none: the patches' own masks.
@@ -72,16 +72,16 @@ class FolderSource:
     def __getitem__(self, index: int) -> Batch:
         patch = self._patches[index]
         own_size = None if self._resize else self._size
-        image = folders.read_image(patch.image, own_size, checked=True)
+        image = patch_files.read_image(patch.image, own_size, checked=True)
         image = self._fitted(image, cv2.INTER_AREA)
         masks = [
-            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
+            patch_files.read_mask(paths[index], self._dataset, self._size, checked=True)
             for paths in self._masks
         ]
         if not masks and patch.mask is not None:
-            mask = folders.read_mask(patch.mask, self._dataset, own_size, checked=True)
+            mask = patch_files.read_mask(patch.mask, self._dataset, own_size, checked=True)
             masks = [self._fitted(mask, cv2.INTER_NEAREST)]
-        label = patch.label if patch.label is not None else label_from_mask(masks[0], self._dataset)
+        label = patch.label if patch.label is not None else derive_label(masks[0], self._dataset)
         return _element(index, image, label, masks)
 
     def _fitted(self, array: np.ndarray, interpolation: int) -> np.ndarray:
@@ -112,7 +112,7 @@ class StoreSource:
     def __getitem__(self, index: int) -> Batch:
         record = self._store[index]
         masks = [
-            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
+            patch_files.read_mask(paths[index], self._dataset, self._size, checked=True)
             for paths in self._masks
         ]
         if not masks and record["mask"].size:
@@ -167,11 +167,11 @@ def open_source(
         masks, records = _checked_masks(mask_dirs, store.records, dataset, size)
         return StoreSource(store, dataset, size, masks, records=records)
     if split == "train" or not folders.has_masks(root, split):
-        patches = folders.labelled_patches(root, split, dataset)
+        patches = folders.list_labeled_patches(root, split, dataset)
     else:
-        patches = folders.annotated_patches(root, split, dataset)
-    checksums = folders.check_patches(patches, None if config.resize else size, dataset)
-    records = folders.patch_records(patches, checksums)
+        patches = folders.list_annotated_patches(root, split, dataset)
+    checksums = patch_checks.check_patches(patches, None if config.resize else size, dataset)
+    records = patch_checks.make_records(patches, checksums)
     if split == "train":
         _say_what_labels_lack(records, dataset)
     masks, records = _checked_masks(mask_dirs, records, dataset, size)
@@ -199,8 +199,8 @@ def _checked_masks(
     labelled = _classes_of_labels(records)
     patches = [Patch(record.name, Path(), None, None) for record in records]
     for folder in mask_dirs:
-        masks.append([patch.mask for patch in folders.masks_for(patches, folder)])
-        checksums, present = folders.check_masks(masks[-1], size, dataset)
+        masks.append([patch.mask for patch in folders.find_masks(patches, folder)])
+        checksums, present = patch_checks.check_masks(masks[-1], size, dataset)
         records = [
             record._replace(checksum=f"{record.checksum}{checksum:08x}")
             for record, checksum in zip(records, checksums, strict=True)

@@ -10,8 +10,8 @@ import pytest
 
 from data.dataset import (
     SHIPPED,
+    derive_label,
     format_label,
-    label_from_mask,
     load_dataset,
     parse_label,
     save_dataset,
@@ -211,7 +211,7 @@ def test_label_from_mask_counts_all_pixels():
     mask = np.full((10, 10), 4, np.uint8)
     mask[0, :5] = 1  # exactly 5 %
     mask[1, :4] = 2
-    assert label_from_mask(mask, dataset).tolist() == [0, 1, 0, 0]
+    assert derive_label(mask, dataset).tolist() == [0, 1, 0, 0]
     any_pixel = dataclasses.replace(dataset, present_share=0.0)
-    label = label_from_mask(mask, any_pixel)
+    label = derive_label(mask, any_pixel)
     assert label.tolist() == [0, 1, 1, 0] and label.dtype == np.uint8

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data import folders
-from data.dataset import label_from_mask, load_dataset
+from data import folders, patch_checks
+from data.dataset import derive_label, load_dataset
 from data.synthetic import DATASET, draw_patch, write_dataset
 from wsss_jax.errors import InputError
 
@@ -102,15 +102,15 @@ def test_write_dataset(tmp_path):
     assert write_dataset(root, counts, 64, seed=1) == DATASET
     dataset = load_dataset("", root)
     assert dataset == DATASET
-    train = folders.labelled_patches(root, "train", dataset)
+    train = folders.list_labeled_patches(root, "train", dataset)
     assert len(train) == 6 and all(any(patch.label) for patch in train)
-    folders.check_patches(train, 64, dataset)
+    patch_checks.check_patches(train, 64, dataset)
     for split in ("val", "test"):
-        patches = folders.annotated_patches(root, split, dataset)
+        patches = folders.list_annotated_patches(root, split, dataset)
         assert len(patches) == counts[split]
-        folders.check_patches(patches, 64, dataset)
+        patch_checks.check_patches(patches, 64, dataset)
     _, mask = draw_patch(np.random.default_rng([1, 0, 0]), 64)
-    assert train[0].label == tuple(label_from_mask(mask, dataset))
+    assert train[0].label == tuple(derive_label(mask, dataset))
     assert [path.name for path in tmp_path.iterdir()] == ["tissue"]
     with pytest.raises(InputError, match="not an empty folder"):
         write_dataset(root, counts, 64, seed=1)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from data import folders
+from data import folders, patch_files
 from wsss_jax import config as config_lib
 from wsss_jax import phase1, phase2, runs, spreadsheets, training
 from wsss_jax.errors import InputError
@@ -231,7 +231,7 @@ def _read_images(folder: Path) -> np.ndarray:
     paths = list(folders.find_pngs(folder).values()) if folder.is_dir() else []
     if not paths:
         raise InputError(f"config.images: no PNG in {folder}; name a folder of patches")
-    images = [folders.read_image(path, None) for path in paths]
+    images = [patch_files.read_image(path, None) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             sizes = ["x".join(map(str, i.shape[:2])) for i in (image, images[0])]
