@@ -18,12 +18,12 @@ def test_damaged_files(tmp_path, kind):
     write_random_image(picture)
     write_random_mask(indices)
     damage(picture, kind)
-    with pytest.raises(InputError, match="not a whole picture") as in_image:
+    with pytest.raises(InputError, match="damaged, or not a") as in_image:
         patch_files.read_image(picture, SIZE)
-    with pytest.raises(InputError, match="not a whole picture") as in_check:
+    with pytest.raises(InputError, match="damaged, or not a") as in_check:
         patch_checks.check_patches([folders.Patch("a", picture, None, None)], SIZE, LUAD)
     damage(indices, kind)
-    with pytest.raises(InputError, match="not a whole picture") as in_mask:
+    with pytest.raises(InputError, match="damaged, or not a") as in_mask:
         patch_files.read_mask(indices, LUAD, SIZE)
     for caught, path in ((in_image, picture), (in_check, picture), (in_mask, indices)):
         message = str(caught.value)
@@ -40,7 +40,7 @@ def test_check_patches_names_three_and_counts_all(tmp_path):
     patch_checks.check_patches(patches, None, LUAD)
 
     damage(patches[0].image, "truncated")
-    with pytest.raises(InputError, match=r"^\S*0\.png: not a whole picture"):
+    with pytest.raises(InputError, match=r"^\S*0\.png: damaged, or not a"):
         patch_checks.check_patches(patches, SIZE, LUAD)
     write_random_image(patches[1].image, size=SIZE + 1)
     Image.fromarray(np.full((SIZE, SIZE), 9, np.uint8)).save(patches[2].mask)
@@ -49,7 +49,7 @@ def test_check_patches_names_three_and_counts_all(tmp_path):
         patch_checks.check_patches(patches, SIZE, LUAD)
     message = str(caught.value)
     assert message.startswith("4 of 6 patches cannot be used: ")
-    for part in ("0.png: not a whole picture", "1.png: 13x13 pixels", "2.png: mask value 9"):
+    for part in ("0.png: damaged, or not a", "1.png: 13x13 pixels", "2.png: mask value 9"):
         assert part in message
     assert "4.png" not in message and "\n" not in message
 
@@ -98,7 +98,7 @@ def test_missing_rows_are_found_before_a_run(tmp_path, missing):
     stored = rows(np.full((12, 36), 200, np.uint8))
     rest = stored[: len(stored) - missing * 37]
     (tmp_path / "a.png").write_bytes(made(12, 12, rest, color=2))
-    with pytest.raises(InputError, match=r"a\.png: not a whole picture .*% of its pixels"):
+    with pytest.raises(InputError, match=r"a\.png: damaged, or not a .*% of its pixels"):
         patch_checks.check_patches([folders.Patch("a", tmp_path / "a.png", None, None)], SIZE, LUAD)
     (tmp_path / "a.png").write_bytes(made(12, 12, stored, color=2))
     patch_checks.check_patches([folders.Patch("a", tmp_path / "a.png", None, None)], SIZE, LUAD)
@@ -108,7 +108,7 @@ def test_pixels_that_do_not_decode_are_found_before_a_run(tmp_path):
     """Its checksums are right, its rows complete; no filter is called 9."""
     stored = b"".join(b"\x09" + bytes(36) for _ in range(12))
     (tmp_path / "a.png").write_bytes(made(12, 12, stored, color=2))
-    with pytest.raises(InputError, match=r"a\.png: not a whole picture"):
+    with pytest.raises(InputError, match=r"a\.png: damaged, or not a"):
         patch_checks.check_patches([folders.Patch("a", tmp_path / "a.png", None, None)], SIZE, LUAD)
 
 
@@ -119,5 +119,5 @@ def test_check_masks_says_which_values_there_are(tmp_path):
     checksums, values = patch_checks.check_masks(paths, SIZE, LUAD)
     assert values == {1, 3} and checksums[0] != checksums[1]
     damage(paths[1], "truncated")
-    with pytest.raises(InputError, match=r"3\.png: not a whole picture"):
+    with pytest.raises(InputError, match=r"3\.png: damaged, or not a"):
         patch_checks.check_masks(paths, SIZE, LUAD)

@@ -184,7 +184,7 @@ def test_a_bad_region_costs_that_region(tmp_path):
         ("imageless", "no image with this stem"),
         ("maskless", "no such mask"),
         ("shape", "15x16 pixels but its image 16x16"),
-        ("truncated", "not a whole picture"),
+        ("truncated", "damaged, or not a"),
     ):
         assert part in bad[stem]
     assert list(json.loads((tmp_path / "out" / "split.json").read_text())) == ["good"]

@@ -143,7 +143,7 @@ def test_from_file(tmp_path):
     cut = (tmp_path / "color.png").read_bytes()[:90]
     (tmp_path / "cut.png").write_bytes(cut)
     for name in ("text", "cut"):
-        with pytest.raises(InputError, match=rf"{name}\.png: not a whole picture .*; copy"):
+        with pytest.raises(InputError, match=rf"{name}\.png: damaged, or not a .*; copy"):
             from_file(tmp_path / f"{name}.png")
 
 
