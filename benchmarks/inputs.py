@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             source = sources.open_source(config, synthetic.DATASET, "train")
             for workers in args.workers:
                 read = partial(
-                    inputs.batches, source, args.batch, workers=workers, seed=0, drop_last=True
+                    inputs.read_batches, source, args.batch, workers=workers, seed=0, drop_last=True
                 )
                 rows.append(
                     {

@@ -68,11 +68,11 @@ def ours(
     exact = None if precision == "float32" else "default"
     with jax.default_matmul_precision(exact), ThreadPoolExecutor(pseudo_masks.WRITERS) as pool:
         open_batch = pseudo_masks._opener(job, classifier)
-        open_batch(variables, next(inputs.batches(source, args.batch, workers=0)))
+        open_batch(variables, next(inputs.read_batches(source, args.batch, workers=0)))
         pending: list[Future] = []
         waiting = 0.0
         start = time.perf_counter()
-        for batch in inputs.batches(source, args.batch, workers=args.workers):
+        for batch in inputs.read_batches(source, args.batch, workers=args.workers):
             label_maps = open_batch(variables, batch)
             waiting += measure.once(partial(pseudo_masks._wait, pending))
             pending = [

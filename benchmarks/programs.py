@@ -51,7 +51,7 @@ def grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
     model = phase1.build_model(config, CLASSES)
 
     def label_maps(variables: Any, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
-        maps, _ = cam.grad_cam(model, variables, pixels.scaled(image, config.model), job.layers)
+        maps, _ = cam.grad_cam(model, variables, pixels.scale(image, config.model), job.layers)
         return {
             layer: masks.label_maps(of_layer, label, image.shape[1:3], absent=job.absent)
             for layer, of_layer in maps.items()
@@ -68,7 +68,7 @@ def slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
     options = base.evaluate("unused", "unused").gate
 
     def label_maps(of_classifier: Any, of_network: Any, image: jax.Array) -> jax.Array:
-        scaled = pixels.scaled(image, first.model)
+        scaled = pixels.scale(image, first.model)
         seen, _ = classifier.apply(of_classifier, scaled, train=False)
         logits = phase2.predict(second, network, of_network, image)
         return phase2.gate(logits, jax.nn.sigmoid(seen), **options)

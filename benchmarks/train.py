@@ -55,7 +55,7 @@ class Ours:
         model = PHASES[phase].build_model(config, CLASSES)
 
         def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            image = pixels.scaled(batch["image"], config.model)
+            image = pixels.scale(batch["image"], config.model)
             return model.apply(variables, image, train=False)[0]
 
         self._forward = parallel.map_batch(forward)

@@ -26,7 +26,7 @@ from data.patch_checks import check_patches, compute_checksums, make_records
 from data.patch_files import read_image, read_mask
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, atomic_path
-from wsss_jax.patch_records import PatchRecord, first_difference, patch_record_list
+from wsss_jax.patch_records import PatchRecord, find_difference, parse_records
 
 CONTENT = "content.json"  # what the store was made from, and the records of its patches
 
@@ -209,7 +209,7 @@ def _read_content(out_dir: Path) -> tuple[dict, dict[str, list[PatchRecord]]]:
     try:
         stored = json.loads(path.read_bytes())
         records = {
-            split: patch_record_list(listed) for split, listed in stored.get("records", {}).items()
+            split: parse_records(listed) for split, listed in stored.get("records", {}).items()
         }
         return dict(stored["content"]), records
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -234,7 +234,7 @@ def _refuse_other(out_dir: Path, content: dict, splits: dict[str, list[Patch]]) 
     differences = [
         f"{split}: {difference}"
         for split, before in stored_records.items()
-        if (difference := first_difference(before, records.get(split, [])))
+        if (difference := find_difference(before, records.get(split, [])))
     ]
     if differences or stored.get("files") != content["files"]:
         detail = f" ({differences[0]})" if differences else ""

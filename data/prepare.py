@@ -22,7 +22,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, check_replaceable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-LARGEST_SIDE = 16384  # pixels of a patch: its picture takes 0.8 GB
+LARGEST_SIDE = 16384  # pixels of a patch, which then takes 0.8 GB
 LONGEST_NAME = 255  # bytes of a file name
 
 # The 22 codes of the original BCSS (Amgad et al. 2019) as the four classes of BCSS-WSSS. Invasive
@@ -226,7 +226,7 @@ def _pair_files(
         elif not is_printable(stem):
             bad[stem] = f"{images}: {stem!r} has characters that do not print; rename it"
         elif len(os.fsencode(stem + ending)) > LONGEST_NAME:
-            bad[stem] = f"{image}: too long a name for those of its patches; shorten it"
+            bad[stem] = f"{image}: the names of its patches would be too long; shorten it"
         elif not pngs and stem in masks_by_stem:
             bad[stem] = f"{masks_by_stem[stem][0]}: masks are read from PNG only; save it as PNG"
         elif not pngs:
@@ -344,5 +344,5 @@ def _map(function: Callable, items: Sequence, workers: int, what: str) -> Iterat
     if workers == 1:
         yield from progress(map(function, items))
         return
-    with worker_processes.pool(workers) as pool:
+    with worker_processes.open_pool(workers) as pool:
         yield from progress(pool.map(function, items))

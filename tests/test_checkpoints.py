@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
+from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint, load_variables
 from wsss_jax.errors import InputError
 
 
@@ -184,7 +184,7 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path, capsys):
     (folder / "12345").mkdir()
     (folder / "12345" / "notes.txt").write_text("theirs")
     (folder / "4").write_text("theirs")
-    assert not exist(tmp_path)
+    assert not has_checkpoint(tmp_path)
     with pytest.raises(InputError, match="no checkpoint there; train that phase first"):
         load_variables(tmp_path, None)
     _save(tmp_path, [0.1, 0.2, 0.3, 0.8, 0.3]).close()

@@ -16,7 +16,7 @@ from wsss_jax.files import (
     atomic_path,
     check_writable,
     clear_unfinished,
-    locked,
+    hold_lock,
 )
 
 REPOSITORY = Path(__file__).parents[1]
@@ -59,32 +59,32 @@ def test_names_may_be_as_long_as_names_can_be(tmp_path):
 
 def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
     path = tmp_path / "runs" / "run" / LOCK
-    with locked(path):
+    with hold_lock(path):
         for shared in (False, True):
             with (
                 pytest.raises(InputError, match=r"another process works in .*/run: wait until"),
-                locked(path, shared=shared),
+                hold_lock(path, shared=shared),
             ):
                 pass
         (path.parent / "result").touch()
     assert os.listdir(path.parent) == ["result"]
     (path.parent / "result").unlink()
-    with locked(path), pytest.raises(InputError, match="another process"), locked(path):
+    with hold_lock(path), pytest.raises(InputError, match="another process"), hold_lock(path):
         pass
     assert path.parent.is_dir()  # it was there before
-    with locked(tmp_path / "new" / "folder" / LOCK):
+    with hold_lock(tmp_path / "new" / "folder" / LOCK):
         pass
     assert not (tmp_path / "new").exists()
 
 
 def test_a_shared_lock_keeps_out_those_who_want_it_alone(tmp_path):
     path = tmp_path / LOCK
-    with locked(path, shared=True):
-        with locked(path, shared=True):
+    with hold_lock(path, shared=True):
+        with hold_lock(path, shared=True):
             pass
-        with pytest.raises(InputError, match="another process"), locked(path):
+        with pytest.raises(InputError, match="another process"), hold_lock(path):
             pass
-    with locked(path):
+    with hold_lock(path):
         pass
     assert not os.listdir(tmp_path)
 
@@ -197,7 +197,7 @@ def test_what_another_process_is_writing_is_not_cleared(tmp_path):
 def test_what_is_no_file_or_leads_nowhere_is_named(tmp_path):
     os.mkfifo(tmp_path / LOCK)
     with pytest.raises(InputError, match=r"\.lock: a named pipe or a device, .*; remove it"):
-        locked(tmp_path / LOCK).__enter__()
+        hold_lock(tmp_path / LOCK).__enter__()
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(InputError, match="link: a link that leads nowhere, to nowhere"):
         check_writable(tmp_path / "link" / "run")
@@ -206,14 +206,14 @@ def test_what_is_no_file_or_leads_nowhere_is_named(tmp_path):
 def test_who_shares_a_lock_waits_for_one_that_leaves_it(tmp_path):
     """A leaver holds it alone for a moment, to see whether it may remove the file."""
     path = tmp_path / LOCK
-    with path.open("a+b") as file, locked(path, shared=True) as held:
+    with path.open("a+b") as file, hold_lock(path, shared=True) as held:
         assert held
     path.touch()
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
         leaving.start()
-        with locked(path, shared=True):
+        with hold_lock(path, shared=True):
             pass
         leaving.join()
 
@@ -224,6 +224,6 @@ def test_a_lock_may_be_waited_for(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
         leaving.start()
-        with locked(path, wait=10):
+        with hold_lock(path, wait=10):
             pass
         leaving.join()

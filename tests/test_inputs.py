@@ -35,31 +35,31 @@ def _indices(batches):
 def test_an_epoch_holds_every_patch_once_in_an_order_of_seed_and_epoch(data, dataset):
     source = sources.open_source(data, dataset, "train")
     options = {"workers": 0, "seed": 5, "epochs": 2}
-    whole = list(inputs.batches(source, 5, **options))
-    assert len(whole) == 2 * inputs.steps_per_epoch(len(source), 5, drop_last=False) == 6
+    whole = list(inputs.read_batches(source, 5, **options))
+    assert len(whole) == 2 * inputs.count_steps(len(source), 5, drop_last=False) == 6
     order = _indices(whole)
     epochs = [list(itertools.chain(*order[:3])), list(itertools.chain(*order[3:]))]
     assert all(sorted(epoch) == list(range(COUNTS["train"])) for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert whole[2]["weight"].tolist() == [1, 1, 0, 0, 0]
-    assert order == _indices(inputs.batches(source, 5, **options))
-    assert order != _indices(inputs.batches(source, 5, **(options | {"seed": 6})))
-    assert order[4:] == _indices(inputs.batches(source, 5, **options, start=4))
-    dropped = _indices(inputs.batches(source, 5, **options, drop_last=True))
+    assert order == _indices(inputs.read_batches(source, 5, **options))
+    assert order != _indices(inputs.read_batches(source, 5, **(options | {"seed": 6})))
+    assert order[4:] == _indices(inputs.read_batches(source, 5, **options, start=4))
+    dropped = _indices(inputs.read_batches(source, 5, **options, drop_last=True))
     assert [len(x) for x in dropped] == [5, 5, 5, 5]
 
 
 def test_worker_processes_give_the_same_batches(data, dataset):
     source = sources.open_source(data, dataset, "train")
-    alone = list(inputs.batches(source, 4, workers=0, seed=1))
-    shared = list(inputs.batches(source, 4, workers=2, seed=1))
+    alone = list(inputs.read_batches(source, 4, workers=0, seed=1))
+    shared = list(inputs.read_batches(source, 4, workers=2, seed=1))
     for one, other in zip(alone, shared, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_labels_and_masks_of_annotated_patches(data, dataset):
     source = sources.open_source(data, dataset, "val")
-    batch = next(inputs.batches(source, COUNTS["val"], workers=0))
+    batch = next(inputs.read_batches(source, COUNTS["val"], workers=0))
     assert batch["image"].shape == (5, SIZE, SIZE, 3) and batch["image"].dtype == np.uint8
     assert batch["masks"].shape == (5, 1, SIZE, SIZE)
     for label, mask in zip(batch["label"], batch["masks"][:, 0]):
@@ -145,7 +145,7 @@ def test_masks_are_part_of_the_records(data, dataset, tmp_path):
     assert in_store[0]["masks"].shape == before[0]["masks"].shape == (1, SIZE, SIZE)
     patch_files.write_mask(tmp_path / f"{names[3]}.PNG", mask + np.uint8(1), dataset)
     now = sources.open_source(data, dataset, "train", [tmp_path])
-    difference = patch_records.first_difference(before.records, now.records)
+    difference = patch_records.find_difference(before.records, now.records)
     assert difference == f"the content of {names[3]} has changed"
 
 
@@ -212,7 +212,7 @@ def test_blur_is_pillows(sigma):
 
 def test_a_worker_that_dies_is_told_of(data, dataset):
     source = sources.open_source(data, dataset, "train")
-    batches = inputs.batches(source, 2, workers=1, seed=0, epochs=100)
+    batches = inputs.read_batches(source, 2, workers=1, seed=0, epochs=100)
     next(batches)
     for process in multiprocessing.active_children():
         process.kill()
@@ -224,7 +224,7 @@ def test_a_worker_that_dies_is_told_of(data, dataset):
 def test_workers_that_are_busy_are_not_waited_for(data, dataset):
     """One that hands over a batch does not end before: Grain waits, by itself for 25 seconds."""
     source = sources.open_source(data, dataset, "train")
-    batches = inputs.batches([source[i % 12] for i in range(400)], 100, workers=1, epochs=100)
+    batches = inputs.read_batches([source[i % 12] for i in range(400)], 100, workers=1, epochs=100)
     next(batches)
     time.sleep(0.5)  # until the pipe is full
     begun = time.monotonic()
@@ -236,7 +236,7 @@ def test_scaled_is_the_division_to_the_last_bit():
     """As PyTorch's: in float32 half of all values differ if multiplied by 1 / 255."""
     image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1).repeat(3, axis=-1)
     model = base.phase2("m", "reference").model
-    scaled = jax.jit(lambda image: pixels.scaled(image, model))(image)
+    scaled = jax.jit(lambda image: pixels.scale(image, model))(image)
     np.testing.assert_array_equal(scaled, image.astype(np.float32) / np.float32(255))
 
 
@@ -244,4 +244,4 @@ def test_scaled():
     model = base.phase2("m").model
     image = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
     expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    np.testing.assert_allclose(pixels.scaled(image, model)[0, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(pixels.scale(image, model)[0, 0, 0], expected, rtol=1e-6)

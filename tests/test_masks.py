@@ -95,7 +95,7 @@ def test_an_all_white_and_an_all_dark_patch():
     assert not white_background(np.zeros((10, 10, 3), np.uint8)).any()
 
 
-def test_grey_is_weighted_as_opencv_does():
+def test_gray_is_weighted_as_opencv_does():
     image = np.zeros((10, 10, 3), np.uint8)
     image[:] = (255, 120, 255)  # 0.299 R + 0.587 G + 0.114 B = 175.8; the plain mean is 210
     assert not white_background(image).any()

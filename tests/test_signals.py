@@ -62,10 +62,10 @@ def test_sighup_is_ignored_under_nohup():
     script = """
 for _ in range(2):
     os.kill(os.getpid(), signal.SIGHUP)
-    with signals.deferred() as received:
+    with signals.defer() as received:
         os.kill(os.getpid(), signal.SIGHUP)
     assert not received
-    signals.listen()
+    signals.restore_handlers()
 say("went on")
 """
     finished = subprocess.run(
@@ -130,7 +130,7 @@ time.sleep(60)
 def test_deferred_work_looks_for_itself():
     child = _start(
         """
-with signals.deferred() as received:
+with signals.defer() as received:
     say("ready")
     while not received:
         time.sleep(0.01)

@@ -22,7 +22,7 @@ def _build(root, config):
     dataset = load_dataset("", root)
     source = sources.open_source(config.data, dataset, "train")
     validation = sources.open_source(config.data, dataset, "val")
-    steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
+    steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
     return source, phase1.phase(config, dataset.num_classes, config.epochs * steps, validation)
 
 

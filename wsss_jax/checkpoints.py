@@ -29,7 +29,7 @@ _CHECKSUMS = "checksums"  # in the file `meta`: Orbax does not notice damaged va
 _FILES = {METADATA, "commit_success.txt", "variables", "training", "meta", "metrics"}
 
 
-def exist(workdir: Path) -> bool:
+def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has a checkpoint, whole or damaged; one being written has another name."""
     return any(
         path.name.isdecimal() and _is_ours(path) for path in (Path(workdir) / FOLDER).glob("*")
@@ -164,8 +164,7 @@ class Checkpoints:
             trees["training"] = _training(state)
         checksums = {item: _checksums(tree) for item, tree in trees.items()}
         items = {
-            item: ocp.args.StandardSave(parallel.to_everywhere(tree))
-            for item, tree in trees.items()
+            item: ocp.args.StandardSave(parallel.to_global(tree)) for item, tree in trees.items()
         }
         items["meta"] = ocp.args.JsonSave({**meta, _CHECKSUMS: checksums})
         try:
@@ -274,9 +273,7 @@ class Checkpoints:
         meta = dict(restored["meta"])
         if not isinstance(meta.get("history"), list):
             raise ValueError("there is no history in it")
-        trees = parallel.from_everywhere(
-            {name: restored[name] for name in ("variables", "training")}
-        )
+        trees = parallel.to_local({name: restored[name] for name in ("variables", "training")})
         _check_arrays(trees, meta.pop(_CHECKSUMS, None))
         return State(variables=trees["variables"], **trees["training"]), meta
 
@@ -296,7 +293,7 @@ class Checkpoints:
                 variables=ocp.args.StandardRestore(_abstract(like)), meta=ocp.args.JsonRestore()
             ),
         )
-        variables = parallel.from_everywhere(restored["variables"])
+        variables = parallel.to_local(restored["variables"])
         _check_arrays({"variables": variables}, restored["meta"].get(_CHECKSUMS))
         return variables
 
@@ -377,7 +374,7 @@ def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _abstract(tree: Any) -> Any:
-    sharding = parallel.replicated_everywhere()  # whatever devices wrote it
+    sharding = parallel.global_sharding()  # whatever devices wrote it
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
@@ -394,7 +391,7 @@ def load_variables(
     Raises:
       InputError: the run has no checkpoint yet, or one of another shape.
     """
-    if not exist(workdir):
+    if not has_checkpoint(workdir):
         raise InputError(
             f"{workdir}: no checkpoint there; train that phase first, or convert again"
         )

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import phase1, phase2, runs, signals, training
-from wsss_jax.checkpoints import METADATA, Checkpoints, State, exist
+from wsss_jax.checkpoints import METADATA, Checkpoints, State, has_checkpoint
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import stablehlo, torch_files, torch_names, weights
@@ -35,7 +35,7 @@ def convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 @runs.holds_workdir
 def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    if exist(workdir):
+    if has_checkpoint(workdir):
         raise InputError(f"{workdir} already holds a trained network: name another --workdir")
     source = weights.read(Path(config.weights))
     job = f"phase{weights.phase_of(source)}"
@@ -49,7 +49,7 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
     variables, report = training.filled_variables(settings, model, source)
     runs.save(settings, dataset, workdir)
     weights.write_report(report, workdir / weights.REPORT_FILE)
-    with signals.deferred():  # threads of Orbax would go on writing
+    with signals.defer():  # threads of Orbax would go on writing
         checkpoints = Checkpoints(workdir)
         try:
             checkpoints.save(State(np.int32(0), variables, None), {"history": []}, {})
@@ -122,7 +122,7 @@ def _save_orbax(variables: Mapping[str, Any], path: Path) -> None:
     if path.exists() and not (path / METADATA).is_file():
         raise InputError(f"{path} is no Orbax checkpoint: move it, or name another --workdir")
     with (
-        signals.deferred(),  # threads of Orbax would go on writing
+        signals.defer(),  # threads of Orbax would go on writing
         atomic_path(path) as temporary,
         ocp.StandardCheckpointer() as checkpointer,
     ):

@@ -82,7 +82,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             progress.update(int(real.sum()) * jax.process_count())
             return {name: counts for name, (_, counts) in found.items()}
 
-        by_patch = inputs.each_patch(source, config.batch_size, count, workers=config.data.workers)
+        by_patch = inputs.map_patches(source, config.batch_size, count, workers=config.data.workers)
     if not parallel.is_first():
         return
     totals = {name: counts.sum(axis=0, dtype=np.int64) for name, counts in by_patch.items()}
@@ -238,7 +238,7 @@ def _predicted_rows(
 ) -> Iterator[tuple[int, figures.SheetRow]]:
     """The chosen patches with what every method makes of the pixels that count."""
     chosen = [source[index] for index in indices]
-    for batch in inputs.batches(chosen, config.batch_size, workers=0, shared=False):
+    for batch in inputs.read_batches(chosen, config.batch_size, workers=0, shared=False):
         found = predict(variables, batch)
         for row in range(int(batch["weight"].sum())):
             index = int(batch["index"][row])

@@ -79,7 +79,10 @@ def clear_unfinished(folder: Path) -> None:
         if not (path / _FOLDER_LOCK).is_file():
             _remove(path)
             continue
-        with suppress(InputError), locked(path / _FOLDER_LOCK):  # InputError: it is being written
+        with (
+            suppress(InputError),
+            hold_lock(path / _FOLDER_LOCK),
+        ):  # another process writes it
             _remove(path)
 
 
@@ -98,7 +101,7 @@ _PAUSE = 0.01  # seconds
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[bool]:
+def hold_lock(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[bool]:
     """Holds the lock of the file `path`, made if need be; it ends with the process at the latest.
 
     At the end the file is removed, with the folders made for it if nothing else is in them. Where
@@ -190,7 +193,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path).resolve()  # of a link, the folder takes the place
     # One name for it, so that what is left is found again; a short one, as that of `path` may be.
     temporary = path.parent / f"{UNFINISHED}{zlib.crc32(os.fsencode(path.name)):08x}"
-    with locked(temporary / _FOLDER_LOCK):
+    with hold_lock(temporary / _FOLDER_LOCK):
         _move_hidden(temporary, path)
         for left in temporary.iterdir():
             if left.name != _FOLDER_LOCK:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 process_prefetch._PROCESS_KILL_TIMEOUT_S = 1
 
 
-def batches(
+def read_batches(
     source: Sequence[Batch],
     batch_size: int,
     *,
@@ -56,7 +56,7 @@ def batches(
     """
 
     own = np.arange(batch_size, dtype=np.int32)
-    own = own[parallel.own_rows(batch_size)] if shared else own
+    own = own[parallel.local_rows(batch_size)] if shared else own
 
     def read(indices: Sequence[int]) -> Batch:
         count = len(indices)
@@ -78,14 +78,14 @@ def batches(
         )
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=worker_processes.begin,
+            worker_init_fn=worker_processes.initialize,
         )
     iterator = iter(iterable)
     try:
         # With the first batch all processes have been started. Those who stop a run may tell all of
         # its processes, but it needs them until its state is saved.
         stopping = signals.STOPPING if workers else ()
-        with worker_processes.out_of_reach(*stopping):
+        with worker_processes.block_signals(*stopping):
             first = next(iterator, None)
         if first is not None:
             yield first
@@ -101,7 +101,7 @@ def batches(
         iterator.close()
 
 
-def each_patch(
+def map_patches(
     source: Sequence[Batch],
     batch_size: int,
     function: Callable[[Batch], dict[str, np.ndarray]],
@@ -114,13 +114,13 @@ def each_patch(
       source: random access to elements.
       batch_size: examples in a batch, over all processes.
       function: batch -> named arrays (B, ...), of the process's rows.
-      workers: as of `batches`.
+      workers: as of `read_batches`.
 
     Returns:
       The arrays (N, ...) of all N patches in the order of the source, in every process.
     """
     found = []
-    for batch in batches(source, batch_size, workers=workers):
+    for batch in read_batches(source, batch_size, workers=workers):
         found.append({**function(batch), "weight": batch["weight"]})
     stacked = {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
     # (processes, batches, rows, ...) -> (batches, processes, rows, ...), then one axis of patches
@@ -132,6 +132,6 @@ def each_patch(
     return {name: array[real] for name, array in whole.items()}
 
 
-def steps_per_epoch(examples: int, batch_size: int, drop_last: bool) -> int:
-    """How many batches `batches` yields in an epoch."""
+def count_steps(examples: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches `read_batches` yields in an epoch."""
     return examples // batch_size if drop_last else -(-examples // batch_size)

@@ -93,7 +93,7 @@ def _train(
     validation = None
     if folders.has_split(config.data.root, "val"):
         validation = sources.open_source(config.data, dataset, "val")
-    steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
+    steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
     built = phase.phase(config, dataset.num_classes, config.epochs * steps, validation)
     history = training.fit(config, dataset, workdir, built, source, validation)
     if parallel.is_first():
@@ -216,5 +216,5 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "outside of the launcher"
         )
     if jax.process_count() > 1 and config.job not in ("phase1", "phase2"):
-        signals.listen()  # JAX has taken SIGTERM, which only training asks it for
+        signals.restore_handlers()  # JAX has taken SIGTERM, which only training asks it for
     JOBS[config.job](config, workdir)

@@ -31,7 +31,7 @@ def label_maps(
       (B, H, W) uint8 class indices. Of a patch without any label nothing is known: it is C,
       excluded, throughout, or class 0 with "zero".
     """
-    maps = resized(maps, size)
+    maps = resize_maps(maps, size)
     present = labels[:, :, None, None] != 0
     if absent == "zero":
         floor = maps.min(axis=(1, 2, 3), keepdims=True)
@@ -58,7 +58,7 @@ def segmentation(
       (B, H, W) uint8 class indices. Where clipped maps are zero for every class left, and where no
       class is left, the index is 0, as in the released code.
     """
-    maps = resized(cams, size)
+    maps = resize_maps(cams, size)
     kept = (probability > threshold)[:, :, None, None]
     floor = jnp.minimum(maps.min(axis=(1, 2, 3), keepdims=True), 0)
     return jnp.where(kept, maps, floor).argmax(axis=1).astype(jnp.uint8)
@@ -82,6 +82,6 @@ def white_background(image: np.ndarray, threshold: int = 200, min_area: int = 50
     return large[areas]
 
 
-def resized(maps: jax.Array, size: Sequence[int]) -> jax.Array:
+def resize_maps(maps: jax.Array, size: Sequence[int]) -> jax.Array:
     """Maps (B, C, h, w) brought to (B, C, *size) bilinearly, half-pixel centers."""
     return jnp.moveaxis(resize_half_pixel(jnp.moveaxis(maps, 1, -1), size), -1, 1)

@@ -82,7 +82,7 @@ def gather(arrays: Any) -> Any:
     return multihost_utils.process_allgather(arrays)
 
 
-def stops_at(step: int, *, terminated: bool) -> bool:
+def agree_to_stop(step: int, *, terminated: bool) -> bool:
     """Whether all processes stop after this step, given that some were told to terminate."""
     if jax.process_count() == 1:
         return terminated
@@ -101,13 +101,13 @@ def check_batch_size(batch_size: int, parts: int = 1) -> None:
         )
 
 
-def own_rows(batch_size: int) -> slice:
+def local_rows(batch_size: int) -> slice:
     """The rows of a global batch that this process brings."""
     own = batch_size // jax.process_count()
     return slice(jax.process_index() * own, (jax.process_index() + 1) * own)
 
 
-def keep_compiled_programs() -> None:
+def cache_compiled_programs() -> None:
     """Compiles a program once for all runs: in the user's cache folder, or where JAX is told to.
 
     Programs are code: without a folder of the user's own, each run compiles for itself.
@@ -143,7 +143,7 @@ def _own_cache() -> Path:
     return folder
 
 
-def replicated() -> jax.sharding.Sharding:
+def local_sharding() -> jax.sharding.Sharding:
     """Where `pmap` keeps arrays without device axis: a copy on every local device.
 
     State that enters a mapped step placed like this does not compile it a second time.
@@ -151,7 +151,7 @@ def replicated() -> jax.sharding.Sharding:
     return _on_all(jax.local_devices())
 
 
-def replicated_everywhere() -> jax.sharding.Sharding:
+def global_sharding() -> jax.sharding.Sharding:
     """A copy on every device of every process, as Orbax wants what is the same everywhere."""
     return _on_all(jax.devices())
 
@@ -161,11 +161,11 @@ def _on_all(devices: list[jax.Device]) -> jax.sharding.Sharding:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def to_everywhere(tree: Any) -> Any:
-    """Arrays of `replicated` as arrays of `replicated_everywhere`, without moving anything."""
+def to_global(tree: Any) -> Any:
+    """Arrays of `local_sharding` as arrays of `global_sharding`, without moving anything."""
     if jax.process_count() == 1:
         return tree
-    sharding = replicated_everywhere()
+    sharding = global_sharding()
 
     def convert(x: jax.Array) -> jax.Array:
         copies = [jax.device_put(x.addressable_data(0), d) for d in jax.local_devices()]
@@ -174,11 +174,11 @@ def to_everywhere(tree: Any) -> Any:
     return jax.tree.map(convert, tree)
 
 
-def from_everywhere(tree: Any) -> Any:
-    """Inverse of `to_everywhere`."""
+def to_local(tree: Any) -> Any:
+    """Inverse of `to_global`."""
     if jax.process_count() == 1:
         return tree
-    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated())
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), local_sharding())
 
 
 def shard(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

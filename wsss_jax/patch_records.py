@@ -45,7 +45,7 @@ def load(workdir: Path) -> list[PatchRecord] | None:
     if not path.is_file():
         return None
     try:
-        records = patch_record_list(json.loads(path.read_bytes()))
+        records = parse_records(json.loads(path.read_bytes()))
         if not records:
             raise ValueError("no records")
     except (ValueError, TypeError, RecursionError) as error:
@@ -56,7 +56,7 @@ def load(workdir: Path) -> list[PatchRecord] | None:
     return records
 
 
-def patch_record_list(value: Any) -> list[PatchRecord]:
+def parse_records(value: Any) -> list[PatchRecord]:
     """The records in what was read from JSON; raises ValueError or TypeError for anything else."""
     if not isinstance(value, list):
         raise ValueError("no list")
@@ -66,7 +66,7 @@ def patch_record_list(value: Any) -> list[PatchRecord]:
     return records
 
 
-def first_difference(before: Sequence[PatchRecord], now: Sequence[PatchRecord]) -> str:
+def find_difference(before: Sequence[PatchRecord], now: Sequence[PatchRecord]) -> str:
     """The first difference between the patches of a run and those there are now; "" for none."""
     known = {record.name: record for record in before}
     found = {record.name: record for record in now}

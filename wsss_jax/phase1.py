@@ -61,7 +61,7 @@ def loss_function(
     image, _ = pixels.augment(augment_rng, batch["image"], None, config.augment, position)
     (logits, _), updated = model.apply(
         variables,
-        pixels.scaled(image, config.model),
+        pixels.scale(image, config.model),
         train=True,
         mu=values["mu"],
         weight=weight,
@@ -100,7 +100,7 @@ def predict(
       probabilities (B, C) float32 and label maps (B, H, W) uint8, by the class activation maps of
       the classes over `config.cam.threshold`.
     """
-    logits, taps = model.apply(variables, pixels.scaled(image, config.model), train=False)
+    logits, taps = model.apply(variables, pixels.scale(image, config.model), train=False)
     probability = jax.nn.sigmoid(logits)
     class_weights = variables["params"]["fc8"]["kernel"][0, 0]
     maps = cam.class_activation_maps(taps["bn7"], class_weights, relu=config.cam.relu)
@@ -126,7 +126,7 @@ def validator(
     mapped = parallel.map_batch(score)
 
     def validate(variables: training.Variables) -> dict[str, Any]:
-        whole = inputs.each_patch(
+        whole = inputs.map_patches(
             source,
             config.batch_size,
             lambda batch: {**mapped(variables, batch), "label": batch["label"]},

@@ -96,7 +96,7 @@ def loss_function(
     )
     (logits, _), updated = model.apply(
         variables,
-        pixels.scaled(image, config.model),
+        pixels.scale(image, config.model),
         train=True,
         weight=weight,
         position=position,
@@ -125,7 +125,7 @@ def predict(
     image: jax.Array,
 ) -> jax.Array:
     """Logits (B, H, W, C) float32 of images (B, H, W, 3) uint8; `config` is that of phase 2."""
-    return model.apply(variables, pixels.scaled(image, config.model), train=False)[0]
+    return model.apply(variables, pixels.scale(image, config.model), train=False)[0]
 
 
 def gate(logits: jax.Array, probability: jax.Array, *, mode: str, threshold: float) -> jax.Array:
@@ -202,7 +202,7 @@ def validator(
     mapped = parallel.map_batch(count)
 
     def validate(variables: training.Variables) -> dict[str, Any]:
-        found = inputs.each_patch(
+        found = inputs.map_patches(
             source, config.batch_size, lambda batch: {"confusion": mapped(variables, batch)}
         )
         return metrics.segmentation_scores(found["confusion"].sum(axis=0, dtype=np.int64))

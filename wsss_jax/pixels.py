@@ -11,7 +11,7 @@ _RECIPROCAL_HIGH = np.float32(round(2**22 / 255) / 2**22)  # 1 / 255 to 15 bits
 _RECIPROCAL_LOW = np.float32(1 / 255 - float(_RECIPROCAL_HIGH))
 
 
-def scaled(image: jax.Array, model: ml_collections.ConfigDict) -> jax.Array:
+def scale(image: jax.Array, model: ml_collections.ConfigDict) -> jax.Array:
     """uint8 (B, H, W, 3) -> float32 (x / 255 - mean) / std with `config.model`'s mean and std."""
     mean, std = jnp.asarray(model.mean), jnp.asarray(model.std)
     x = image.astype(jnp.float32)

@@ -14,10 +14,10 @@ from wsss_jax import signals
 
 
 @contextlib.contextmanager
-def termination() -> Iterator[list[str]]:
+def catch_termination() -> Iterator[list[str]]:
     """A list that gets the name of a signal that comes, instead of its ending the process."""
     if jax.process_count() == 1:
-        with signals.deferred() as received:
+        with signals.defer() as received:
             yield received
         return
     # JAX listens to SIGTERM, so that all processes stop after the same step.

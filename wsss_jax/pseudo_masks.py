@@ -100,7 +100,7 @@ def _opener(config: ml_collections.ConfigDict, classifier: training.Trained) -> 
     dataset = classifier.dataset
 
     def label_maps(variables: training.Variables, batch: sources.Batch) -> dict[str, jax.Array]:
-        image = pixels.scaled(batch["image"], classifier.config.model)
+        image = pixels.scale(batch["image"], classifier.config.model)
         maps, _ = cam.grad_cam(classifier.model, variables, image, tuple(config.layers))
         arguments = batch["label"], image.shape[1:3]
         return {
@@ -201,7 +201,7 @@ def _own_batches(config: ml_collections.ConfigDict, rest: _Rest) -> Iterable[sou
     if not len(rest):
         return ()
     size = config.batch_size // jax.process_count()
-    return inputs.batches(rest, size, workers=config.data.workers, shared=False)
+    return inputs.read_batches(rest, size, workers=config.data.workers, shared=False)
 
 
 def _progress(rest: _Rest) -> tqdm:
@@ -235,7 +235,7 @@ def _score(
             for layer, maps in open_batch(classifier.variables, batch).items()
         }
 
-    counts = inputs.each_patch(source, config.batch_size, count)
+    counts = inputs.map_patches(source, config.batch_size, count)
     rows = [
         (layer, metrics.segmentation_scores(counts[layer].sum(axis=0, dtype=np.int64)))
         for layer in config.layers

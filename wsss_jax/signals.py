@@ -1,6 +1,6 @@
 """SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal) end what is under way with exit code 75.
 
-Either `deferred` work looks for itself whether it was told to stop, or the process unwinds from
+Either `defer` work looks for itself whether it was told to stop, or the process unwinds from
 where it is, so that `finally` and `with` leave nothing half-written. A second SIGINT ends it there
 and then.
 """
@@ -30,10 +30,10 @@ def handle() -> None:
     threading.Thread(target=_end_at_second_sigint, args=(reader,), daemon=True).start()
     sys.unraisablehook = _unwind_later
     atexit.register(_ignore)  # the first of all, so done as the last
-    listen()
+    restore_handlers()
 
 
-def listen() -> None:
+def restore_handlers() -> None:
     """Takes the signals back from a library that has set its own handlers."""
     for number in _heeded():
         signal.signal(number, _unwind)
@@ -101,7 +101,7 @@ def _end_at_second_sigint(reader: int) -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[list[str]]:
+def defer() -> Iterator[list[str]]:
     """A list that gets the name of a signal that comes, while nothing else happens.
 
     If the work ends without having heeded it, it does then what it does around the block.

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import inputs, parallel, patch_records, runs, sources
-from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
+from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint, load_variables
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import atomic_path
 from wsss_jax.interop import torch_names, weights
 from wsss_jax.models.layers import BLOCK_OUTPUT
-from wsss_jax.progress import show_progress, termination
+from wsss_jax.progress import catch_termination, show_progress
 
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
 HISTORY_FILE = "history.json"
@@ -305,7 +305,7 @@ def _list(value: Any) -> list:
 
 def initial_state(phase: Phase, variables: dict[str, Any]) -> State:
     """The state before the first step, where the mapped steps want it."""
-    return jax.device_put(_state(phase, variables), parallel.replicated())
+    return jax.device_put(_state(phase, variables), parallel.local_sharding())
 
 
 def _state(phase: Phase, variables: dict[str, Any]) -> State:
@@ -348,7 +348,7 @@ def fit(
         checkpoint, no room for one, or a loss that is not finite.
       Preempted: SIGTERM or SIGINT came; the state is saved.
     """
-    steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
+    steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
     if steps == 0:
         raise InputError(
             f"config.batch_size is {config.batch_size} but there are only {len(source)} training "
@@ -363,7 +363,7 @@ def fit(
             f"config.select is 'best' but no pixel of the validation masks of {config.data.root} "
             "belongs to a class: correct val/mask, or set --config.select=last"
         )
-    resumed = exist(workdir)
+    resumed = has_checkpoint(workdir)
     runs.check(config, workdir, started=resumed)
     runs.check_dataset(dataset, workdir, started=resumed)
     records = [
@@ -396,7 +396,7 @@ def fit(
             str(workdir / "tensorboard"), purge_step=first + 1, write_to_disk=parallel.is_first()
         )
         stack.callback(writer.close)
-        batches = inputs.batches(
+        batches = inputs.read_batches(
             source,
             config.batch_size,
             workers=config.data.workers,
@@ -412,7 +412,7 @@ def fit(
             unit="step",
         )
         stack.callback(progress.close)
-        terminated = stack.enter_context(termination())
+        terminated = stack.enter_context(catch_termination())
         step_function = parallel.map_train_step(lambda *arguments: train_step(phase, *arguments))
         rng = jax.random.key(config.seed + 1)  # not the key of the initial weights
         for epoch in range(len(history), config.epochs):
@@ -433,7 +433,7 @@ def fit(
                         state, phase, values, writer, progress, f"{epoch + 1}/{config.epochs}"
                     )
                     since_log = []
-                stops = parallel.stops_at(step, terminated=bool(terminated))
+                stops = parallel.agree_to_stop(step, terminated=bool(terminated))
                 if not last and (stops or done % config.checkpoint_every == 0):
                     _check_finite(state, source, since_log)
                     checkpoints.save(state, {"history": history}, None)
@@ -524,7 +524,7 @@ def _log(
 
 
 def _with_sums(state: State, sums: dict[str, Any]) -> State:
-    return state._replace(sums=jax.device_put(sums, parallel.replicated()))
+    return state._replace(sums=jax.device_put(sums, parallel.local_sharding()))
 
 
 def _describe(params: Mapping[str, Any], workdir: Path) -> None:

@@ -17,7 +17,7 @@ from wsss_jax.errors import InputError
 _WATCH = 0.2  # seconds between two looks
 
 
-def begin(*_: int) -> None:
+def initialize(*_: int) -> None:
     """What a worker process does first; takes, and leaves aside, its number and how many it has."""
     # They reach all processes of a terminal: the first one saves, and needs them meanwhile.
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -38,7 +38,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def out_of_reach(*numbers: signal.Signals) -> Iterator[None]:
+def block_signals(*numbers: signal.Signals) -> Iterator[None]:
     """These signals do not reach the threads and processes that are started in the block.
 
     They are not ignored but blocked, which holds from the first instruction of a process.
@@ -54,20 +54,20 @@ def out_of_reach(*numbers: signal.Signals) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """So many processes for the length of a block; what has not begun at its end is left undone.
 
     Raises:
       InputError: one of them was killed.
     """
-    with out_of_reach(signal.SIGHUP):  # which would end the process that counts semaphores
+    with block_signals(signal.SIGHUP):  # which would end the process that counts semaphores
         executor = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=begin
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=initialize
         )
     try:
         # SIGTERM reaches them: by it the executor ends those that are left when one has died. A
         # process that is half started prints a traceback.
-        with signals.deferred(), out_of_reach(signal.SIGINT, signal.SIGHUP):
+        with signals.defer(), block_signals(signal.SIGINT, signal.SIGHUP):
             executor.submit(os.getpid)  # with the first task all are started
         yield executor
     except BrokenProcessPool as error:

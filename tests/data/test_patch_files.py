@@ -32,8 +32,8 @@ def test_masks_are_indices_with_the_palette_of_the_data_set(tmp_path):
         assert picture.mode == "P"
         colors = np.array(picture.convert("RGB"))
     np.testing.assert_array_equal(colors, np.array(LUAD.palette, np.uint8)[pixels])
-    Image.fromarray(pixels).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(patch_files.read_mask(tmp_path / "grey.png", LUAD, None), pixels)
+    Image.fromarray(pixels).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(patch_files.read_mask(tmp_path / "gray.png", LUAD, None), pixels)
 
 
 def test_bad_masks(tmp_path):
@@ -100,7 +100,7 @@ def test_a_name_as_long_as_names_can_be(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_grey_masks_of_few_bits_have_the_values_stored(tmp_path, bits):
+def test_gray_masks_of_few_bits_have_the_values_stored(tmp_path, bits):
     """Pillow spreads them over 0..255: 1 of 2 bits would be 85."""
     values = np.arange(8) % min(2**bits, 5)
     digits = "".join(f"{value:0{bits}b}" for value in values)

@@ -42,7 +42,9 @@ def test_postscript_by_another_name_starts_no_program(tmp_path, monkeypatch, for
     monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "_open", started)
     monkeypatch.setattr(subprocess, "Popen", started)
     (tmp_path / "a.png").write_bytes(EPS)
-    assert f"damaged, or not a {' or '.join(formats)} picture" in refused(tmp_path / "a.png", formats)
+    assert f"damaged, or not a {' or '.join(formats)} picture" in refused(
+        tmp_path / "a.png", formats
+    )
 
 
 def test_pictures_are_opened_with_named_formats_only():
@@ -97,9 +99,9 @@ def test_colors_of_16_bits_are_refused(tmp_path, color, channels):
     assert "16 bits per channel; save it with 8" in refused(tmp_path / "deep.png")
 
 
-def test_grey_of_16_bits_keeps_its_mode(tmp_path):
-    Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "grey.png")
-    with pictures.open_picture(tmp_path / "grey.png", ALL) as picture:
+def test_gray_of_16_bits_keeps_its_mode(tmp_path):
+    Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "gray.png")
+    with pictures.open_picture(tmp_path / "gray.png", ALL) as picture:
         assert picture.mode == "I;16" and picture.info["bits"] == 16
 
 
@@ -187,21 +189,21 @@ def transparent() -> dict[str, bytes]:
             color=2,
             extra=chunk(b"tRNS", b"\0\t\0\b\0\a"),
         ),
-        "grey": made(2, 1, b"\0" + bytes([9, 60]), extra=chunk(b"tRNS", b"\0\t")),
+        "gray": made(2, 1, b"\0" + bytes([9, 60]), extra=chunk(b"tRNS", b"\0\t")),
         "palette": made(
             2, 1, b"\0" + bytes([0, 1]), color=3, extra=palette + chunk(b"tRNS", b"\0")
         ),
     }
 
 
-@pytest.mark.parametrize("kind", ["RGBA", "LA", "RGB", "grey", "palette"])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "RGB", "gray", "palette"])
 def test_transparent_pixels_are_white(tmp_path, kind):
     (tmp_path / "a.png").write_bytes(transparent()[kind])
     assert read(tmp_path / "a.png").tolist() == [[[255] * 3, [60] * 3]]
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_a_transparent_grey_value_of_few_bits(tmp_path, bits):
+def test_a_transparent_gray_value_of_few_bits(tmp_path, bits):
     stored = bytes([0, (1 << (8 - bits)) | (2 << (8 - 2 * bits))])  # the values 1 and 2
     content = made(2, 1, stored, bits=bits, extra=chunk(b"tRNS", b"\0\1"))
     (tmp_path / "a.png").write_bytes(content)

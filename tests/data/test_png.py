@@ -29,7 +29,7 @@ def test_what_pillow_writes_is_whole(mode):
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (5, 9), (8, 8)])
 def test_interlaced_files_are_whole(width, height):
-    """Of one grey value, so that the order of the pixels does not matter."""
+    """Of one gray value, so that the order of the pixels does not matter."""
     size = sum(
         len(range(top, height, down)) * (1 + len(range(left, width, across)))
         for left, top, across, down in [

@@ -310,7 +310,7 @@ def test_regions_that_would_be_read_wrongly_cost_themselves(tmp_path):
         "x": "x.png: X.png differs only in upper and lower case; rename one",
         "X": "X.png: x.png differs only in upper and lower case; rename one",
         "line\nbreak": r"'line\nbreak' has characters that do not print",
-        240 * "n": "too long a name for those of its patches; shorten it",
+        240 * "n": "the names of its patches would be too long; shorten it",
     }.items():
         assert part in bad.pop(stem)
     assert not bad

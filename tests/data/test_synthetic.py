@@ -75,8 +75,8 @@ def mean_color(image):
 
 def texture(image):
     """How much the patch's brightness varies around a pixel at scales of 1 to 8 pixels."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    smooth = [cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (0.7, 1.4, 2.8, 5.6)]
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    smooth = [cv2.GaussianBlur(gray, (0, 0), sigma) for sigma in (0.7, 1.4, 2.8, 5.6)]
     bands = [np.square(fine - coarse) for fine, coarse in itertools.pairwise(smooth)]
     return np.stack([np.log(cv2.GaussianBlur(band, (0, 0), 6) + 0.1) for band in bands], axis=-1)
 

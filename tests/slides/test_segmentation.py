@@ -321,7 +321,7 @@ def test_other_polygons_and_pictures_need_no_new_tiles(slide, finished, runs_dir
 def test_a_slide_is_made_by_one_process(slide, finished, runs_dir, tmp_path):
     config, workdir = _config(slide, runs_dir), tmp_path / "maps"
     with (
-        files.locked(workdir / "a slide" / "parts" / "lock"),
+        files.hold_lock(workdir / "a slide" / "parts" / "lock"),
         pytest.raises(InputError, match=r"another process works in .*a slide/parts: wait until"),
     ):
         jobs.segment(config, workdir)
@@ -494,14 +494,14 @@ def test_what_is_outdated_is_seen_while_the_folder_is_held(slide, tmp_path, monk
     """Another process makes another map between the first look and the lock."""
     _by_color(slide, tmp_path / "map", **BY_COLOR)
     expected = _by_color(slide, tmp_path / "anew", picture=300, **BY_COLOR)
-    real = tissue_map.locked
+    real = tissue_map.hold_lock
 
     def late(path, **options):
-        monkeypatch.setattr(tissue_map, "locked", real)
+        monkeypatch.setattr(tissue_map, "hold_lock", real)
         _by_color(slide, tmp_path / "map", stride=32, **BY_COLOR)
         return real(path, **options)
 
-    monkeypatch.setattr(tissue_map, "locked", late)
+    monkeypatch.setattr(tissue_map, "hold_lock", late)
     summary = _by_color(slide, tmp_path / "map", picture=300, **BY_COLOR)
     assert summary["areas"] == expected["areas"]
     for name in DETERMINISTIC:

@@ -88,7 +88,7 @@ def computer(
 
 
 def _filled(batch: dict[str, np.ndarray]) -> sources.Batch:
-    """The examples as one batch that the local devices can share; see `inputs.batches`."""
+    """The examples as one batch that the local devices can share; see `inputs.read_batches`."""
     examples = len(batch["image"])
     devices = jax.local_device_count()
     rows = np.minimum(np.arange(-(-examples // devices) * devices), examples - 1)
@@ -104,7 +104,7 @@ def _phase1(
     size = batch["image"].shape[1:3]
 
     def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
-        image = pixels.scaled(batch["image"], config.model)
+        image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         class_weights = variables["params"]["fc8"]["kernel"][0, 0]
         activation = cam.class_activation_maps(taps["bn7"], class_weights, relu=True)
@@ -123,10 +123,10 @@ def _phase1(
         return found
 
     def opened(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
-        image, found = pixels.scaled(batch["image"], config.model), {}
+        image, found = pixels.scale(batch["image"], config.model), {}
         by_layer, _ = cam.grad_cam(model, variables, image, golden.CAM_LAYERS)
         for layer, maps in by_layer.items():
-            found[f"gradcam/{layer}"] = masks.resized(maps, size)
+            found[f"gradcam/{layer}"] = masks.resize_maps(maps, size)
             if layer in golden.MASK_LAYERS:
                 tissue = masks.label_maps(maps, batch["label"], size, absent="zero")
                 found[f"pseudo_mask/bcss/{layer}"] = tissue
@@ -134,7 +134,7 @@ def _phase1(
 
     def attended(bound: tuple[Any, jax.Array], batch: sources.Batch) -> dict[str, jax.Array]:
         variables, mu = bound
-        image = pixels.scaled(batch["image"], config.model)
+        image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=True, mu=mu)
         return {"logits": logits, "attended": _nchw(taps["attended"])}
 
@@ -169,7 +169,7 @@ def _phase2(
     gate = base.evaluate("", "", "reference").gate
 
     def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
-        image = pixels.scaled(batch["image"], config.model)
+        image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         (trained, _), _ = in_training.apply(
             variables, image, train=True, weight=batch["weight"], mutable=["batch_stats"]

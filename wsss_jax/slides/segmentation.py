@@ -129,7 +129,7 @@ def _here(
     loaded = networks.prepare(config, workdir)
 
     def outcomes() -> Iterator[Outcome]:
-        with progress.termination() as terminated:
+        with progress.catch_termination() as terminated:
 
             def check() -> None:
                 if terminated:
@@ -231,7 +231,7 @@ class _Worker:
     """Keeps the networks loaded in a process of Ray's."""
 
     def __init__(self, config: str, dataset: Dataset, workdir: Path):
-        parallel.keep_compiled_programs()
+        parallel.cache_compiled_programs()
         self._config, self._dataset = config_lib.from_json(config), dataset
         self._loaded, self._workdir = networks.prepare(self._config, workdir), workdir
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import masks
 from wsss_jax.errors import InputError
-from wsss_jax.files import clear_unfinished, locked
+from wsss_jax.files import clear_unfinished, hold_lock
 from wsss_jax.report import slide_pages
 from wsss_jax.slides.mapping import stitching
 from wsss_jax.slides.mapping.networks import Networks
@@ -97,7 +97,7 @@ def segment_slide(
         if before is not None and not what_changed(before):
             return finished_before  # nothing to write, nobody to keep out
         results.check_ours(folder)
-        with locked(folder / results.PARTS / results.LOCK):
+        with hold_lock(folder / results.PARTS / results.LOCK):
             before = results.read_summary(folder)  # another process may have been at work
             if what := what_changed(before):
                 tqdm.write(f"{file.name}: was finished with {what}: done again")

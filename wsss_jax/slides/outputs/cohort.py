@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data.dataset import Dataset
-from wsss_jax.files import atomic_path, locked
+from wsss_jax.files import atomic_path, hold_lock
 from wsss_jax.report import slide_pages
 from wsss_jax.slides.outputs import areas, outputs, results, summaries
 
@@ -46,7 +46,7 @@ def write(
     Raises:
       InputError: another process has been writing these files for a long time.
     """
-    with locked(workdir / _LOCK, wait=_WAIT):
+    with hold_lock(workdir / _LOCK, wait=_WAIT):
         # Of this job's earlier ones the file knows if another job has done them meanwhile.
         failures = _failures(workdir, besides=slide) | ({_one_line(slide): error} if error else {})
         finished = {folder.name: summary for folder, summary in results.finished(workdir)}
