@@ -88,16 +88,22 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             config.source = kind
             source = sources.open_source(config, synthetic.DATASET, "train")
             for workers in args.workers:
-                read = partial(
-                    inputs.read_batches, source, args.batch, workers=workers, seed=0, drop_last=True
+                to_rate, to_wait = (
+                    inputs.read_batches(
+                        source,
+                        args.batch,
+                        workers=workers,
+                        order=inputs.Order(0, epochs, drop_last=True),
+                    )
+                    for epochs in (args.epochs, args.wait_epochs)
                 )
                 rows.append(
                     {
                         "source": text,
                         "workers": workers,
-                        "patches/s": read_rate(read(epochs=args.epochs), args.batch),
+                        "patches/s": read_rate(to_rate, args.batch),
                         "step": name,
-                        "waiting": waiting_share(read(epochs=args.wait_epochs), step),
+                        "waiting": waiting_share(to_wait, step),
                     }
                 )
     return rows

@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_gone_back_from(tmp_path, capsys):
     assert int(state.step) == 3 and meta == {"history": [3]}
     for step in (2, 3):
         _damage(tmp_path, step)
-    with pytest.raises(InputError, match="no checkpoint there is whole"):
+    with pytest.raises(InputError, match="all checkpoints are damaged"):
         checkpoints.restore_latest(_state(0))
     checkpoints.close()
 
@@ -90,7 +90,7 @@ def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
         variables = load_variables(tmp_path, score, like)
         jax.tree.map(np.testing.assert_array_equal, variables, _state(2).variables)
         said = capsys.readouterr().out
-        assert "checkpoints/3 is damaged" in said or "checkpoints/3 is no whole" in said
+        assert "checkpoints/3 is damaged" in said or "checkpoints/3 is not a complete" in said
     checkpoints = Checkpoints(tmp_path, "miou")
     state, _ = checkpoints.restore_latest(_state(0))
     assert int(state.step) == 2
@@ -109,7 +109,7 @@ def test_damaged_figures_of_a_step(scores, tmp_path, capsys):
     (tmp_path / "checkpoints" / "3" / "metrics" / "metrics").write_text(scores)
     variables = load_variables(tmp_path, "miou", None)
     jax.tree.map(np.testing.assert_array_equal, variables["params"], _state(2).variables["params"])
-    assert "checkpoints/3 is no whole checkpoint" in capsys.readouterr().out
+    assert "checkpoints/3 is not a complete checkpoint" in capsys.readouterr().out
 
 
 def _rewrite(workdir, step, change):
@@ -139,8 +139,8 @@ def test_a_damaged_value_is_gone_back_from(change, tmp_path, capsys):
     checkpoints = Checkpoints(tmp_path, "miou")
     assert int(checkpoints.restore_latest(_state(0))[0].step) == 2
     checkpoints.close()
-    assert "is not what was written); going back" in capsys.readouterr().out
-    expected = 2 if change is _in_variables else 3  # the variables alone are whole
+    assert "is not what was saved); going back" in capsys.readouterr().out
+    expected = 2 if change is _in_variables else 3  # the variables alone are not damaged
     for score in (None, "miou"):
         variables = load_variables(tmp_path, score, None)["params"]
         jax.tree.map(np.testing.assert_array_equal, variables, _state(expected).variables["params"])
@@ -188,7 +188,7 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path, capsys):
     with pytest.raises(InputError, match="no checkpoint there; train that phase first"):
         load_variables(tmp_path, None)
     _save(tmp_path, [0.1, 0.2, 0.3, 0.8, 0.3]).close()
-    assert "12345 is no whole checkpoint" in capsys.readouterr().out
+    assert "12345 is not a complete checkpoint" in capsys.readouterr().out
     checkpoints = Checkpoints(tmp_path, "miou")
     assert int(checkpoints.restore_latest(_state(0))[0].step) == 5 and checkpoints.best() == 4
     checkpoints.close()
@@ -201,7 +201,9 @@ def test_a_run_that_was_not_validated_yet(tmp_path):
     checkpoints = Checkpoints(tmp_path, "miou")
     checkpoints.save(_state(1), {"history": []}, None)
     checkpoints.close()
-    with pytest.raises(InputError, match=r"was validated, as they are at the end .*: go on with"):
+    with pytest.raises(
+        InputError, match=r"no checkpoint was validated yet, .* at the end .*: continue"
+    ):
         load_variables(tmp_path, "miou", _state(0).variables)
 
 

@@ -34,25 +34,29 @@ def _indices(batches):
 
 def test_an_epoch_holds_every_patch_once_in_an_order_of_seed_and_epoch(data, dataset):
     source = sources.open_source(data, dataset, "train")
-    options = {"workers": 0, "seed": 5, "epochs": 2}
-    whole = list(inputs.read_batches(source, 5, **options))
+    order = inputs.Order(seed=5, epochs=2)
+
+    def read_indices(order):
+        return _indices(inputs.read_batches(source, 5, workers=0, order=order))
+
+    whole = list(inputs.read_batches(source, 5, workers=0, order=order))
     assert len(whole) == 2 * inputs.count_steps(len(source), 5, drop_last=False) == 6
-    order = _indices(whole)
-    epochs = [list(itertools.chain(*order[:3])), list(itertools.chain(*order[3:]))]
+    indices = _indices(whole)
+    epochs = [list(itertools.chain(*indices[:3])), list(itertools.chain(*indices[3:]))]
     assert all(sorted(epoch) == list(range(COUNTS["train"])) for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert whole[2]["weight"].tolist() == [1, 1, 0, 0, 0]
-    assert order == _indices(inputs.read_batches(source, 5, **options))
-    assert order != _indices(inputs.read_batches(source, 5, **(options | {"seed": 6})))
-    assert order[4:] == _indices(inputs.read_batches(source, 5, **options, start=4))
-    dropped = _indices(inputs.read_batches(source, 5, **options, drop_last=True))
+    assert indices == read_indices(order)
+    assert indices != read_indices(order._replace(seed=6))
+    assert indices[4:] == read_indices(order._replace(start=4))
+    dropped = read_indices(order._replace(drop_last=True))
     assert [len(x) for x in dropped] == [5, 5, 5, 5]
 
 
 def test_worker_processes_give_the_same_batches(data, dataset):
     source = sources.open_source(data, dataset, "train")
-    alone = list(inputs.read_batches(source, 4, workers=0, seed=1))
-    shared = list(inputs.read_batches(source, 4, workers=2, seed=1))
+    alone = list(inputs.read_batches(source, 4, workers=0, order=inputs.Order(seed=1)))
+    shared = list(inputs.read_batches(source, 4, workers=2, order=inputs.Order(seed=1)))
     for one, other in zip(alone, shared, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -212,7 +216,7 @@ def test_blur_is_pillows(sigma):
 
 def test_a_worker_that_dies_is_told_of(data, dataset):
     source = sources.open_source(data, dataset, "train")
-    batches = inputs.read_batches(source, 2, workers=1, seed=0, epochs=100)
+    batches = inputs.read_batches(source, 2, workers=1, order=inputs.Order(seed=0, epochs=100))
     next(batches)
     for process in multiprocessing.active_children():
         process.kill()
@@ -224,7 +228,9 @@ def test_a_worker_that_dies_is_told_of(data, dataset):
 def test_workers_that_are_busy_are_not_waited_for(data, dataset):
     """One that hands over a batch does not end before: Grain waits, by itself for 25 seconds."""
     source = sources.open_source(data, dataset, "train")
-    batches = inputs.read_batches([source[i % 12] for i in range(400)], 100, workers=1, epochs=100)
+    batches = inputs.read_batches(
+        [source[i % 12] for i in range(400)], 100, workers=1, order=inputs.Order(epochs=100)
+    )
     next(batches)
     time.sleep(0.5)  # until the pipe is full
     begun = time.monotonic()

@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import phase1, phase2, runs, signals, training
-from wsss_jax.checkpoints import METADATA, Checkpoints, State, has_checkpoint
+from wsss_jax.checkpoint_steps import METADATA
+from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import stablehlo, torch_files, torch_names, weights

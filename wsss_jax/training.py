@@ -400,10 +400,7 @@ def fit(
             source,
             config.batch_size,
             workers=config.data.workers,
-            seed=config.seed,
-            epochs=config.epochs,
-            drop_last=config.drop_last,
-            start=first,
+            order=inputs.Order(config.seed, config.epochs, config.drop_last, start=first),
         )
         stack.callback(batches.close)
         progress = show_progress(
