@@ -26,7 +26,7 @@ import numpy as np
 from flax import linen as nn
 
 from benchmarks import measure
-from benchmarks.train import CLASSES, PHASES, settings
+from benchmarks.train import CLASSES, PHASES, make_config
 from wsss_jax.models import convolution, cpu_convolution
 from wsss_jax.models.layers import Conv
 
@@ -51,12 +51,12 @@ class Shape(NamedTuple):
         return text + (f", dilation {self.dilation}" if self.dilation > 1 else "")
 
 
-def shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
-    """The convolutions of a phase's network on images of `size` pixels, by module path, in order.
+def list_shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
+    """Lists the convolutions of a phase's network on images of `size` pixels, by module path.
 
-    The network is only traced, not run.
+    They are in the order of the network, which is traced but not run.
     """
-    model = PHASES[phase].build_model(settings(phase, "float32", width), CLASSES)
+    model = PHASES[phase].build_model(make_config(phase, "float32", width), CLASSES)
     convolutions: dict[str, Shape] = {}
 
     def record(
@@ -82,23 +82,25 @@ def shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
     return convolutions
 
 
-def products(shape: Shape, *, padded: bool) -> int:
-    """Multiplications of one image's convolution; `padded` counts those with padding too."""
+def count_products(shape: Shape, *, padded: bool) -> int:
+    """Counts the multiplications of a convolution per image, `padded`: those with padding too."""
 
-    def along(length: int) -> int:
+    def count_on_axis(length: int) -> int:
         out = -(-length // shape.stride)
         if padded:
             return out * shape.size
         reach = shape.size // 2
-        at = shape.stride * np.arange(out)[:, None]
-        at = at + shape.dilation * np.arange(-reach, reach + 1)[None, :]
-        return int(((at >= 0) & (at < length)).sum())
+        index = shape.stride * np.arange(out)[:, None]
+        index = index + shape.dilation * np.arange(-reach, reach + 1)[None, :]
+        return int(((index >= 0) & (index < length)).sum())
 
-    return along(shape.height) * along(shape.width) * shape.channels * shape.features
+    return (
+        count_on_axis(shape.height) * count_on_axis(shape.width) * shape.channels * shape.features
+    )
 
 
 def choose_way(shape: Shape, direction: str) -> str:
-    """The way that training on the CPU takes."""
+    """Returns the way that training takes on a CPU."""
     image = (1, shape.height, shape.width, shape.channels)
     kernel = (shape.size, shape.size, shape.channels, shape.features)
     return cpu_convolution.choose_way(direction, image, kernel, shape.stride, shape.dilation)
@@ -107,7 +109,7 @@ def choose_way(shape: Shape, direction: str) -> str:
 def compile_ways(
     shape: Shape, batch: int, direction: str, *, torch: bool
 ) -> dict[str, Callable[[], Any]]:
-    """Functions that compute `direction` and wait for it, one for each way that suits the shape."""
+    """Compiles a function for each way that suits the shape; it waits for its result."""
     rng = np.random.default_rng(0)
     out = (batch, -(-shape.height // shape.stride), -(-shape.width // shape.stride), shape.features)
     x = rng.standard_normal((batch, shape.height, shape.width, shape.channels), np.float32)
@@ -129,11 +131,11 @@ def compile_ways(
 
     ways = {name: compile_way(function) for name, function in functions.items()}
     if torch:
-        ways["PyTorch"] = _torch_way(x, kernel, gradient, direction, options)
+        ways["PyTorch"] = _make_torch_way(x, kernel, gradient, direction, options)
     return ways
 
 
-def _torch_way(
+def _make_torch_way(
     x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray, direction: str, options: dict
 ) -> Callable[[], Any]:
     import torch
@@ -152,23 +154,23 @@ def _torch_way(
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every distinct shape and direction: milliseconds of each way."""
+    """Returns a row for every distinct shape and direction: milliseconds of each way."""
     rows = []
     for phase in args.phase:
-        counted = Counter(shapes(phase, args.size, args.width).values())
+        counted = Counter(list_shapes(phase, args.size, args.width).values())
         for shape, count in counted.items():
             for direction in DIRECTIONS:
                 if direction == INPUT and shape.channels == 3:
                     continue  # the image needs no gradient
                 functions = compile_ways(shape, args.batch, direction, torch=args.torch)
-                seconds = measure.in_turn(functions, args.repeats)
+                seconds = measure.time_in_turn(functions, args.repeats)
                 rows.append(
                     {
                         "phase": phase,
                         "convolution": str(shape),
                         "times": count,
                         "what": direction,
-                        "GFLOP": 2e-9 * args.batch * products(shape, padded=True),
+                        "GFLOP": 2e-9 * args.batch * count_products(shape, padded=True),
                         **{name: 1e3 * seconds[name] if name in seconds else None for name in WAYS},
                         "used": choose_way(shape, direction),
                     }
@@ -176,8 +178,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Milliseconds of all convolutions of a network by direction, from the rows of `run`."""
+def sum_by_network(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sums milliseconds over each network by direction, from the rows of `run`."""
     ours = [name for name in WAYS if name != "PyTorch"]
     sums: dict[tuple[int, str], dict[str, Any]] = {}
     for row in rows:
@@ -205,10 +207,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     args = parser.parse_args()
-    args.torch = measure.torch_wanted(args.torch)
+    args.torch = measure.use_torch(args.torch)
     rows = run(args)
     measure.report("convolutions", vars(args), rows)
-    print("\n" + measure.table(totals(rows)))
+    print("\n" + measure.format_table(sum_by_network(rows)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The programs of training, Grad-CAM and slides with shapes for arguments, to count or compile."""
+"""Programs of training, Grad-CAM and slides with shapes as arguments, to count or compile."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,31 +8,31 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from benchmarks.train import CLASSES, PHASES, random_batch, settings
+from benchmarks.train import CLASSES, PHASES, build_phase, make_config, random_batch
 from configs import base
 from wsss_jax import cam, masks, parallel, phase1, phase2, pixels, training
 
 
 class Program(NamedTuple):
-    """A function and its arguments, arrays or their shapes; a step is of one replica."""
+    """A function and its arguments, arrays or their shapes; a step is that of one replica."""
 
     function: Callable
     arguments: tuple[Any, ...]
 
 
-def train_step(phase: int, precision: str, width: float, batch: int, size: int) -> Program:
-    """A training step on a global batch; arguments as of `training.train_step`."""
-    built = PHASES[phase].phase(settings(phase, precision, width), CLASSES, 1000, None)
+def make_train_step(phase: int, precision: str, width: float, batch: int, size: int) -> Program:
+    """Makes a training step on a global batch; its arguments are those of `training.train_step`."""
+    built = build_phase(phase, precision, width)
     values = {name: np.float32(value) for name, value in built.values(5).items()}
     shapes = _shapes(random_batch(phase, batch, size)), _shapes(values)
     arguments = training.state_shapes(built), *shapes, jax.eval_shape(partial(jax.random.key, 1))
     return Program(partial(training.train_step, built), arguments)
 
 
-def on_mesh(step: Callable, devices: int) -> Callable:
-    """A training step over the first devices, as `jax.pmap` maps it, for the whole batch.
+def map_on_mesh(step: Callable, devices: int) -> Callable:
+    """Maps a training step over the first devices, as `jax.pmap` does, for the whole batch.
 
-    `jax.pmap` is the same program, but cannot be lowered for a device that is not there.
+    `jax.pmap` gives the same program, but cannot lower it for a device that is missing.
     """
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (parallel.AXIS,))
     same, shared = PartitionSpec(), PartitionSpec(parallel.AXIS)
@@ -45,9 +45,9 @@ def on_mesh(step: Callable, devices: int) -> Callable:
     )
 
 
-def grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
-    """Label maps of three layers, as the job `masks` makes them, of `variables, image, label`."""
-    config, job = settings(1, precision, width), base.masks("unused")
+def make_grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
+    """Makes the program of `variables, image, label` to label maps of three layers."""
+    config, job = make_config(1, precision, width), base.masks("unused")
     model = phase1.build_model(config, CLASSES)
 
     def label_maps(variables: Any, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
@@ -61,9 +61,9 @@ def grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
     return Program(label_maps, (training.network_shapes(model), image, label))
 
 
-def slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
-    """Gated label maps of `variables of phase 1, variables of phase 2, image`."""
-    first, second = (settings(phase, precision, width) for phase in PHASES)
+def make_slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
+    """Makes the program of `variables of both phases, image` to gated label maps."""
+    first, second = (make_config(phase, precision, width) for phase in PHASES)
     classifier, network = (PHASES[p].build_model(c, CLASSES) for p, c in ((1, first), (2, second)))
     options = base.evaluate("unused", "unused").gate
 

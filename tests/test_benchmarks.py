@@ -22,7 +22,7 @@ def test_pseudo_masks():
     arguments = _arguments(
         batch=2, patches=3, reference_patches=1, workers=0, precision=["float32"]
     )
-    arguments.torch = measure.torch_wanted(True)
+    arguments.torch = measure.use_torch(True)
     ours, *reference = masks.run(arguments)
     assert ours["patches"] == 3 and ours["masks/s"] == pytest.approx(3 / ours["s/patch"])
     assert ours["writing"] > 0 and 0 <= ours["waiting"] < 1
@@ -32,7 +32,7 @@ def test_pseudo_masks():
 
 
 def test_inputs(monkeypatch):
-    monkeypatch.setattr(inputs, "_AHEAD", 1)
+    monkeypatch.setattr(inputs, "READ_AHEAD", 1)
     rows = inputs.run(
         _arguments(
             workers=[0],
@@ -50,12 +50,12 @@ def test_inputs(monkeypatch):
 
 def test_convolutions_one_by_one(monkeypatch):
     shapes = {"one": Shape(24, 24, 64, 16, 3, 2, 1), "again": Shape(24, 24, 64, 16, 3, 2, 1)}
-    monkeypatch.setattr(convolutions, "shapes", lambda *_: shapes)
+    monkeypatch.setattr(convolutions, "list_shapes", lambda *_: shapes)
     rows = convolutions.run(_arguments(phase=[1], batch=1))
     assert [row["what"] for row in rows] == ["forward", "input gradient", "kernel gradient"]
     assert [row["used"] for row in rows] == ["XLA", "XLA", "product"]
     assert all(row["times"] == 2 and row[row["used"]] > 0 for row in rows)
-    (_, total, _) = convolutions.totals(rows)
+    (_, total, _) = convolutions.sum_by_network(rows)
     assert total["used"] == pytest.approx(2 * rows[1]["XLA"])
 
 
@@ -85,22 +85,22 @@ def test_what_lies_on_padding_is_left_out_where_training_does(dilation, way):
 
 def test_products_that_meet_padding():
     # At the border of three pixels with dilation 2, only the middle one of three meets the image.
-    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 1), padded=True) == 81 * 10
-    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 1), padded=False) == 49 * 10
-    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 4), padded=False) == 9 * 10
+    assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 1), padded=True) == 81 * 10
+    assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 1), padded=False) == 49 * 10
+    assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 4), padded=False) == 9 * 10
 
 
 def test_resnet38_by_stage():
     """199.6 GFLOP for a patch of 224 pixels at full width, which is only traced."""
-    rows = counts.stages(1, 224, 1.0)
+    rows = counts.count_stages(1, 224, 1.0)
     assert [row["stage"] for row in rows] == ["conv1a", "b2", "b3", "b4", "b5", "b6", "b7"]
     assert sum(row["GFLOP"] for row in rows) == pytest.approx(199.6, abs=0.1)
     assert all(row["inside"] < row["GFLOP"] or row["stage"] == "b7" for row in rows)
 
 
 def test_the_operations_of_xla_are_those_by_hand():
-    program = programs.grad_cam("float32", WIDTH, 1, SIZE)
-    row = counts.row("Grad-CAM", program, _arguments(batch=1))
+    program = programs.make_grad_cam("float32", WIDTH, 1, SIZE)
+    row = counts.count_program("Grad-CAM", program, _arguments(batch=1))
     assert row["by hand"] < row["GFLOP (XLA)"] < 1.1 * row["by hand"]
     assert row["FLOP/byte"] == pytest.approx(row["GFLOP (XLA)"] / row["GB"])
 
@@ -111,14 +111,14 @@ def test_all_reduces_of_a_program():
       ROOT %r.2 = f32[5]{0} all-reduce-start(%c)
       %d = f32[5]{0} all-reduce-done(%r.2)
     """
-    assert scaling.all_reduces(text) == [3 * 4 * 4 + 2, 20]
+    assert scaling.list_all_reduces(text) == [3 * 4 * 4 + 2, 20]
 
 
 def test_a_step_sends_its_gradients():
-    (sent,) = scaling.volumes(2, [1], WIDTH)
+    (sent,) = scaling.measure_volumes(2, [1], WIDTH)
     assert sent["devices"] == 2 and sent["statistics"] == 0
     assert sent["MB"] == pytest.approx(sent["gradients"], rel=1e-3)
-    rows = scaling.modelled(sent, 0.1, 0)
+    rows = scaling.model_steps(sent, 0.1, 0)
     assert [row["system"] for row in rows] == [system.name for system in scaling.SYSTEMS]
     for row in rows:
         assert 0 < row["efficiency, none hidden"] <= row["efficiency, hidden"] <= 1
