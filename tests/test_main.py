@@ -112,7 +112,7 @@ def test_a_batch_that_the_devices_cannot_share(tissue):
 
 def test_a_folder_that_cannot_be_made():
     words = _refusal("--config=configs/demo.py", "--workdir=/dev/null/run")
-    assert words == "error: /dev/null is a file, not a folder: name another folder"
+    assert words == "error: /dev/null is a file, not a folder: choose another folder"
 
 
 def test_what_writing_raises_is_one_line():

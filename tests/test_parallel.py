@@ -120,7 +120,7 @@ def test_without_a_home_nothing_is_kept(no_cache, monkeypatch, capsys):
     monkeypatch.setattr(pwd, "getpwuid", _raise_key_error)
     parallel.cache_compiled_programs()
     assert jax.config.jax_compilation_cache_dir is None
-    assert "no programs are kept for later runs: " in capsys.readouterr().err
+    assert "compiled programs are not cached for later runs: " in capsys.readouterr().err
 
 
 def _raise_key_error(_):

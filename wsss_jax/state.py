@@ -6,13 +6,14 @@ import jax
 
 
 class State(NamedTuple):
-    """What training changes; `opt_state` is None for weights that were not trained here.
+    """Everything that training changes.
 
-    `sums` is what the metrics have added up to, see `training.train_step`.
-
-    `step` () int32 counts optimizer steps over all epochs; with the number of steps per epoch it is
-    also the position in the input. `variables` holds "params" and, where there is BatchNorm,
-    "batch_stats".
+    Attributes:
+      step: () int32, optimizer steps over all epochs; with the number of steps per epoch it is also
+        the position in the input.
+      variables: "params" and, with BatchNorm, "batch_stats".
+      opt_state: of the optimizer; None for weights that were not trained here.
+      sums: of the metrics, see `training.train_step`.
     """
 
     step: jax.Array
