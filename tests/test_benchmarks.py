@@ -1,4 +1,4 @@
-"""Every benchmark at its smallest: its rows have their fields, and what is counted is right."""
+"""Runs every benchmark at its smallest and checks the fields of its rows and the counts."""
 
 import argparse
 import math
@@ -60,8 +60,8 @@ def test_convolutions_one_by_one(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [511, 512])
-def test_the_way_that_is_used_is_that_of_training(channels):
-    """A matrix product where `used` says so, and only there."""
+def test_the_chosen_way_is_that_of_training(channels):
+    """The program has a matrix product exactly if `choose_way` says so."""
     shape = Shape(24, 24, channels, 4, 3, 1, 1)
     x, gradient = (jnp.zeros((1, 24, 24, depth)) for depth in (channels, 4))
     kernel = jnp.zeros((3, 3, channels, 4))
@@ -75,7 +75,7 @@ def test_the_way_that_is_used_is_that_of_training(channels):
 
 
 @pytest.mark.parametrize("dilation,way", [(2, "XLA"), (3, "inside")])
-def test_what_lies_on_padding_is_left_out_where_training_does(dilation, way):
+def test_padding_is_left_out_where_training_does(dilation, way):
     shape = Shape(24, 24, 512, 4, 3, 1, dilation)
     x, kernel = jnp.zeros((1, 24, 24, 512)), jnp.zeros((3, 3, 512, 4))
     lowered = jax.jit(lambda x: convolution.convolve(x, kernel, 1, dilation)).lower(x)
@@ -83,8 +83,8 @@ def test_what_lies_on_padding_is_left_out_where_training_does(dilation, way):
     assert lowered.as_text().count("dot_general") == (9 if way == "inside" else 0)
 
 
-def test_products_that_meet_padding():
-    # At the border of three pixels with dilation 2, only the middle one of three meets the image.
+def test_products_with_padding():
+    # With dilation 4 on three pixels, only the middle position of the kernel meets the image.
     assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 1), padded=True) == 81 * 10
     assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 1), padded=False) == 49 * 10
     assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 4), padded=False) == 9 * 10

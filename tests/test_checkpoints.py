@@ -49,7 +49,7 @@ def _damage(workdir, step):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_damaged_checkpoint_is_gone_back_from(tmp_path, capsys):
+def test_going_back_from_a_damaged_checkpoint(tmp_path, capsys):
     _save(tmp_path, [0.1, 0.8, 0.3]).close()
     _damage(tmp_path, 3)
     like = jax.eval_shape(lambda: _state(0).variables)
@@ -81,8 +81,8 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "file", ["_CHECKPOINT_METADATA", "variables/_METADATA", "variables/manifest.ocdbt"]
 )
-def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
-    """Of the newest step, which is the best as well."""
+def test_going_back_from_every_damage(file, damage, tmp_path, capsys):
+    """The newest step, which is also the best, is damaged."""
     _save(tmp_path, [0.1, 0.3, 0.8]).close()
     DAMAGES[damage](tmp_path / "checkpoints" / "3" / file)
     like = jax.eval_shape(lambda: _state(0).variables)
@@ -104,7 +104,7 @@ def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
     ["", "{", "[]", '{"other": 1}']
     + [f'{{"miou": {value}}}' for value in ('"high"', '"0.5"', "null", "NaN", "true", "Infinity")],
 )
-def test_damaged_figures_of_a_step(scores, tmp_path, capsys):
+def test_damaged_scores_of_a_step(scores, tmp_path, capsys):
     _save(tmp_path, [0.1, 0.3, 0.8]).close()
     (tmp_path / "checkpoints" / "3" / "metrics" / "metrics").write_text(scores)
     variables = load_variables(tmp_path, "miou", None)
@@ -113,7 +113,7 @@ def test_damaged_figures_of_a_step(scores, tmp_path, capsys):
 
 
 def _rewrite(workdir, step, change):
-    """Saves a step anew with other arrays, under the checksums of those it had."""
+    """Saves a step again with other arrays, under its earlier checksums."""
     meta = workdir / "checkpoints" / str(step) / "meta" / "metadata"
     before = meta.read_bytes()
     checkpoints = Checkpoints(workdir, "miou")
@@ -133,7 +133,7 @@ def _in_training(state):
 
 
 @pytest.mark.parametrize("change", [_in_variables, _in_training])
-def test_a_damaged_value_is_gone_back_from(change, tmp_path, capsys):
+def test_going_back_from_a_damaged_value(change, tmp_path, capsys):
     _save(tmp_path, [0.1, 0.3, 0.8]).close()
     _rewrite(tmp_path, 3, change)
     checkpoints = Checkpoints(tmp_path, "miou")
@@ -146,7 +146,7 @@ def test_a_damaged_value_is_gone_back_from(change, tmp_path, capsys):
         jax.tree.map(np.testing.assert_array_equal, variables, _state(expected).variables["params"])
 
 
-def test_checkpoints_of_before_checksums(tmp_path):
+def test_checkpoints_without_checksums(tmp_path):
     _save(tmp_path, [0.1, 0.3]).close()
     _rewrite(tmp_path, 2, lambda state: state.variables["params"]["fc8"]["kernel"].fill(np.nan))
     for step in (1, 2):
@@ -160,7 +160,7 @@ def test_checkpoints_of_before_checksums(tmp_path):
 
 
 @pytest.mark.parametrize("meta", ["", "null", "[]", "{}", '{"history": 3}'])
-def test_a_damaged_position_is_gone_back_from(meta, tmp_path):
+def test_going_back_from_a_damaged_position(meta, tmp_path):
     _save(tmp_path, [0.1, 0.8]).close()
     (tmp_path / "checkpoints" / "2" / "meta" / "metadata").write_text(meta)
     checkpoints = Checkpoints(tmp_path, "miou")
@@ -168,7 +168,7 @@ def test_a_damaged_position_is_gone_back_from(meta, tmp_path):
     checkpoints.close()
 
 
-def test_what_a_killed_deletion_left_is_removed(tmp_path):
+def test_the_rest_of_an_interrupted_deletion_is_removed(tmp_path):
     _save(tmp_path, [0.1, 0.8, 0.3]).close()
     old = tmp_path / "checkpoints" / "1"
     (old / "variables").mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_what_a_killed_deletion_left_is_removed(tmp_path):
     assert _steps(tmp_path) == ["2", "3"]
 
 
-def test_what_is_no_checkpoint_is_left_alone(tmp_path, capsys):
+def test_other_files_are_left_alone(tmp_path, capsys):
     folder = tmp_path / "checkpoints"
     (folder / "3").mkdir(parents=True)
     (folder / "12345").mkdir()

@@ -47,7 +47,7 @@ def test_failure_keeps_the_earlier_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_names_may_be_as_long_as_names_can_be(tmp_path):
+def test_the_longest_possible_names(tmp_path):
     for name in (255 * "n", 240 * "n" + ".json"):
         with atomic_path(tmp_path / name) as temporary:
             temporary.write_text("whole")
@@ -77,7 +77,7 @@ def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_shared_lock_keeps_out_those_who_want_it_alone(tmp_path):
+def test_a_shared_lock_prevents_an_exclusive_one(tmp_path):
     path = tmp_path / LOCK
     with hold_lock(path, shared=True):
         with hold_lock(path, shared=True):
@@ -89,7 +89,7 @@ def test_a_shared_lock_keeps_out_those_who_want_it_alone(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_is_complete_or_absent(tmp_path):
     path = tmp_path / "out"
     path.mkdir()
     (path / ".hidden").write_text("kept")
@@ -112,7 +112,7 @@ def _fill(path):
         raise RuntimeError("disk full")
 
 
-def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
+def test_the_rest_of_a_killed_process_is_removed(tmp_path):
     script = """
 import os, sys
 from wsss_jax.files import atomic_folder
@@ -196,7 +196,7 @@ def test_what_another_process_is_writing_is_not_cleared(tmp_path):
     assert os.listdir(tmp_path / "out") == ["patch"]
 
 
-def test_what_is_no_file_or_leads_nowhere_is_named(tmp_path):
+def test_pipes_and_broken_links_are_named(tmp_path):
     os.mkfifo(tmp_path / LOCK)
     with pytest.raises(InputError, match=r"\.lock: a named pipe or a device, .*; remove it"):
         hold_lock(tmp_path / LOCK).__enter__()
@@ -205,8 +205,8 @@ def test_what_is_no_file_or_leads_nowhere_is_named(tmp_path):
         check_writable(tmp_path / "link" / "run")
 
 
-def test_who_shares_a_lock_waits_for_one_that_leaves_it(tmp_path):
-    """A leaver holds it alone for a moment, to see whether it may remove the file."""
+def test_a_shared_lock_waits_for_a_holder_that_releases_it(tmp_path):
+    """Who releases it takes it alone for a moment, to check whether it may remove the file."""
     path = tmp_path / LOCK
     with path.open("a+b") as file, hold_lock(path, shared=True) as held:
         assert held
@@ -220,7 +220,7 @@ def test_who_shares_a_lock_waits_for_one_that_leaves_it(tmp_path):
         leaving.join()
 
 
-def test_a_lock_may_be_waited_for(tmp_path):
+def test_waiting_for_a_lock(tmp_path):
     path = tmp_path / LOCK
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -85,7 +85,7 @@ def test_the_store_holds_what_the_folder_holds(data, dataset, split):
 
 
 def test_pseudo_masks_join_images_of_the_store(data, dataset, tmp_path):
-    """Each mask holds one value, which tells its patch and layer."""
+    """Each mask holds one value, which identifies its patch and layer."""
     names = sources.open_source(data, dataset, "train").names
     layers = [tmp_path / layer for layer in ("PM_b5_2", "PM_bn7")]
     for shift, layer in enumerate(layers):
@@ -135,7 +135,7 @@ def test_missing_pseudo_masks_are_named(data, dataset, tmp_path):
 
 
 def test_masks_are_part_of_the_records(data, dataset, tmp_path):
-    """And they may have endings in capitals, beside hidden files."""
+    """Masks may have suffixes in upper case, and hidden files beside them."""
     names = sources.open_source(data, dataset, "train").names
     for name in names:
         mask = np.zeros((SIZE, SIZE), np.uint8)
@@ -153,7 +153,7 @@ def test_masks_are_part_of_the_records(data, dataset, tmp_path):
     assert difference == f"the content of {names[3]} has changed"
 
 
-def test_a_class_that_nothing_shows_is_named(data, dataset, tmp_path, capsys):
+def test_a_class_without_patches_or_masks_is_named(data, dataset, tmp_path, capsys):
     (tmp_path / "train").mkdir()
     (tmp_path / "masks").mkdir()
     image, mask = np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
@@ -178,7 +178,7 @@ def _augment_config(**fields):
     return config
 
 
-def test_flips_take_the_masks_along():
+def test_flips_apply_to_masks():
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.integers(0, 256, (4, 8, 8, 3), np.uint8))
     masks = jnp.asarray(np.stack([image[..., 0], image[..., 1]], axis=1))
@@ -206,7 +206,7 @@ def test_flip_probability_and_independence_of_devices():
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 0.95])
-def test_blur_is_pillows(sigma):
+def test_blur_equals_that_of_pillow(sigma):
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     ours = np.asarray(pixels.gaussian_blur(jnp.asarray(image), sigma), int)
     pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), int)
@@ -214,7 +214,7 @@ def test_blur_is_pillows(sigma):
     assert np.abs(ours - pillows).max() <= 3 and np.abs(ours - pillows).mean() < 1.1
 
 
-def test_a_worker_that_dies_is_told_of(data, dataset):
+def test_the_death_of_a_worker_is_reported(data, dataset):
     source = sources.open_source(data, dataset, "train")
     batches = inputs.read_batches(source, 2, workers=1, order=inputs.Order(seed=0, epochs=100))
     next(batches)
@@ -225,8 +225,8 @@ def test_a_worker_that_dies_is_told_of(data, dataset):
             pass
 
 
-def test_workers_that_are_busy_are_not_waited_for(data, dataset):
-    """One that hands over a batch does not end before: Grain waits, by itself for 25 seconds."""
+def test_closing_does_not_wait_for_busy_workers(data, dataset):
+    """A worker that hands over a batch does not end; Grain would wait 25 seconds for it."""
     source = sources.open_source(data, dataset, "train")
     batches = inputs.read_batches(
         [source[i % 12] for i in range(400)], 100, workers=1, order=inputs.Order(epochs=100)
@@ -238,15 +238,15 @@ def test_workers_that_are_busy_are_not_waited_for(data, dataset):
     assert time.monotonic() - begun < 10
 
 
-def test_scaled_is_the_division_to_the_last_bit():
-    """As PyTorch's: in float32 half of all values differ if multiplied by 1 / 255."""
+def test_scale_equals_a_division_to_the_last_bit():
+    """As in PyTorch: in float32, half of all values differ if multiplied by 1 / 255."""
     image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1).repeat(3, axis=-1)
     model = base.phase2("m", "reference").model
     scaled = jax.jit(lambda image: pixels.scale(image, model))(image)
     np.testing.assert_array_equal(scaled, image.astype(np.float32) / np.float32(255))
 
 
-def test_scaled():
+def test_scale():
     model = base.phase2("m").model
     image = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
     expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]

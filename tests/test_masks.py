@@ -8,7 +8,7 @@ from wsss_jax.masks import label_maps, segmentation, white_background
 
 
 def _min_max_scores(maps, labels):
-    """The paper's rule as it is written, on maps that already have the image's size."""
+    """The rule as the paper writes it, for maps that already have the size of the image."""
     low, high = maps.min(), maps.max()
     return (maps - low) / (high - low) * labels[:, None, None]
 

@@ -74,7 +74,7 @@ def test_map_batch_keeps_the_order():
 
 @pytest.fixture
 def no_cache(monkeypatch, tmp_path):
-    """JAX as if no cache was set, and a home folder of one's own."""
+    """JAX without a configured cache, and a home folder for the test."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -83,7 +83,7 @@ def no_cache(monkeypatch, tmp_path):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_kept_programs_are_the_user_s_own(no_cache):
+def test_cached_programs_belong_to_the_user(no_cache):
     folder = no_cache / ".cache" / "wsss_jax"
     parallel.cache_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == str(folder)
@@ -94,7 +94,7 @@ def test_kept_programs_are_the_user_s_own(no_cache):
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_programs_of_somebody_else_are_not_run(no_cache, monkeypatch, capsys):
+def test_programs_of_another_user_are_not_run(no_cache, monkeypatch, capsys):
     theirs = no_cache / "theirs"
     theirs.mkdir()
     (no_cache / ".cache").mkdir()
@@ -107,7 +107,7 @@ def test_programs_of_somebody_else_are_not_run(no_cache, monkeypatch, capsys):
     assert said.count("\n") == 1
 
 
-def test_a_cache_that_only_a_shell_would_find_is_told_of(no_cache, monkeypatch, capsys):
+def test_a_cache_that_only_a_shell_would_expand_is_reported(no_cache, monkeypatch, capsys):
     monkeypatch.chdir(no_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
     parallel.cache_compiled_programs()
@@ -115,7 +115,7 @@ def test_a_cache_that_only_a_shell_would_find_is_told_of(no_cache, monkeypatch, 
     assert "XDG_CACHE_HOME is ~/cache, not an absolute path; set " in capsys.readouterr().err
 
 
-def test_without_a_home_nothing_is_kept(no_cache, monkeypatch, capsys):
+def test_without_a_home_nothing_is_cached(no_cache, monkeypatch, capsys):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", _raise_key_error)
     parallel.cache_compiled_programs()

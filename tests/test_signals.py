@@ -34,7 +34,7 @@ def _end(child: subprocess.Popen) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_unwinds_and_is_said_in_one_line(number):
+def test_a_signal_unwinds_and_is_reported_in_one_line(number):
     child = _start(
         """
 try:
@@ -91,7 +91,7 @@ sys.late = late
     assert _end(child) == (0, "", "")
 
 
-def test_a_second_sigint_ends_it_even_where_python_does_not_listen():
+def test_a_second_sigint_ends_a_process_that_is_busy():
     child = _start(
         """
 import threading
@@ -110,7 +110,7 @@ time.sleep(60)
     assert _end(child)[0] == 130 and time.monotonic() - begun < 20
 
 
-def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
+def test_a_signal_in_a_finalizer_is_not_lost():
     child = _start(
         """
 class Last:
@@ -127,7 +127,7 @@ time.sleep(60)
     assert err == "stopped by SIGINT; the same command goes on, or begins again\n"
 
 
-def test_deferred_work_looks_for_itself():
+def test_deferred_work_checks_for_signals_itself():
     child = _start(
         """
 with signals.defer() as received:
@@ -145,7 +145,7 @@ say("not reached")
     assert status == 75 and out == "SIGINT\n" and err.startswith("stopped by SIGINT; ")
 
 
-def test_an_error_that_a_library_makes_of_it_counts_as_the_signal():
+def test_an_error_of_a_library_after_a_signal_counts_as_the_signal():
     child = _start(
         """
 try:

@@ -26,14 +26,14 @@ def _lives(process: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def test_ctrl_c_is_left_to_the_parent_and_a_death_is_told():
+def test_ctrl_c_is_left_to_the_parent_and_a_death_is_reported():
     with workers.open_pool(1) as pool:
         pool.submit(_end, signal.SIGINT).result()
     with pytest.raises(InputError, match=r"a worker process died.*fewer --config\.workers"):
         _use_and_kill()
 
 
-def test_a_closed_terminal_ends_neither_workers_nor_what_counts_semaphores():
+def test_a_closed_terminal_ends_neither_workers_nor_the_semaphore_tracker():
     script = (
         "import os, signal, time\n"
         "from wsss_jax import signals, workers\n"

@@ -1,4 +1,4 @@
-"""PNG files made chunk by chunk, as no library would write them."""
+"""Makes PNG files chunk by chunk, also invalid ones that no library writes."""
 
 import struct
 import zlib
@@ -21,7 +21,7 @@ def made(
     extra: bytes = b"",
     compressed: bytes | None = None,
 ) -> bytes:
-    """A PNG file; `pixels` are its rows, each after the byte of its filter (0 for none)."""
+    """Makes a PNG file; `pixels` are its rows, each after the byte of its filter (0 for none)."""
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced)
     data = zlib.compress(pixels) if compressed is None else compressed
     parts = chunk(b"IHDR", header), extra, chunk(b"IDAT", data), chunk(b"IEND")

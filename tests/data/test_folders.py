@@ -10,7 +10,7 @@ from wsss_jax.errors import InputError
 
 
 @pytest.mark.parametrize("folder", ["train", "training", "train/img", "1.training"])
-def test_labeled_patches(tmp_path, folder):
+def test_list_labeled_patches(tmp_path, folder):
     write_random_image(tmp_path / folder / "b-[0 1 0 0].png")
     write_random_image(tmp_path / folder / "a-[1 0 0 1].png")
     (tmp_path / folder / "._a-[1 0 0 1].png").write_bytes(b"macOS")
@@ -25,7 +25,7 @@ def test_labeled_patches(tmp_path, folder):
     ("folder", "split"),
     [("val", "val"), ("valid", "val"), ("validation", "val"), ("test", "test"), ("train", "train")],
 )
-def test_annotated_patches(tmp_path, folder, split):
+def test_list_annotated_patches(tmp_path, folder, split):
     for stem in ("2", "1"):
         write_random_image(tmp_path / folder / "img" / f"{stem}.png")
         write_random_mask(tmp_path / folder / "mask" / f"{stem}.png")
@@ -60,7 +60,7 @@ def test_missing_partners_are_named(tmp_path):
         folders.list_annotated_patches(tmp_path, "val", LUAD)
 
 
-def test_masks_for(tmp_path):
+def test_find_masks(tmp_path):
     write_random_image(tmp_path / "train" / "a-[1 0 0 1].png")
     patches = folders.list_labeled_patches(tmp_path, "train", LUAD)
     with pytest.raises(InputError, match="no such folder of masks"):
@@ -73,7 +73,7 @@ def test_masks_for(tmp_path):
     assert patch == patches[0]._replace(mask=tmp_path / "PM_bn7" / "a-[1 0 0 1].png")
 
 
-def test_endings_in_capitals(tmp_path):
+def test_suffixes_in_upper_case(tmp_path):
     write_random_image(tmp_path / "val" / "img" / "a.PNG")
     write_random_mask(tmp_path / "val" / "mask" / "a.png")
     write_random_image(tmp_path / "val" / "img" / "b.png")
@@ -86,7 +86,7 @@ def test_endings_in_capitals(tmp_path):
     assert patch.mask == tmp_path / "PM_bn7" / "a.PNG"
 
 
-def test_the_order_does_not_depend_on_the_endings(tmp_path):
+def test_the_order_does_not_depend_on_suffixes(tmp_path):
     names = ["a-1.png", "a.png", "b.png"]
     for name in names:
         write_random_image(tmp_path / "one" / name)
@@ -103,7 +103,7 @@ def test_the_order_does_not_depend_on_the_endings(tmp_path):
         ("\u00e9-[1 1 0 0].png", "e\u0301-[1 1 0 0].png"),
     ],
 )
-def test_names_that_some_file_systems_take_for_one(tmp_path, one, other):
+def test_names_that_some_file_systems_do_not_distinguish(tmp_path, one, other):
     """Their masks would overwrite each other."""
     for name in (one, other):
         write_random_image(tmp_path / "train" / name)
@@ -128,7 +128,7 @@ def test_hidden_masks_are_skipped(tmp_path):
     assert folders.find_pngs(tmp_path / "none") == {}
 
 
-def test_pictures_of_other_types_are_counted_once(tmp_path, capsys):
+def test_pictures_of_other_types_are_reported_once(tmp_path, capsys):
     write_random_image(tmp_path / "train" / "a-[1 1 0 0].png")
     for name in ("b.jpg", "c.JPG", "d.tif", "._e.jpg", "notes.txt"):
         (tmp_path / "train" / name).write_bytes(b"")
@@ -157,7 +157,7 @@ def test_names_that_do_not_print(tmp_path, character):
     assert repr(f"a{character}b-[1 1 0 0].png") in str(caught.value)
 
 
-def test_pictures_that_lie_elsewhere_are_said(tmp_path, capsys):
+def test_pictures_in_other_folders_are_reported(tmp_path, capsys):
     write_random_image(tmp_path / "Train" / "img" / "a-[1 0 0 0].png")
     write_random_image(tmp_path / "Train" / "b-[1 0 0 0].png")
     write_random_image(tmp_path / "Train" / "slide 1" / "c-[1 0 0 0].png")

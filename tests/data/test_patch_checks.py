@@ -105,14 +105,14 @@ def test_missing_rows_are_found_before_a_run(tmp_path, missing):
 
 
 def test_pixels_that_do_not_decode_are_found_before_a_run(tmp_path):
-    """Its checksums are right, its rows complete; no filter is called 9."""
+    """Checksums are right and rows complete, but there is no filter 9."""
     stored = b"".join(b"\x09" + bytes(36) for _ in range(12))
     (tmp_path / "a.png").write_bytes(made(12, 12, stored, color=2))
     with pytest.raises(InputError, match=r"a\.png: damaged, or not a"):
         patch_checks.check_patches([folders.Patch("a", tmp_path / "a.png", None, None)], SIZE, LUAD)
 
 
-def test_check_masks_says_which_values_there_are(tmp_path):
+def test_check_masks_returns_the_values(tmp_path):
     for value in (1, 3):
         write_random_mask(tmp_path / f"{value}.png", value=value)
     paths = [tmp_path / "1.png", tmp_path / "3.png"]

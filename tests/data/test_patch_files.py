@@ -93,15 +93,15 @@ def test_missing_file(tmp_path):
         patch_files.read_image(tmp_path / "a.png", None)
 
 
-def test_a_name_as_long_as_names_can_be(tmp_path):
+def test_the_longest_possible_name(tmp_path):
     name = 241 * "n" + ".png"
     pixels = write_random_mask(tmp_path / name)
     np.testing.assert_array_equal(patch_files.read_mask(tmp_path / name, LUAD, SIZE), pixels)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_gray_masks_of_few_bits_have_the_values_stored(tmp_path, bits):
-    """Pillow spreads them over 0..255: 1 of 2 bits would be 85."""
+def test_gray_masks_of_few_bits_keep_their_values(tmp_path, bits):
+    """Pillow scales them to 0..255: 1 of 2 bits would be 85."""
     values = np.arange(8) % min(2**bits, 5)
     digits = "".join(f"{value:0{bits}b}" for value in values)
     stored = b"\0" + int(digits, 2).to_bytes(bits, "big")
@@ -114,8 +114,8 @@ def test_gray_masks_of_few_bits_have_the_values_stored(tmp_path, bits):
     np.testing.assert_array_equal(patch_files.read_mask(tmp_path / "p.png", LUAD, 8), expected)
 
 
-def test_transparent_patches_lie_on_white(tmp_path):
-    """A tile as `read_region` gives it: where nothing was scanned, 0, 0, 0, 0."""
+def test_transparent_patches_are_white(tmp_path):
+    """A tile as OpenSlide's `read_region` returns it: 0, 0, 0, 0 where nothing was scanned."""
     pixels = write_random_image(tmp_path / "a.png")
     alpha = np.full((SIZE, SIZE), 255, np.uint8)
     alpha[:, :4] = 0

@@ -1,4 +1,4 @@
-"""data/patches_tfds.py: what comes out of the store is what lies in the folder."""
+"""data/patches_tfds.py: the store holds what the folder holds."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""data/pictures.py: what is opened, what is refused, and what the pixels look like."""
+"""data/pictures.py: what is opened, what is refused, and the pixels."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def test_postscript_by_another_name_starts_no_program(tmp_path, monkeypatch, for
 
 
 def test_pictures_are_opened_with_named_formats_only():
-    """Elsewhere than in `data/pictures.py`: `docs/serve.py`, which needs none of this package."""
+    """Outside `data/pictures.py`; `docs/serve.py` needs nothing of this package."""
     allowed = {"data/pictures.py", "docs/serve.py"}
     for folder in ("data", "wsss_jax", "docs", "configs", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -60,7 +60,7 @@ def test_pictures_are_opened_with_named_formats_only():
         assert calls and all("formats=" in arguments for arguments in calls)
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
@@ -73,7 +73,7 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("side", [20000, 2**31 - 1, 2**32 - 1])
-def test_claims_of_size_take_no_memory(tmp_path, side):
+def test_false_sizes_take_no_memory(tmp_path, side):
     path = tmp_path / "huge.png"
     path.write_bytes(made(side, side, b"\0" * 100))
     assert "too many pixels" in refused(path)
@@ -136,7 +136,7 @@ def test_one_picture_in_a_file(tmp_path):
     assert (read(tmp_path / "still.png") == (255, 0, 0)).all()
 
 
-def test_smaller_copies_are_no_further_pictures(tmp_path):
+def test_smaller_copies_do_not_count_as_pictures(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(np.full((8, 8, 3), 9, np.uint8), photometric="rgb")
         file.write(np.zeros((4, 4, 3), np.uint8), photometric="rgb", subfiletype=1)
@@ -210,7 +210,7 @@ def test_a_transparent_gray_value_of_few_bits(tmp_path, bits):
     assert read(tmp_path / "a.png")[0, :, 0].tolist() == [255, 2 * 255 // (2**bits - 1)]
 
 
-def test_tiff_whose_pixels_are_not_where_it_says(tmp_path):
+def test_tiff_with_wrong_offsets(tmp_path):
     """As GDAL writes files with holes: Pillow would show the header of the file as tissue."""
     picture = np.full((64, 64, 3), 120, np.uint8)
     for options in ({"tile": (16, 16)}, {"rowsperstrip": 16}):

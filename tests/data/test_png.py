@@ -1,4 +1,4 @@
-"""data/png.py: PNG files made chunk by chunk, whole and not."""
+"""data/png.py: complete and damaged PNG files, made chunk by chunk."""
 
 import io
 import tracemalloc
@@ -17,7 +17,7 @@ def check(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
-def test_what_pillow_writes_is_whole(mode):
+def test_files_of_pillow_are_complete(mode):
     for size in ((7, 5), (300, 200)):
         file = io.BytesIO()
         Image.effect_noise(size, 90).convert(mode).save(file, format="PNG")
@@ -28,7 +28,7 @@ def test_what_pillow_writes_is_whole(mode):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (5, 9), (8, 8)])
-def test_interlaced_files_are_whole(width, height):
+def test_interlaced_files_are_complete(width, height):
     """Of one gray value, so that the order of the pixels does not matter."""
     size = sum(
         len(range(top, height, down)) * (1 + len(range(left, width, across)))
@@ -47,8 +47,8 @@ def test_interlaced_files_are_whole(width, height):
         check(made(width, height, bytes(size + 1), interlaced=True))
 
 
-def test_missing_and_further_rows():
-    """With checksums that are right: Pillow shows black, or nothing of it."""
+def test_missing_and_extra_rows():
+    """The checksums are right; Pillow shows missing rows black and ignores extra ones."""
     whole = rows(np.full((8, 8), 200, np.uint8))
     check(made(8, 8, whole))
     with pytest.raises(ValueError, match="only 25% of its pixels are there"):

@@ -1,4 +1,4 @@
-"""data/prepare.py: regions drawn here, cut, read back and compared with what they were cut from."""
+"""data/prepare.py: regions drawn here are cut, read back and compared."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_patches_without_a_class_are_left_out_and_counted(tmp_path):
     assert summary["labels"]["train"] == {"TUM": 1}
 
 
-def test_split_knows_neither_order_nor_patch(tmp_path):
+def test_split_depends_on_neither_order_nor_patches(tmp_path):
     rng = np.random.default_rng(0)
     regions = [
         Region(str(n), Path(), Path(), (*rng.integers(1, 10**6, 4).tolist(), 1000))
@@ -166,7 +166,7 @@ def test_small_sets_fill_all_splits_and_share_the_rare_class():
         split_regions(others[:2], (0.8, 0.1, 0.1), 0)
 
 
-def test_a_bad_region_costs_that_region(tmp_path):
+def test_a_bad_region_costs_only_itself(tmp_path):
     for stem in ("good", "truncated", "shape", "maskless", "double"):
         region(tmp_path, stem, np.full((16, 16), 1))
     path = tmp_path / "images" / "truncated.png"
@@ -246,7 +246,7 @@ def test_out_is_never_overwritten_nor_half_written(tmp_path, monkeypatch):
         cut(tmp_path / "nowhere")
 
 
-def test_endings_of_masks_in_capitals(tmp_path):
+def test_suffixes_of_masks_in_upper_case(tmp_path):
     for stem in ("a", "b"):
         region(tmp_path, stem, np.full((16, 16), 1))
     (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.PNG")
@@ -258,7 +258,7 @@ def test_endings_of_masks_in_capitals(tmp_path):
 
 
 def test_regions_as_viewers_show_them(tmp_path):
-    """The first is stored turned, the second is transparent; their masks show what is seen."""
+    """The first is stored turned, the second is transparent; masks are as viewers show them."""
     codes = np.full((32, 16), 1)
     codes[:, 8:] = 4
     for stem in ("turned", "transparent"):
@@ -280,7 +280,7 @@ def test_regions_as_viewers_show_them(tmp_path):
         assert np.abs(image[:, :8] - 60).max() < 9 and np.abs(image[:, 8:] - right).max() < 9
 
 
-def test_regions_that_would_be_read_wrongly_cost_themselves(tmp_path):
+def test_unsuitable_regions_cost_only_themselves(tmp_path):
     stems = ["cmyk", "deep", "good", "lab", "other", "pages", "pipe", "type", "wide", "x", "X"]
     names = [*stems, "line\nbreak", 240 * "n"]
     for stem in names:

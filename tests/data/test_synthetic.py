@@ -1,4 +1,4 @@
-"""data/synthetic.py: drawn tissue is what its mask says, and color does not give it away."""
+"""data/synthetic.py: drawn tissue fits its mask, and color does not reveal the class."""
 
 import itertools
 
@@ -30,7 +30,7 @@ def test_shapes_and_shares(patches):
     assert (pixels[:4] / pixels[:4].sum() > 0.17).all()
 
 
-def test_white_is_what_the_brightness_rule_finds(patches):
+def test_white_follows_the_brightness_rule(patches):
     for image, mask in patches:
         bright = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > 200
         np.testing.assert_array_equal(bright, mask == DATASET.excluded)
@@ -47,14 +47,14 @@ def test_the_same_seed_draws_the_same():
 
 
 def features(patches, function):
-    """Every 7th tissue pixel's features (N, F) and class (N,)."""
+    """Returns features (N, F) and class (N,) of every 7th tissue pixel."""
     found = [(function(image)[mask < 4][::7], mask[mask < 4][::7]) for image, mask in patches]
     values, classes = (np.concatenate(part) for part in zip(*found))
     return values, classes
 
 
 def gaussian_miou(train, test):
-    """Mean IoU of the quadratic discriminant fitted on `train`: its best Gaussian per class."""
+    """Returns the mean IoU of a quadratic discriminant fitted on `train`: a Gaussian per class."""
     values, classes = train
     scores = []
     for k in range(4):
@@ -74,14 +74,14 @@ def mean_color(image):
 
 
 def texture(image):
-    """How much the patch's brightness varies around a pixel at scales of 1 to 8 pixels."""
+    """Measures how much the brightness varies around each pixel at scales of 1 to 8 pixels."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     smooth = [cv2.GaussianBlur(gray, (0, 0), sigma) for sigma in (0.7, 1.4, 2.8, 5.6)]
     bands = [np.square(fine - coarse) for fine, coarse in itertools.pairwise(smooth)]
     return np.stack([np.log(cv2.GaussianBlur(band, (0, 0), 6) + 0.1) for band in bands], axis=-1)
 
 
-def test_color_tells_little_and_texture_much(patches):
+def test_texture_separates_the_tissues_and_color_does_not(patches):
     train, test = patches[:80], patches[80:]
     by_color = gaussian_miou(features(train, mean_color), features(test, mean_color))
     by_texture = gaussian_miou(features(train, texture), features(test, texture))
