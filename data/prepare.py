@@ -159,14 +159,10 @@ def cut_patches(
     mpp = codes.dataset.mpp and codes.dataset.mpp * cutting.patch / cutting.resize
     dataset = dataclasses.replace(codes.dataset, present_share=cutting.min_share, mpp=mpp)
     pairs, bad = _pair_files(images, masks, dataset)
-
-    regions = []
     survey = functools.partial(_survey_region, table=table, dataset=dataset)
-    for pair, (region, problem) in zip(pairs, _map(survey, pairs, workers, "regions read")):
-        if region is None:
-            bad[pair[0]] = problem
-        else:
-            regions.append(region)
+    surveys = list(_map(survey, pairs, workers, "regions read"))
+    regions = [region for region, _ in surveys if region is not None]
+    bad |= {pair[0]: problem for pair, (_, problem) in zip(pairs, surveys) if problem}
     if not regions:
         reasons = " | ".join(list(bad.values())[:3]) or "no image files"
         raise InputError(f"{images}: no usable region among {len(bad)}: {reasons}")
@@ -248,7 +244,7 @@ def _select_types(paths: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
 def _survey_region(
     pair: tuple[str, Path, Path], table: np.ndarray, dataset: Dataset
 ) -> tuple[Region | None, str]:
-    """Reads a region in full; returns a `Region`, or None and the problem."""
+    """Reads a region in full; returns a `Region` and "", or None and the problem."""
     stem, image, mask = pair
     try:
         shape = read_region(image).shape[:2]
