@@ -6,8 +6,9 @@ import re
 import reprlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -262,25 +263,6 @@ def _check_palette(fields: Mapping) -> str:
     return ""
 
 
-def _check_white(fields: Mapping) -> str:
-    white = fields["white"]
-    return "" if isinstance(white, bool) else f"is {_shorten(white)}; give true or false"
-
-
-def _check_label_notation(fields: Mapping) -> str:
-    notation = fields["label_notation"]
-    if notation in list(NOTATIONS):  # a list, since what JSON gives may have no hash
-        return ""
-    return f"is {_shorten(notation)}; give one of {', '.join(NOTATIONS)}"
-
-
-def _check_present_share(fields: Mapping) -> str:
-    share = fields["present_share"]
-    if _is_number(share) and 0 <= share < 1:
-        return ""
-    return f"is {_shorten(share)}; give a number from 0 to below 1"
-
-
 def _check_roles(fields: Mapping) -> str:
     roles, classes = fields["roles"], fields["classes"]
     if not isinstance(roles, Mapping):
@@ -295,22 +277,35 @@ def _check_roles(fields: Mapping) -> str:
     return ""
 
 
-def _check_mpp(fields: Mapping) -> str:
-    mpp = fields["mpp"]
-    if mpp is None or (_is_number(mpp) and 0 < mpp <= COARSEST_MPP):
-        return ""
-    return f"is {_shorten(mpp)}; give micrometers per pixel, such as 0.5, or null"
+def _require(field: str, is_valid: Callable[[Any], bool], remedy: str) -> Callable[[Mapping], str]:
+    def check(fields: Mapping) -> str:
+        value = fields[field]
+        return "" if is_valid(value) else f"is {_shorten(value)}; {remedy}"
+
+    return check
 
 
 _CHECKS = {
     "name": _check_name,
     "classes": _check_classes,
     "palette": _check_palette,
-    "white": _check_white,
-    "label_notation": _check_label_notation,
-    "present_share": _check_present_share,
+    "white": _require("white", lambda value: isinstance(value, bool), "give true or false"),
+    "label_notation": _require(
+        "label_notation",
+        lambda value: value in list(NOTATIONS),  # a list: values from JSON may have no hash
+        f"give one of {', '.join(NOTATIONS)}",
+    ),
+    "present_share": _require(
+        "present_share",
+        lambda value: _is_number(value) and 0 <= value < 1,
+        "give a number from 0 to below 1",
+    ),
     "roles": _check_roles,
-    "mpp": _check_mpp,
+    "mpp": _require(
+        "mpp",
+        lambda value: value is None or (_is_number(value) and 0 < value <= COARSEST_MPP),
+        "give micrometers per pixel, such as 0.5, or null",
+    ),
 }
 
 

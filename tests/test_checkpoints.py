@@ -32,14 +32,14 @@ def _steps(workdir):
 
 def test_the_newest_two_and_the_best_are_kept(tmp_path):
     checkpoints = _save(tmp_path, [0.1, 0.8, 0.3, 0.2, 0.1])
-    assert checkpoints.best() == 2
+    assert checkpoints.find_best() == 2
     state, meta = checkpoints.restore_latest(_state(0))
     jax.tree.map(np.testing.assert_array_equal, state, _state(5))
     assert meta == {"history": [5]}
     assert _steps(tmp_path) == ["2", "4", "5"]
     checkpoints.save(_state(6), {}, None)  # in the middle of an epoch, so without a score
     checkpoints.save(_state(7), {}, None)
-    assert checkpoints.best() == 2 and _steps(tmp_path) == ["2", "6", "7"]
+    assert checkpoints.find_best() == 2 and _steps(tmp_path) == ["2", "6", "7"]
     checkpoints.close()
 
 
@@ -190,7 +190,7 @@ def test_other_files_are_left_alone(tmp_path, capsys):
     _save(tmp_path, [0.1, 0.2, 0.3, 0.8, 0.3]).close()
     assert "12345 is not a complete checkpoint" in capsys.readouterr().out
     checkpoints = Checkpoints(tmp_path, "miou")
-    assert int(checkpoints.restore_latest(_state(0))[0].step) == 5 and checkpoints.best() == 4
+    assert int(checkpoints.restore_latest(_state(0))[0].step) == 5 and checkpoints.find_best() == 4
     checkpoints.close()
     assert (folder / "12345" / "notes.txt").read_text() == "theirs"
     (moved,) = folder.glob("no_checkpoint_4_*")

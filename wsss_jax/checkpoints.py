@@ -110,8 +110,8 @@ class Checkpoints:
                 "the same command again; the checkpoints before it are kept"
             ) from error
 
-    def best(self) -> int | None:
-        """Returns the step of the checkpoint with the highest score, or None without any."""
+    def find_best(self) -> int | None:
+        """Finds the step of the checkpoint with the highest score; None without any."""
         return self._manager.best_step()
 
     def restore_best_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:

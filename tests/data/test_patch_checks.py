@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data import folders, patch_checks, patch_files
-from tests.data.made_png import made, rows
+from tests.data.png_writer import make_png, make_rows
 from tests.data.random_patches import LUAD, SIZE, damage, write_random_image, write_random_mask
 from wsss_jax.errors import InputError
 
@@ -95,19 +95,19 @@ def test_masks_are_turned_as_their_images(tmp_path):
 
 @pytest.mark.parametrize("missing", [1, 6])
 def test_missing_rows_are_found_before_a_run(tmp_path, missing):
-    stored = rows(np.full((12, 36), 200, np.uint8))
+    stored = make_rows(np.full((12, 36), 200, np.uint8))
     rest = stored[: len(stored) - missing * 37]
-    (tmp_path / "a.png").write_bytes(made(12, 12, rest, color=2))
+    (tmp_path / "a.png").write_bytes(make_png(12, 12, rest, color=2))
     with pytest.raises(InputError, match=r"a\.png: damaged, or not a .*% of its pixels"):
         patch_checks.check_patches([folders.Patch("a", tmp_path / "a.png", None, None)], SIZE, LUAD)
-    (tmp_path / "a.png").write_bytes(made(12, 12, stored, color=2))
+    (tmp_path / "a.png").write_bytes(make_png(12, 12, stored, color=2))
     patch_checks.check_patches([folders.Patch("a", tmp_path / "a.png", None, None)], SIZE, LUAD)
 
 
 def test_pixels_that_do_not_decode_are_found_before_a_run(tmp_path):
     """Checksums are right and rows complete, but there is no filter 9."""
     stored = b"".join(b"\x09" + bytes(36) for _ in range(12))
-    (tmp_path / "a.png").write_bytes(made(12, 12, stored, color=2))
+    (tmp_path / "a.png").write_bytes(make_png(12, 12, stored, color=2))
     with pytest.raises(InputError, match=r"a\.png: damaged, or not a"):
         patch_checks.check_patches([folders.Patch("a", tmp_path / "a.png", None, None)], SIZE, LUAD)
 

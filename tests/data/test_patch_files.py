@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import patch_files
-from tests.data.made_png import chunk, made
+from tests.data.png_writer import make_chunk, make_png
 from tests.data.random_patches import LUAD, SIZE, write_random_image, write_random_mask
 from wsss_jax.errors import InputError
 
@@ -105,11 +105,11 @@ def test_gray_masks_of_few_bits_keep_their_values(tmp_path, bits):
     values = np.arange(8) % min(2**bits, 5)
     digits = "".join(f"{value:0{bits}b}" for value in values)
     stored = b"\0" + int(digits, 2).to_bytes(bits, "big")
-    (tmp_path / "m.png").write_bytes(made(8, 8, stored * 8, bits=bits))
+    (tmp_path / "m.png").write_bytes(make_png(8, 8, stored * 8, bits=bits))
     expected = np.tile(values, (8, 1))
     np.testing.assert_array_equal(patch_files.read_mask(tmp_path / "m.png", LUAD, 8), expected)
-    palette = chunk(b"PLTE", bytes(range(3 * 2**bits)))
-    content = made(8, 8, stored * 8, bits=bits, color=3, extra=palette)
+    palette = make_chunk(b"PLTE", bytes(range(3 * 2**bits)))
+    content = make_png(8, 8, stored * 8, bits=bits, color=3, extra=palette)
     (tmp_path / "p.png").write_bytes(content)
     np.testing.assert_array_equal(patch_files.read_mask(tmp_path / "p.png", LUAD, 8), expected)
 

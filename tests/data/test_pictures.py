@@ -12,7 +12,7 @@ import tifffile
 from PIL import EpsImagePlugin, Image
 
 from data import pictures
-from tests.data.made_png import chunk, made, rows
+from tests.data.png_writer import make_chunk, make_png, make_rows
 from wsss_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -75,9 +75,9 @@ def test_only_regular_files_are_opened(tmp_path):
 @pytest.mark.parametrize("side", [20000, 2**31 - 1, 2**32 - 1])
 def test_false_sizes_take_no_memory(tmp_path, side):
     path = tmp_path / "huge.png"
-    path.write_bytes(made(side, side, b"\0" * 100))
+    path.write_bytes(make_png(side, side, b"\0" * 100))
     assert "too many pixels" in refused(path)
-    path.write_bytes(made(13000, 13000, b"\0" * 100))
+    path.write_bytes(make_png(13000, 13000, b"\0" * 100))
     assert "only 0% of its pixels" in refused(path)
     jpeg = tmp_path / "small.jpg"
     Image.new("RGB", (13000, 13000)).save(jpeg)
@@ -87,7 +87,7 @@ def test_false_sizes_take_no_memory(tmp_path, side):
 
 def test_no_pixels(tmp_path):
     for size in ((0, 5), (5, 0)):
-        (tmp_path / "none.png").write_bytes(made(*size, b""))
+        (tmp_path / "none.png").write_bytes(make_png(*size, b""))
         assert "damaged, or not a" in refused(tmp_path / "none.png")
 
 
@@ -95,7 +95,7 @@ def test_no_pixels(tmp_path):
 def test_colors_of_16_bits_are_refused(tmp_path, color, channels):
     """Pillow keeps the upper 8: values of 0 to 255 would be black."""
     pixels = np.full((4, 4 * channels), 200, ">u2")
-    (tmp_path / "deep.png").write_bytes(made(4, 4, rows(pixels), bits=16, color=color))
+    (tmp_path / "deep.png").write_bytes(make_png(4, 4, make_rows(pixels), bits=16, color=color))
     assert "16 bits per channel; save it with 8" in refused(tmp_path / "deep.png")
 
 
@@ -178,20 +178,20 @@ def test_pictures_are_upright(tmp_path, suffix):
 
 def transparent() -> dict[str, bytes]:
     """Two pixels, the first of them transparent, as every kind of PNG can say it."""
-    palette = chunk(b"PLTE", bytes([0, 0, 0, 60, 60, 60]))
+    palette = make_chunk(b"PLTE", bytes([0, 0, 0, 60, 60, 60]))
     return {
-        "RGBA": made(2, 1, b"\0" + bytes([0, 0, 0, 0, 60, 60, 60, 255]), color=6),
-        "LA": made(2, 1, b"\0" + bytes([0, 0, 60, 255]), color=4),
-        "RGB": made(
+        "RGBA": make_png(2, 1, b"\0" + bytes([0, 0, 0, 0, 60, 60, 60, 255]), color=6),
+        "LA": make_png(2, 1, b"\0" + bytes([0, 0, 60, 255]), color=4),
+        "RGB": make_png(
             2,
             1,
             b"\0" + bytes([9, 8, 7, 60, 60, 60]),
             color=2,
-            extra=chunk(b"tRNS", b"\0\t\0\b\0\a"),
+            extra=make_chunk(b"tRNS", b"\0\t\0\b\0\a"),
         ),
-        "gray": made(2, 1, b"\0" + bytes([9, 60]), extra=chunk(b"tRNS", b"\0\t")),
-        "palette": made(
-            2, 1, b"\0" + bytes([0, 1]), color=3, extra=palette + chunk(b"tRNS", b"\0")
+        "gray": make_png(2, 1, b"\0" + bytes([9, 60]), extra=make_chunk(b"tRNS", b"\0\t")),
+        "palette": make_png(
+            2, 1, b"\0" + bytes([0, 1]), color=3, extra=palette + make_chunk(b"tRNS", b"\0")
         ),
     }
 
@@ -205,7 +205,7 @@ def test_transparent_pixels_are_white(tmp_path, kind):
 @pytest.mark.parametrize("bits", [2, 4])
 def test_a_transparent_gray_value_of_few_bits(tmp_path, bits):
     stored = bytes([0, (1 << (8 - bits)) | (2 << (8 - 2 * bits))])  # the values 1 and 2
-    content = made(2, 1, stored, bits=bits, extra=chunk(b"tRNS", b"\0\1"))
+    content = make_png(2, 1, stored, bits=bits, extra=make_chunk(b"tRNS", b"\0\1"))
     (tmp_path / "a.png").write_bytes(content)
     assert read(tmp_path / "a.png")[0, :, 0].tolist() == [255, 2 * 255 // (2**bits - 1)]
 
@@ -224,7 +224,7 @@ def test_tiff_with_wrong_offsets(tmp_path):
 
 
 def test_a_palette_picture_without_its_palette(tmp_path):
-    (tmp_path / "p.png").write_bytes(made(2, 2, b"\0\0\0" * 2, color=3))
+    (tmp_path / "p.png").write_bytes(make_png(2, 2, b"\0\0\0" * 2, color=3))
     with (
         pytest.raises(InputError, match="damaged, or not a"),
         pictures.open_picture(tmp_path / "p.png", ALL) as picture,

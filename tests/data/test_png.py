@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data import png
-from tests.data.made_png import made, rows
+from tests.data.png_writer import make_png, make_rows
 
 
 def check(content: bytes) -> None:
@@ -38,33 +38,33 @@ def test_interlaced_files_are_complete(width, height):
         ]
         if left < width
     )
-    content = made(width, height, bytes(size), interlaced=True)
+    content = make_png(width, height, bytes(size), interlaced=True)
     check(content)
     assert Image.open(io.BytesIO(content)).size == (width, height)
     with pytest.raises(ValueError, match="of its pixels are there"):
-        check(made(width, height, bytes(size - 1), interlaced=True))
+        check(make_png(width, height, bytes(size - 1), interlaced=True))
     with pytest.raises(ValueError, match="more pixels than"):
-        check(made(width, height, bytes(size + 1), interlaced=True))
+        check(make_png(width, height, bytes(size + 1), interlaced=True))
 
 
 def test_missing_and_extra_rows():
     """The checksums are right; Pillow shows missing rows black and ignores extra ones."""
-    whole = rows(np.full((8, 8), 200, np.uint8))
-    check(made(8, 8, whole))
+    whole = make_rows(np.full((8, 8), 200, np.uint8))
+    check(make_png(8, 8, whole))
     with pytest.raises(ValueError, match="only 25% of its pixels are there"):
-        check(made(8, 8, whole[:18]))
+        check(make_png(8, 8, whole[:18]))
     with pytest.raises(ValueError, match="more pixels than its header says"):
-        check(made(8, 8, whole + whole[:9]))
+        check(make_png(8, 8, whole + whole[:9]))
     with pytest.raises(ValueError, match="more pixels than its header says"):
-        check(made(8, 8, b"", compressed=zlib.compress(whole) + b"more"))
+        check(make_png(8, 8, b"", compressed=zlib.compress(whole) + b"more"))
     with pytest.raises(ValueError, match="only 100% of its pixels"):
-        check(made(8, 8, b"", compressed=zlib.compress(whole)[:-1]))
+        check(make_png(8, 8, b"", compressed=zlib.compress(whole)[:-1]))
     with pytest.raises(ValueError, match="damaged pixels"):
-        check(made(8, 8, b"", compressed=zlib.compress(whole)[:-4] + b"\0\0\0\0"))
+        check(make_png(8, 8, b"", compressed=zlib.compress(whole)[:-4] + b"\0\0\0\0"))
 
 
 def test_damaged_files():
-    content = made(8, 8, rows(np.zeros((8, 8), np.uint8)))
+    content = make_png(8, 8, make_rows(np.zeros((8, 8), np.uint8)))
     for length in range(len(content)):
         with pytest.raises(ValueError, match=r"the file is truncated|no PNG header"):
             check(content[:length])
@@ -75,7 +75,7 @@ def test_damaged_files():
 
 
 def test_pixels_without_end_take_no_memory():
-    content = made(64, 64, bytes(2**27))
+    content = make_png(64, 64, bytes(2**27))
     tracemalloc.start()
     with pytest.raises(ValueError, match="more pixels than its header says"):
         check(content)
