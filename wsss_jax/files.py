@@ -16,6 +16,13 @@ from typing import BinaryIO
 
 from wsss_jax.errors import InputError
 
+UNFINISHED = ".unfinished."  # prefix of files and folders until they are complete
+LOCK = ".lock"  # usual name of a lock file
+_NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # from file systems without locks
+_FOLDER_LOCK = f"{UNFINISHED}lock"  # of a folder that is being made; no user has such a file
+_SHARED_WAIT = 0.5  # seconds: the last holder of a shared lock takes it alone for a moment
+_PAUSE = 0.01  # seconds between two attempts
+
 
 def check_writable(folder: Path | str) -> None:
     """Refuses, before long work, a folder that cannot be made or written to.
@@ -70,20 +77,13 @@ def check_utf8(path: Path | str) -> None:
         ) from error
 
 
-# Prefix of files and folders until they are complete.
-UNFINISHED = ".unfinished."
-
-
 def clear_unfinished(folder: Path) -> None:
     """Removes what killed processes left unfinished in a folder; not what is being written."""
     for path in folder.glob(f"{UNFINISHED}*"):
         if not (path / _FOLDER_LOCK).is_file():
             _remove(path)
             continue
-        with (
-            suppress(InputError),
-            hold_lock(path / _FOLDER_LOCK),
-        ):  # another process writes it
+        with suppress(InputError), hold_lock(path / _FOLDER_LOCK):  # InputError: being written
             _remove(path)
 
 
@@ -92,13 +92,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-_NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # from file systems without locks
-LOCK = ".lock"  # usual name of a lock file
-_FOLDER_LOCK = f"{UNFINISHED}lock"  # of a folder that is being made; no user has such a file
-_SHARED_WAIT = 0.5  # seconds: the last holder of a shared lock takes it alone for a moment
-_PAUSE = 0.01  # seconds between two attempts
 
 
 @contextmanager
