@@ -34,18 +34,18 @@ class Dataset:
     """Description of a data set; the content of a `dataset.json`.
 
     Attributes:
-        name: what reports call it.
-        classes: class names in index order, 0..C-1.
-        palette: RGB (0..255) of each class, then of the excluded index: C + 1 colors.
-        white: whether index C is white background, recognized by its brightness (LUAD-HistoSeg);
-            False if C only means "not annotated" (BCSS-WSSS).
-        label_notation: how training file names spell their label: "spaces", "commas", "compact".
-        present_share: least share of a patch's pixels (0..1) for a class to count as present
-            when a label is derived from a mask; 0 means a single pixel is enough.
-        roles: which class is which of `ROLES`, for the ratios of a slide, such as {"tumor": "TE"};
-            optional in a file.
-        mpp: micrometers per pixel of the patches, at which slides are segmented; None if unknown,
-            optional in a file.
+      name: what reports call it.
+      classes: class names in index order, 0..C-1.
+      palette: RGB (0..255) of each class, then of the excluded index: C + 1 colors.
+      white: whether index C is white background, recognized by its brightness (LUAD-HistoSeg);
+        False if C only means "not annotated" (BCSS-WSSS).
+      label_notation: how training file names spell their label: "spaces", "commas", "compact".
+      present_share: least share of a patch's pixels (0..1) for a class to count as present
+        when a label is derived from a mask; 0 means a single pixel is enough.
+      roles: which class is which of `ROLES`, for the ratios of a slide, such as {"tumor": "TE"};
+        optional in a file.
+      mpp: micrometers per pixel of the patches, at which slides are segmented; None if unknown,
+        optional in a file.
     """
 
     name: str
@@ -72,12 +72,12 @@ def load_dataset(spec: str, root: str | Path) -> Dataset:
     """Reads and checks a data set's description.
 
     Args:
-        spec: a shipped name ("luad_histoseg", "bcss_wsss", "wsss4luad"), the path of a
-            `dataset.json`, or "" for `<root>/dataset.json`.
-        root: the data set's folder.
+      spec: a shipped name ("luad_histoseg", "bcss_wsss", "wsss4luad"), the path of a
+        `dataset.json`, or "" for `<root>/dataset.json`.
+      root: the data set's folder.
 
     Raises:
-        InputError: no such description, or a field of it is missing, unknown or impossible.
+      InputError: no such description, or a field of it is missing, unknown or impossible.
     """
     shipped = sorted(path.stem for path in SHIPPED.glob("*.json"))
     if spec in shipped:
@@ -124,7 +124,7 @@ def parse_label(filename: str, dataset: Dataset) -> tuple[int, ...]:
     """Parses the multi-hot label, C values of 0 or 1, at the end of a training patch's file name.
 
     Raises:
-        InputError: no label there, one of another length, or one in another notation.
+      InputError: no label there, one of another length, or one in another notation.
     """
     pattern, _, _, example = NOTATIONS[dataset.label_notation]
     stem = Path(filename).stem
@@ -169,11 +169,11 @@ def derive_label(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
     of the patch, excluded ones included.
 
     Args:
-        mask: (H, W) uint8 of class indices, C for excluded.
-        dataset: has the classes and `present_share`.
+      mask: (H, W) uint8 of class indices, C for excluded.
+      dataset: has the classes and `present_share`.
 
     Returns:
-        (C,) uint8 of 0 and 1.
+      (C,) uint8 of 0 and 1.
     """
     counts = np.bincount(mask.ravel(), minlength=dataset.num_classes + 1)[: dataset.num_classes]
     return ((counts > 0) & (counts >= dataset.present_share * mask.size)).astype(np.uint8)

@@ -39,7 +39,7 @@ def list_labeled_patches(root: str | Path, split: Split, dataset: Dataset) -> li
     its subfolder `img`.
 
     Raises:
-        InputError: no such folder, an empty one, or a label that cannot be read.
+      InputError: no such folder, an empty one, or a label that cannot be read.
     """
     folder = _find_split_folder(Path(root), split)
     has_img = (folder / "img").is_dir()
@@ -56,7 +56,7 @@ def list_annotated_patches(root: str | Path, split: Split, dataset: Dataset) -> 
     The label is None: `derive_label` gets it from the mask where it is needed.
 
     Raises:
-        InputError: a folder is missing or empty, an image has no mask, or a mask no image.
+      InputError: a folder is missing or empty, an image has no mask, or a mask no image.
     """
     folder = _find_split_folder(Path(root), split)
     for part in ("img", "mask"):
@@ -85,7 +85,7 @@ def find_masks(patches: Sequence[Patch], folder: str | Path) -> list[Patch]:
     """Returns the patches with the PNG files of a folder that have their stems as masks.
 
     Raises:
-        InputError: the folder or masks are missing; other masks in it do not matter.
+      InputError: the folder or masks are missing; other masks in it do not matter.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -103,8 +103,8 @@ def find_pngs(folder: str | Path) -> dict[str, Path]:
     these there are.
 
     Raises:
-        InputError: a name with characters that do not print, or two names that differ at most in
-            upper and lower case: an output for one would overwrite that of the other.
+      InputError: a name with characters that do not print, or two names that differ at most in
+        upper and lower case: an output for one would overwrite that of the other.
     """
     pngs: dict[str, list[Path]] = {}
     others: Counter[str] = Counter()

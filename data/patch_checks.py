@@ -22,16 +22,16 @@ def check_patches(patches: Sequence[Patch], size: int | None, dataset: Dataset) 
     """Decodes every file before a run.
 
     Args:
-        patches: whose images and, where they have one, masks are checked.
-        size: side in pixels that every image and mask must have, or None for any shape; a mask
-            must always have the shape of its image.
-        dataset: whose classes the masks hold.
+      patches: whose images and, where they have one, masks are checked.
+      size: side in pixels that every image and mask must have, or None for any shape; a mask
+        must always have the shape of its image.
+      dataset: whose classes the masks hold.
 
     Returns:
-        The checksums, as `compute_checksums`.
+      The checksums, as `compute_checksums`.
 
     Raises:
-        InputError: names the first three bad files and says how many there are in all.
+      InputError: names the first three bad files and says how many there are in all.
     """
     _refuse_problems(_map(lambda patch: _find_problem(patch, size, dataset), patches))
     return compute_checksums(patches)
@@ -41,7 +41,7 @@ def check_masks(paths: Sequence[Path], size: int, dataset: Dataset) -> tuple[lis
     """Decodes masks, as `check_patches` does.
 
     Returns:
-        CRC-32 of the bytes of each file; the values, 0..C, that are in any of them.
+      CRC-32 of the bytes of each file; the values, 0..C, that are in any of them.
     """
 
     def read_classes(path: Path) -> str | set[int]:

@@ -22,15 +22,15 @@ def read_image(path: str | Path, size: int | None, *, checked: bool = False) -> 
     """Reads the image of a patch.
 
     Args:
-        path: of a PNG file.
-        size: side in pixels that it must have, or None for any shape.
-        checked: skips the check for damage, which `check_patches` has made before.
+      path: of a PNG file.
+      size: side in pixels that it must have, or None for any shape.
+      checked: skips the check for damage, which `check_patches` has made before.
 
     Returns:
-        (H, W, 3) uint8 RGB as viewers show it: upright, transparent parts white, gray as RGB.
+      (H, W, 3) uint8 RGB as viewers show it: upright, transparent parts white, gray as RGB.
 
     Raises:
-        InputError: missing, damaged, not 8 bits per channel, or of another size.
+      InputError: missing, damaged, not 8 bits per channel, or of another size.
     """
     return read_region(path, size, pictures.PATCH_FORMATS, checked=checked)
 
@@ -53,7 +53,7 @@ def read_values(path: str | Path, size: int | None, *, checked: bool = False) ->
     """Reads the (H, W) uint8 values of a palette or gray PNG, whatever they mean.
 
     Raises:
-        InputError: missing, damaged, in color, or of another size than `size` (if not None).
+      InputError: missing, damaged, in color, or of another size than `size` (if not None).
     """
     with pictures.open_picture(path, pictures.PATCH_FORMATS, checked=checked) as picture:
         _refuse_mode(path, picture, VALUE_MODES, "class indices (a palette or gray PNG)")
@@ -70,16 +70,16 @@ def read_mask(
     """Reads a mask: the indices of a palette PNG (not its colors), or the values of a gray one.
 
     Args:
-        path: of a PNG file.
-        dataset: whose classes the values are.
-        size: side in pixels that it must have, or None for any shape.
-        checked: as of `read_image`.
+      path: of a PNG file.
+      dataset: whose classes the values are.
+      size: side in pixels that it must have, or None for any shape.
+      checked: as of `read_image`.
 
     Returns:
-        (H, W) uint8 of 0..C, C for excluded.
+      (H, W) uint8 of 0..C, C for excluded.
 
     Raises:
-        InputError: missing, damaged, in color, of another size, or with a value above C.
+      InputError: missing, damaged, in color, of another size, or with a value above C.
     """
     mask = read_values(path, size, checked=checked)
     highest = int(mask.max())
@@ -96,12 +96,12 @@ def write_mask(path: str | Path, mask: np.ndarray, dataset: Dataset) -> None:
     """Writes a mask as a palette PNG in the data set's colors; the file is complete or absent.
 
     Args:
-        path: of the file; its folder exists.
-        mask: (H, W) uint8 of 0..C.
-        dataset: whose classes the values are.
+      path: of the file; its folder exists.
+      mask: (H, W) uint8 of 0..C.
+      dataset: whose classes the values are.
 
     Raises:
-        ValueError: another shape or dtype, or a value above C.
+      ValueError: another shape or dtype, or a value above C.
     """
     path = Path(path)
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.max(initial=0) > dataset.excluded:

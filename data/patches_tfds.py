@@ -112,14 +112,14 @@ def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) ->
     """Makes the store of a data set's folder, or checks that an earlier one fits.
 
     Args:
-        root: the folder, as `folders` reads it; splits that it lacks are left out.
-        dataset: its description.
-        size: side of every patch in pixels.
-        out_dir: folder to make; it is complete or absent.
+      root: the folder, as `folders` reads it; splits that it lacks are left out.
+      dataset: its description.
+      size: side of every patch in pixels.
+      out_dir: folder to make; it is complete or absent.
 
     Raises:
-        InputError: a bad file, or the store was made from other files, another description or
-            another size.
+      InputError: a bad file, or the store was made from other files, another description or
+        another size.
     """
     root, out_dir = Path(root), Path(out_dir)
     splits = _list_splits(root, dataset)
@@ -147,7 +147,7 @@ def open_split(out_dir: str | Path, split: str) -> Store:
     """Opens one split of a finished store.
 
     Raises:
-        InputError: no store there, or it has no such split.
+      InputError: no store there, or it has no such split.
     """
     out_dir = Path(out_dir)
     _, records = _read_content(out_dir)

@@ -47,16 +47,16 @@ def open_picture(
     Its `info["bits"]` says how many bits per channel the file has.
 
     Args:
-        path: of a regular file; pipes and devices are not opened.
-        formats: names of Pillow's decoders ("PNG", "JPEG", "TIFF"); no others are tried.
-        checked: skips the check of a PNG for damage, which was made before.
+      path: of a regular file; pipes and devices are not opened.
+      formats: names of Pillow's decoders ("PNG", "JPEG", "TIFF"); no others are tried.
+      checked: skips the check of a PNG for damage, which was made before.
 
     Yields:
-        The picture.
+      The picture.
 
     Raises:
-        InputError: no such file, not a regular one, another format, damaged, several pictures,
-            color with over 8 bits per channel, or over 178 million pixels.
+      InputError: no such file, not a regular one, another format, damaged, several pictures,
+        color with over 8 bits per channel, or over 178 million pixels.
     """
     check_regular(path)
     try:

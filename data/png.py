@@ -36,7 +36,7 @@ def read_header(file: BinaryIO) -> Header:
     """Reads the header of a PNG file.
 
     Raises:
-        ValueError: it has none, or an invalid one.
+      ValueError: it has none, or an invalid one.
     """
     file.seek(0)
     start = file.read(29)
@@ -52,7 +52,7 @@ def check_pixels(file: BinaryIO) -> None:
     """Inflates the pixels of a PNG file block by block, without keeping them.
 
     Raises:
-        ValueError: says what is damaged or missing, or that there are too many pixels.
+      ValueError: says what is damaged or missing, or that there are too many pixels.
     """
     expected = _count_bytes(read_header(file))
     inflater, inflated = zlib.decompressobj(), 0

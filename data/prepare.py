@@ -42,9 +42,9 @@ class MaskCodes:
     """Which values of a region's mask stand for which class.
 
     Attributes:
-        dataset: describes the classes.
-        codes: class name -> mask values, for exactly the classes of `dataset`.
-        excluded: mask values that belong to no class.
+      dataset: describes the classes.
+      codes: class name -> mask values, for exactly the classes of `dataset`.
+      excluded: mask values that belong to no class.
     """
 
     dataset: Dataset
@@ -55,7 +55,7 @@ class MaskCodes:
         """Returns (256,) int16: mask value -> class index, C for excluded, -1 for neither.
 
         Raises:
-            InputError: other classes, a value that is no uint8, or one in two groups.
+          InputError: other classes, a value that is no uint8, or one in two groups.
         """
         if set(self.codes) != set(self.dataset.classes):
             raise InputError(
@@ -83,16 +83,16 @@ class Cutting:
     """How regions become patches and patches become splits.
 
     Attributes:
-        patch: side of a patch in pixels of the region.
-        stride: distance of training patches in pixels of the region, at most `patch`; that of
-            validation and test patches is `patch`.
-        resize: side of a written patch in pixels.
-        shares: of train, val and test in area and in the pixels of each class, as nearly as whole
-            regions allow; they add up to 1.
-        seed: of the split, which depends on it and on the stems alone.
-        min_share: least share of a patch's pixels for a class to be in its label. A training
-            patch without any class is left out, and so is one of another split without any
-            annotated pixel.
+      patch: side of a patch in pixels of the region.
+      stride: distance of training patches in pixels of the region, at most `patch`; that of
+        validation and test patches is `patch`.
+      resize: side of a written patch in pixels.
+      shares: of train, val and test in area and in the pixels of each class, as nearly as whole
+        regions allow; they add up to 1.
+      seed: of the split, which depends on it and on the stems alone.
+      min_share: least share of a patch's pixels for a class to be in its label. A training
+        patch without any class is left out, and so is one of another split without any
+        annotated pixel.
     """
 
     patch: int
@@ -106,7 +106,7 @@ class Cutting:
         """Checks the fields.
 
         Raises:
-            InputError: names the first one that is impossible.
+          InputError: names the first one that is impossible.
         """
         for field in ("patch", "stride", "resize"):
             _check_count(field, getattr(self, field))
@@ -134,19 +134,19 @@ def cut_patches(
     excluded. `out` is complete or absent.
 
     Args:
-        images: folder of RGB regions.
-        masks: folder with a PNG of class codes under the stem of each region.
-        out: folder to make; must not exist or be empty.
-        codes: classes of the mask values.
-        cutting: size, distance and split of the patches.
-        workers: processes.
+      images: folder of RGB regions.
+      masks: folder with a PNG of class codes under the stem of each region.
+      out: folder to make; must not exist or be empty.
+      codes: classes of the mask values.
+      cutting: size, distance and split of the patches.
+      workers: processes.
 
     Returns:
-        regions, patches, left_out: split -> number; labels: split -> classes ("TUM+STR") ->
-        number of patches; bad_regions: stem -> why it could not be used.
+      regions, patches, left_out: split -> number; labels: split -> classes ("TUM+STR") ->
+      number of patches; bad_regions: stem -> why it could not be used.
 
     Raises:
-        InputError: an impossible argument, a mask value in no group, or no usable region.
+      InputError: an impossible argument, a mask value in no group, or no usable region.
     """
     table = codes.make_table()
     for folder, what in ((images, "region images"), (masks, "region masks")):
@@ -200,7 +200,7 @@ def _pair_files(
     """Pairs images and masks by stem.
 
     Returns:
-        (stem, image, mask) of every region, by stem; stem -> problem of the other files.
+      (stem, image, mask) of every region, by stem; stem -> problem of the other files.
     """
     by_stem, masks_by_stem = find_pictures(images), find_pictures(masks)
     same_names = collections.defaultdict(list)

@@ -33,7 +33,7 @@ def split_regions(
     split holds what it should.
 
     Raises:
-        InputError: fewer regions than splits with a share above 0.
+      InputError: fewer regions than splits with a share above 0.
     """
     wanted = sorted((share, name) for share, name in zip(shares, SPLITS) if share > 0)[::-1]
     if len(regions) < len(wanted):

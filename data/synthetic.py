@@ -48,12 +48,12 @@ def draw_patch(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     """Draws one patch with one to three tissues, in a third of the cases with white background.
 
     Args:
-        rng: source of all random values.
-        size: side in pixels, 64 or more to show the textures well; they do not grow with it.
+      rng: source of all random values.
+      size: side in pixels, 64 or more to show the textures well; they do not grow with it.
 
     Returns:
-        image: (size, size, 3) uint8 RGB; gray value above 200 exactly where the mask is white.
-        mask: (size, size) uint8 of 0..4 (`DATASET`).
+      image: (size, size, 3) uint8 RGB; gray value above 200 exactly where the mask is white.
+      mask: (size, size) uint8 of 0..4 (`DATASET`).
     """
     mask = _draw_regions(rng, size)
     hematoxylin = np.zeros((size, size), np.float32)
@@ -79,17 +79,17 @@ def write_dataset(
     Every patch depends on (seed, split, number) alone, not on the number of workers or patches.
 
     Args:
-        root: folder to make; must not exist or be empty; it is complete or absent.
-        counts: patches per split ("train", "val", "test"); other splits are not written.
-        size: side of a patch in pixels.
-        seed: of all random values.
-        workers: processes.
+      root: folder to make; must not exist or be empty; it is complete or absent.
+      counts: patches per split ("train", "val", "test"); other splits are not written.
+      size: side of a patch in pixels.
+      seed: of all random values.
+      workers: processes.
 
     Returns:
-        The description, also written to `<root>/dataset.json`.
+      The description, also written to `<root>/dataset.json`.
 
     Raises:
-        InputError: `root` is not empty.
+      InputError: `root` is not empty.
     """
     root = Path(root)
     with atomic_folder(root) as temporary:

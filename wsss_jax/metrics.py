@@ -18,13 +18,13 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
     """Counts true against predicted classes, for each example of a batch.
 
     Args:
-        truth: (B, ...) integers; values outside 0..C-1 are excluded and do not count.
-        prediction: (B, ...) integers; values outside 0..C-1 count in the last column.
-        num_classes: C.
+      truth: (B, ...) integers; values outside 0..C-1 are excluded and do not count.
+      prediction: (B, ...) integers; values outside 0..C-1 count in the last column.
+      num_classes: C.
 
     Returns:
-        (B, C, C + 1) int32, exact; rows truth, columns prediction. Sum them in int64: int32 is
-        enough for 42,000 patches of 224 x 224.
+      (B, C, C + 1) int32, exact; rows truth, columns prediction. Sum them in int64: int32 is
+      enough for 42,000 patches of 224 x 224.
     """
     batch = truth.shape[0]
     truth = truth.reshape(batch, -1).astype(jnp.int32)
@@ -44,13 +44,13 @@ def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:
     """Derives the paper's segmentation scores from one confusion matrix over all pixels.
 
     Args:
-        confusion: (C, C + 1) counts, rows truth; (C, C) is accepted too.
+      confusion: (C, C + 1) counts, rows truth; (C, C) is accepted too.
 
     Returns:
-        `iou`: C floats, intersection over union, nan for a class in neither truth nor prediction;
-        `miou`: their mean without the nan; `fwiou`: mean weighted by the pixels of each true
-        class; `acc`: share of pixels that are right; `class_acc`: mean over the true classes of
-        the share of their pixels that are right. All are nan if no pixel counts.
+      `iou`: C floats, intersection over union, nan for a class in neither truth nor prediction;
+      `miou`: their mean without the nan; `fwiou`: mean weighted by the pixels of each true
+      class; `acc`: share of pixels that are right; `class_acc`: mean over the true classes of
+      the share of their pixels that are right. All are nan if no pixel counts.
     """
     confusion = np.asarray(confusion, np.float64)
     hits = _hits(confusion)
@@ -71,10 +71,10 @@ def patch_miou(confusions: np.ndarray) -> np.ndarray:
     """Computes the mean IoU of each patch over the classes in its truth or prediction.
 
     Args:
-        confusions: (B, C, C + 1) counts.
+      confusions: (B, C, C + 1) counts.
 
     Returns:
-        (B,) float64, nan for a patch in which no pixel counts, which `np.argsort` puts last.
+      (B,) float64, nan for a patch in which no pixel counts, which `np.argsort` puts last.
     """
     return np.array([_mean(_iou(confusion)) for confusion in np.asarray(confusions, np.float64)])
 
@@ -83,10 +83,10 @@ def majority_scores(confusion: np.ndarray) -> dict[str, Any]:
     """Scores the prediction of the most frequent true class everywhere, the simplest baseline.
 
     Args:
-        confusion: (C, C + 1) counts of any prediction; only its row sums matter.
+      confusion: (C, C + 1) counts of any prediction; only its row sums matter.
 
     Returns:
-        As `segmentation_scores`.
+      As `segmentation_scores`.
     """
     true_pixels = np.asarray(confusion).sum(axis=1)
     constant = np.zeros((len(true_pixels), len(true_pixels) + 1), true_pixels.dtype)
@@ -100,14 +100,14 @@ def multilabel_scores(
     """Scores patch labels.
 
     Args:
-        probability: (N, C) floats in [0, 1].
-        labels: (N, C) multi-hot.
-        threshold: a class is predicted where its probability exceeds this.
+      probability: (N, C) floats in [0, 1].
+      labels: (N, C) multi-hot.
+      threshold: a class is predicted where its probability exceeds this.
 
     Returns:
-        `exact_match`: share of patches with all labels right; `patch_accuracy`: share of all
-        N C labels that are right; `f1`: C floats, nan for a class neither present nor predicted;
-        `mean_f1`: their mean without the nan.
+      `exact_match`: share of patches with all labels right; `patch_accuracy`: share of all
+      N C labels that are right; `f1`: C floats, nan for a class neither present nor predicted;
+      `mean_f1`: their mean without the nan.
     """
     predicted = np.asarray(probability) > threshold
     present = np.asarray(labels) > 0.5
