@@ -136,7 +136,7 @@ def cut_patches(
     Args:
       images: folder of RGB regions.
       masks: folder with a PNG of class codes under the stem of each region.
-      out: folder to make; must not exist or be empty.
+      out: folder to make; it must be new or empty.
       codes: classes of the mask values.
       cutting: size, distance and split of the patches.
       workers: processes.

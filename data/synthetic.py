@@ -79,7 +79,7 @@ def write_dataset(
     Every patch depends on (seed, split, number) alone, not on the number of workers or patches.
 
     Args:
-      root: folder to make; must not exist or be empty; it is complete or absent.
+      root: folder to make; it must be new or empty, and is then complete or absent.
       counts: patches per split ("train", "val", "test"); other splits are not written.
       size: side of a patch in pixels.
       seed: of all random values.
