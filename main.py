@@ -26,6 +26,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from wsss_jax import config as config_lib
+from wsss_jax import jobs
 from wsss_jax.errors import InputError, Preempted
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
@@ -94,20 +95,18 @@ def main(_: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / _config_path(sys.argv).stem)
     try:
         config_lib.check_home(_WORKDIR.value or "", "--workdir")
-        config_lib.validate(_CONFIG.value)
         # Read when JAX loads. XLA's log would call it an error that a program it kept for this very
         # processor was tuned for it (jax issue 38445); what fails is raised, too.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with signals.defer():  # an error amid the loading of JAX's library aborts the process
-            from wsss_jax import parallel  # after the check, as it takes seconds
+            config_lib.validate(_CONFIG.value)  # loads the job
+            from wsss_jax import parallel
 
         parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         parallel.cache_compiled_programs()
         if not parallel.is_first():  # one says what there is to say; errors come from all
             os.environ["TQDM_DISABLE"] = "1"
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        from wsss_jax import jobs
-
         jobs.run(_CONFIG.value, workdir)
         sys.stdout.flush()
     except InputError as error:
@@ -124,11 +123,11 @@ def main(_: list[str]) -> None:
             folder, field = (
                 (_CONFIG.value.out, "--config.out") if prepares else (workdir, "--workdir")
             )
-            mend = "free some" if error.errno in _NO_ROOM else "mend it"
-            _refuse(f"{folder}: {error.strerror}: {mend} or name another {field}")
-        if error.filename is None:  # not about a file, so not for the user to mend
+            remedy = "free some" if error.errno in _NO_ROOM else "check the disk"
+            _refuse(f"{folder}: {error.strerror}: {remedy} or name another {field}")
+        if error.filename is None:  # not about a file, so not for the user to correct
             raise
-        _refuse(f"{error.filename}: {error.strerror}: mend it or name another folder")
+        _refuse(f"{error.filename}: {error.strerror}: correct that or name another folder")
     except Exception as error:
         signals.check()
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

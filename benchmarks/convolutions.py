@@ -56,7 +56,7 @@ def list_shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
 
     They are in the order of the network, which is traced but not run.
     """
-    model = PHASES[phase].build_model(make_config(phase, "float32", width), CLASSES)
+    model = PHASES[phase].build_network(make_config(phase, "float32", width), CLASSES)
     convolutions: dict[str, Shape] = {}
 
     def record(

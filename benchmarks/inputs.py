@@ -26,7 +26,8 @@ from absl import flags
 from benchmarks import measure
 from benchmarks.train import build_phase, init_variables, make_config
 from data import synthetic
-from wsss_jax import inputs, parallel, sources, training
+from wsss_jax import inputs, parallel, sources
+from wsss_jax.training.step import make_state, train_step
 
 SOURCES = {"folder": "PNG files", "tfds": "ArrayRecord"}
 READ_AHEAD = 8  # batches that may be ready when the clock starts
@@ -61,9 +62,9 @@ def measure_waiting_share(
 def make_phase1_step(width: float) -> Callable[[sources.Batch], None]:
     """Makes a training step of phase 1 that waits for its result."""
     built = build_phase(1, "float32", width)
-    state = training.initial_state(built, init_variables(built.model))
+    state = make_state(built, init_variables(built.network))
     values = {name: np.float32(value) for name, value in built.values(5).items()}
-    mapped = parallel.map_train_step(partial(training.train_step, built))
+    mapped = parallel.map_train_step(partial(train_step, built))
 
     def step(batch: sources.Batch) -> None:
         nonlocal state

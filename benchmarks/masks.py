@@ -28,8 +28,11 @@ from benchmarks import measure
 from benchmarks.train import CLASSES, init_variables, make_config
 from configs import base
 from data import folders, patch_files, synthetic
-from wsss_jax import inputs, phase1, pseudo_masks, sources, training
+from wsss_jax import inputs, sources
 from wsss_jax.interop import torch_names
+from wsss_jax.jobs import masks as masks_job
+from wsss_jax.methods import phase1
+from wsss_jax.training.trained import Trained
 
 LAYERS = base.layers("reference")
 REFERENCE = "PyTorch, as released"
@@ -49,8 +52,8 @@ def run_ours(
 ) -> Timing:
     """Makes masks of the patches of a source as the job does, after one batch without the clock."""
     config = make_config(1, precision, args.width)
-    model = phase1.build_model(config, CLASSES)
-    classifier = training.Trained(config, synthetic.DATASET, model, variables)
+    model = phase1.build_network(config, CLASSES)
+    classifier = Trained(config, synthetic.DATASET, model, variables)
     job = base.masks("unused", "reference")
     writing = []
 
@@ -60,21 +63,21 @@ def run_ours(
         )
 
     exact = None if precision == "float32" else "default"
-    with jax.default_matmul_precision(exact), ThreadPoolExecutor(pseudo_masks.WRITERS) as pool:
-        open_batch = pseudo_masks._opener(job, classifier)
-        open_batch(variables, next(inputs.read_batches(source, args.batch, workers=0)))
+    with jax.default_matmul_precision(exact), ThreadPoolExecutor(masks_job.WRITERS) as pool:
+        open_batch = masks_job.make_opener(job, classifier)
+        open_batch(next(inputs.read_batches(source, args.batch, workers=0)))
         pending: list[Future] = []
         waiting = 0.0
         start = time.perf_counter()
         for batch in inputs.read_batches(source, args.batch, workers=args.workers):
-            label_maps = open_batch(variables, batch)
-            waiting += measure.time_once(partial(pseudo_masks._wait, pending))
+            label_maps = open_batch(batch)
+            waiting += measure.time_once(partial(masks_job.wait_for, pending))
             pending = [
                 pool.submit(write, out / layer / f"{source.names[batch['index'][row]]}.png", mask)
                 for layer, of_layer in label_maps.items()
                 for row, mask in enumerate(of_layer[: int(batch["weight"].sum())])
             ]
-        waiting += measure.time_once(partial(pseudo_masks._wait, pending))
+        waiting += measure.time_once(partial(masks_job.wait_for, pending))
         seconds = time.perf_counter() - start
     return Timing(len(source), seconds, sum(writing), waiting)
 
@@ -136,7 +139,7 @@ def compare_masks(one: Path, other: Path) -> float:
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns a row for every precision of ours, and one for the released procedure."""
     config = make_config(1, "float32", args.width)
-    variables = init_variables(phase1.build_model(config, CLASSES))
+    variables = init_variables(phase1.build_network(config, CLASSES))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         config.data.root, config.data.patch_size = str(root / "data"), args.size

@@ -10,7 +10,11 @@ from jax.sharding import PartitionSpec
 
 from benchmarks.train import CLASSES, PHASES, build_phase, make_config, random_batch
 from configs import base
-from wsss_jax import cam, masks, parallel, phase1, phase2, pixels, training
+from wsss_jax import cam, masks, parallel, pixels
+from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods.gate import Gate
+from wsss_jax.state import network_shapes
+from wsss_jax.training import step
 
 
 class Program(NamedTuple):
@@ -21,15 +25,15 @@ class Program(NamedTuple):
 
 
 def make_train_step(phase: int, precision: str, width: float, batch: int, size: int) -> Program:
-    """Makes a training step on a global batch; its arguments are those of `training.train_step`."""
+    """Makes a training step on a global batch; its arguments are those of `step.train_step`."""
     built = build_phase(phase, precision, width)
     values = {name: np.float32(value) for name, value in built.values(5).items()}
     shapes = _shapes(random_batch(phase, batch, size)), _shapes(values)
-    arguments = training.state_shapes(built), *shapes, jax.eval_shape(partial(jax.random.key, 1))
-    return Program(partial(training.train_step, built), arguments)
+    arguments = step.state_shapes(built), *shapes, jax.eval_shape(partial(jax.random.key, 1))
+    return Program(partial(step.train_step, built), arguments)
 
 
-def map_on_mesh(step: Callable, devices: int) -> Callable:
+def map_on_mesh(function: Callable, devices: int) -> Callable:
     """Maps a training step over the first devices, as `jax.pmap` does, for the whole batch.
 
     `jax.pmap` gives the same program, but cannot lower it for a device that is missing.
@@ -37,7 +41,7 @@ def map_on_mesh(step: Callable, devices: int) -> Callable:
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (parallel.AXIS,))
     same, shared = PartitionSpec(), PartitionSpec(parallel.AXIS)
     return jax.shard_map(
-        step,
+        function,
         mesh=mesh,
         in_specs=(same, shared, same, same),
         out_specs=same,
@@ -48,7 +52,7 @@ def map_on_mesh(step: Callable, devices: int) -> Callable:
 def make_grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
     """Makes the program of `variables, image, label` to label maps of three layers."""
     config, job = make_config(1, precision, width), base.masks("unused")
-    model = phase1.build_model(config, CLASSES)
+    model = phase1.build_network(config, CLASSES)
 
     def label_maps(variables: Any, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
         maps, _ = cam.grad_cam(model, variables, pixels.scale(image, config.model), job.layers)
@@ -58,22 +62,24 @@ def make_grad_cam(precision: str, width: float, batch: int, size: int) -> Progra
         }
 
     image, label = _shapes([random_batch(1, batch, size)[key] for key in ("image", "label")])
-    return Program(label_maps, (training.network_shapes(model), image, label))
+    return Program(label_maps, (network_shapes(model), image, label))
 
 
 def make_slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
     """Makes the program of `variables of both phases, image` to gated label maps."""
     first, second = (make_config(phase, precision, width) for phase in PHASES)
-    classifier, network = (PHASES[p].build_model(c, CLASSES) for p, c in ((1, first), (2, second)))
-    options = base.evaluate("unused", "unused").gate
+    classifier, network = (
+        PHASES[p].build_network(c, CLASSES) for p, c in ((1, first), (2, second))
+    )
+    gate = Gate.of(base.evaluate("unused", "unused").gate)
 
     def label_maps(of_classifier: Any, of_network: Any, image: jax.Array) -> jax.Array:
         scaled = pixels.scale(image, first.model)
         seen, _ = classifier.apply(of_classifier, scaled, train=False)
-        logits = phase2.predict(second, network, of_network, image)
-        return phase2.gate(logits, jax.nn.sigmoid(seen), **options)
+        logits = phase2.predict(second, network, of_network, image).logits
+        return gate.segment(logits, jax.nn.sigmoid(seen))
 
-    variables = (training.network_shapes(model) for model in (classifier, network))
+    variables = (network_shapes(model) for model in (classifier, network))
     return Program(label_maps, (*variables, _shapes(random_batch(1, batch, size)["image"])))
 
 

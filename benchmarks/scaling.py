@@ -27,7 +27,9 @@ from flax.traverse_util import flatten_dict
 
 from benchmarks import counts, measure, programs
 from benchmarks.train import build_phase, init_variables, make_config, random_batch
-from wsss_jax import parallel, training
+from wsss_jax import parallel
+from wsss_jax.training.step import make_state, train_step
+from wsss_jax.training.task import Task
 
 _REPOSITORY = Path(__file__).parents[1]
 _REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
@@ -170,7 +172,7 @@ def measure_rates(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for phase in args.phase:
         built = build_phase(phase, "bfloat16", args.width)
-        variables = jax.device_get(init_variables(built.model))
+        variables = jax.device_get(init_variables(built.network))
         values = {name: np.float32(value) for name, value in built.values(5).items()}
         for scaling in ("weak", "strong"):
             alone = None
@@ -197,7 +199,7 @@ def measure_rates(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _measure_rate(
-    built: training.Phase,
+    built: Task,
     variables: dict[str, Any],
     values: dict[str, np.float32],
     batch: dict[str, np.ndarray],
@@ -207,9 +209,9 @@ def _measure_rate(
     """Measures images per second of a training step on some devices."""
     mesh = jax.sharding.Mesh(np.array(devices), (parallel.AXIS,))
     same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    state = jax.device_put(jax.device_get(training.initial_state(built, variables)), same)
+    state = jax.device_put(jax.device_get(make_state(built, variables)), same)
     step = jax.pmap(
-        partial(training.train_step, built),
+        partial(train_step, built),
         parallel.AXIS,
         in_axes=(None, 0, None, None),
         out_axes=None,

@@ -25,11 +25,13 @@ from benchmarks import measure
 from configs import base
 from data.dataset import load_dataset
 from tests.slides.made_slides import TILE, TileAt, drawn_tissue, write_pyramid
-from wsss_jax import phase2, training
+from wsss_jax.methods import phase2
+from wsss_jax.methods.gate import Gate
 from wsss_jax.slides import tissue_map
 from wsss_jax.slides.mapping import networks
 from wsss_jax.slides.outputs import results
 from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.training.trained import Trained
 
 MPP = 0.5  # of the slides, and working resolution
 SLIDES = Path("runs/benchmarks/slides")  # kept, since writing them takes minutes
@@ -54,17 +56,17 @@ def tiles_with_tissue(side: int, tissue: int) -> TileAt:
     return tile_at
 
 
-def network(kind: str) -> training.Trained:
+def network(kind: str) -> Trained:
     """Phase 2 with random weights: as the paper has it, or one that costs next to nothing."""
     config = base.phase2("unused")
     if kind == "tiny":
         config.model.width, config.model.blocks = 1 / 16, (1, 1, 1, 1)
     dataset = load_dataset("bcss_wsss", "")
-    model = phase2.build_model(config, dataset.num_classes)
+    model = phase2.build_network(config, dataset.num_classes)
     image = np.zeros((1, 64, 64, 3), np.float32)
     init = jax.jit(partial(model.init, train=False))
     variables = init(jax.random.key(0, impl="rbg"), image)
-    return training.Trained(config, dataset, model, variables)
+    return Trained(config, dataset, model, variables)
 
 
 def case(args: argparse.Namespace, side: int) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def case(args: argparse.Namespace, side: int) -> dict[str, Any]:
     if not args.tissue:
         config.tissue.source = "off"
     trained = network(args.network)
-    loaded = networks.build({"phase2": trained}, config.gate)
+    loaded = networks.build({"phase2": trained}, Gate.of(config.gate))
     batch = np.full((args.batch, args.tile, args.tile, 3), 128, np.uint8)
     per_batch = measure.time_fastest(lambda: np.asarray(loaded.predict(batch)), 2)
     result = {"s/batch": per_batch}

@@ -22,7 +22,10 @@ from flax import linen as nn
 from benchmarks import measure
 from configs import base
 from wsss_jax import config as config_lib
-from wsss_jax import parallel, phase1, phase2, pixels, training
+from wsss_jax import parallel, pixels
+from wsss_jax.methods import phase1, phase2
+from wsss_jax.training.step import make_state, train_step
+from wsss_jax.training.task import Task
 
 CLASSES = 4
 MU = 0.9
@@ -43,14 +46,14 @@ class Ours:
     def __init__(self, phase: int, precision: str, width: float, batch: dict[str, np.ndarray]):
         config = make_config(phase, precision, width)
         built = build_phase(phase, precision, width)
-        self._state = training.initial_state(built, init_variables(built.model))
+        self._state = make_state(built, init_variables(built.network))
         self._context = partial(
             jax.default_matmul_precision, None if precision == "float32" else "default"
         )
         self._batch = batch
         self._rest = {k: np.float32(v) for k, v in built.values(5).items()}, jax.random.key(1)
-        self._step = parallel.map_train_step(partial(training.train_step, built))
-        model = PHASES[phase].build_model(config, CLASSES)
+        self._step = parallel.map_train_step(partial(train_step, built))
+        model = PHASES[phase].build_network(config, CLASSES)
 
         def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
             image = pixels.scale(batch["image"], config.model)
@@ -58,7 +61,7 @@ class Ours:
 
         self._forward = parallel.map_batch(forward)
         one = jax.pmap(
-            partial(training.train_step, built),
+            partial(train_step, built),
             parallel.AXIS,
             in_axes=(None, 0, None, None),
             out_axes=None,
@@ -92,9 +95,9 @@ def make_config(phase: int, precision: str, width: float) -> ml_collections.Conf
     return config
 
 
-def build_phase(phase: int, precision: str, width: float) -> training.Phase:
+def build_phase(phase: int, precision: str, width: float) -> Task:
     """Builds what training needs of a phase, for a run of 1000 steps."""
-    return PHASES[phase].phase(make_config(phase, precision, width), CLASSES, 1000, None)
+    return PHASES[phase].make_task(make_config(phase, precision, width), CLASSES, 1000)
 
 
 def init_variables(model: nn.Module) -> dict[str, Any]:

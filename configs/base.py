@@ -193,6 +193,7 @@ def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
             "job": "evaluate",
             "phase1": phase1,
             "phase2": phase2,
+            "runs": (),  # further runs to score, of any method, each a row of the table
             "data": _inherited_data(),
             "split": "test",
             "gate": {

@@ -68,22 +68,22 @@ def runs_dir(tissue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     first = tiny_phase1(tissue_dir)
     first.epochs, first.model.batch_norm = 1, "auto"
     config_lib.validate(first)
-    jobs.train_phase1(first, root / "phase1")
+    jobs.run(first, root / "phase1")
 
     opening = base.masks(str(root / "phase1"))
     opening.data.workers, opening.batch_size, opening.sheet_patches = 0, 8, 2
     config_lib.validate(opening)
-    jobs.make_masks(opening, root / "masks")
+    jobs.run(opening, root / "masks")
 
     second = tiny_phase2(str(root / "masks"))
     second.epochs, second.data.source = 1, "tfds"
     config_lib.validate(second)
-    jobs.train_phase2(second, root / "phase2")
+    jobs.run(second, root / "phase2")
 
     scoring = base.evaluate(str(root / "phase1"), str(root / "phase2"))
     scoring.data.workers, scoring.batch_size, scoring.sheet_patches = 0, 4, 2
     config_lib.validate(scoring)
-    jobs.evaluate(scoring, root / "evaluate")
+    jobs.run(scoring, root / "evaluate")
     return root
 
 

@@ -14,8 +14,11 @@ import optax
 
 from data import synthetic
 from tests.conftest import tiny_phase1, tiny_phase2
-from wsss_jax import parallel, phase1, phase2, training
+from wsss_jax import parallel
 from wsss_jax.checkpoints import Checkpoints
+from wsss_jax.methods import phase1, phase2
+from wsss_jax.training.initialization import initialize_variables
+from wsss_jax.training.step import make_state, train_step
 
 BATCH = 16
 REAL = 10  # the others only fill the batch: with 8 devices of 2, three get nothing else
@@ -40,16 +43,14 @@ for name, phase, config, values in (
     ("phase1", phase1, first, {"mu": np.float32(0.9)}),
     ("phase2", phase2, second, {}),
 ):
-    built = phase.phase(config, synthetic.DATASET.num_classes, 10, None)
+    built = phase.make_task(config, synthetic.DATASET.num_classes, 10)
     # With this optimizer a step moves the parameters by their gradient.
     built = built._replace(optimizer=optax.sgd(1.0))
-    variables, _ = training.initial_variables(config, built.model)
+    variables, _ = initialize_variables(config, built.network)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
-    before = training.initial_state(built, variables)
+    before = make_state(built, variables)
     start = jax.tree.map(np.asarray, before.variables)
-    step = parallel.map_train_step(
-        lambda *arguments, built=built: training.train_step(built, *arguments)
-    )
+    step = parallel.map_train_step(lambda *arguments, built=built: train_step(built, *arguments))
     after = step(before, batch, values, jax.random.key(1))
     results[f"{name}/loss"] = np.asarray(after.sums["epoch"]["loss"])
     checkpoints = Checkpoints(Path(sys.argv[1]).with_suffix("") / name)

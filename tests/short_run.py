@@ -22,10 +22,13 @@ from absl import flags
 from configs import base
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
-from wsss_jax import jobs, parallel, phase1, schedules, signals, sources, training
+from wsss_jax import jobs, parallel, schedules, signals, sources
 from wsss_jax.checkpoints import has_checkpoint
 from wsss_jax.errors import Preempted
+from wsss_jax.methods import phase1
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
+from wsss_jax.training import loop
+from wsss_jax.training.task import Task
 
 EPOCHS, STEPS = 3, 6
 GONE_AFTER = 20  # seconds, in which worker processes notice that they are alone
@@ -51,19 +54,24 @@ def train(root: Path, workers: int, workdir: Path) -> None:
     config.epochs, config.select, config.data.workers = EPOCHS, "best", workers
     dataset = load_dataset("", root)
     source = sources.open_source(config.data, dataset, "train")
-    model, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)
-    phase = training.Phase(
-        model=model,
-        totals=phase1.totals,
-        loss=partial(phase1.loss_function, config, model),
-        optimizer=schedules.sgd(config.optimizer, EPOCHS * STEPS, phase1.HEAD_MODULES),
-        learning_rate=rates["weight"],
-        is_trainable=lambda path: True,
+    network, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)
+    task = Task(
+        network=network,
+        totals=phase1.count_patches,
+        loss=phase1.make_loss(config, network),
         metrics=("loss", "patch_accuracy"),
         values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
+        optimizer=schedules.sgd(config.optimizer, EPOCHS * STEPS, ("fc8",)),
+        learning_rate=rates["weight"],
+        is_trained=lambda path: True,
+    )
+    loop.fit(
+        config,
+        workdir,
+        task,
+        loop.Patches(dataset, source),
         validate=lambda variables: {"miou": float(jnp.sum(variables["params"]["fc8"]["kernel"]))},
     )
-    training.fit(config, dataset, workdir, phase, source)
 
 
 def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collections.ConfigDict]:

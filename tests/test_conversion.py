@@ -13,10 +13,13 @@ from configs import base
 from tests.conftest import SIZE, tiny_phase1, tiny_phase2
 from tests.interop.mxnet_writer import array_list, encode, mxnet_name
 from wsss_jax import config as config_lib
-from wsss_jax import conversion, jobs, phase1, phase2, training
+from wsss_jax import jobs
 from wsss_jax.errors import InputError
 from wsss_jax.interop import torch_files, weights
 from wsss_jax.interop.torch_names import to_torch
+from wsss_jax.methods import phase1, phase2
+from wsss_jax.training.initialization import initialize_variables
+from wsss_jax.training.trained import load_trained
 
 PHASES = {"phase1": phase1, "phase2": phase2}
 
@@ -29,7 +32,7 @@ def exported(runs_dir, tmp_path_factory):
         config = base.export(str(runs_dir / job))
         config.formats = ("pth", "safetensors", "orbax")
         config_lib.validate(config)
-        conversion.export(config, folder)
+        jobs.run(config, folder)
     return folder
 
 
@@ -55,7 +58,7 @@ def _assert_same(one, other):
 @pytest.mark.parametrize("job", PHASES)
 def test_a_round_trip_is_exact_to_the_bit(job, suffix, exported, trained, tissue_dir, tmp_path):
     config = _convert_config(exported / f"{job}.{suffix}", tissue_dir)
-    conversion.convert(config, tmp_path / "run")
+    jobs.run(config, tmp_path / "run")
     back = PHASES[job].load(str(tmp_path / "run"), "run")
     _assert_same(back.variables, trained[job].variables)
     assert back.dataset == trained[job].dataset
@@ -102,8 +105,8 @@ def test_imagenet_weights_of_mxnet_keep_every_bit(trained, tissue_dir, tmp_path)
     contents = array_list([encode("V2", a) for a in arrays.values()], [k.encode() for k in arrays])
     (tmp_path / "imagenet.params").write_bytes(contents)
     config = _convert_config(tmp_path / "imagenet.params", tissue_dir)
-    conversion.convert(config, tmp_path / "run")
-    found = to_torch(phase1.load(str(tmp_path / "run"), "run").variables)
+    jobs.run(config, tmp_path / "run")
+    found = to_torch(load_trained(str(tmp_path / "run"), "run", "").variables)
     for name, value in state_dict.items():
         np.testing.assert_array_equal(found[name], value)
     assert found["fc8.weight"].shape == head.shape and found["fc8.weight"].std() > 0
@@ -117,8 +120,8 @@ def test_a_file_to_start_training_from(exported, trained, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.init, config.model.batch_norm = str(exported / "phase1.pth"), "auto"
     config.epochs, config.optimizer.learning_rate = 1, 1e-6
-    jobs.train_phase1(config, tmp_path / "run")
-    after = phase1.load(str(tmp_path / "run"), "run").variables
+    jobs.run(config, tmp_path / "run")
+    after = load_trained(str(tmp_path / "run"), "run", "").variables
     before = trained["phase1"].variables
     _assert_same(after["batch_stats"], before["batch_stats"])
     _assert_same(after["params"]["b2"], before["params"]["b2"])
@@ -130,32 +133,32 @@ def test_another_number_of_classes(exported, trained, tmp_path):
     """As with the 21 classes of the DeepLab weights that phase 2 starts from."""
     config = tiny_phase2("m")
     config.init = str(exported / "phase2.pth")
-    model = phase2.build_model(config, 7)
+    model = phase2.build_network(config, 7)
     with pytest.raises(InputError, match=r"decoder\.last_conv\.8\.bias .*strict=False"):
-        training.initial_variables(config, model)
+        initialize_variables(config, model)
     config.strict = False
-    variables, report = training.initial_variables(config, model)
+    variables, report = initialize_variables(config, model)
     assert {name for name, _, _ in report.initial} == {
         "decoder.last_conv.8.weight",
         "decoder.last_conv.8.bias",
     }
     assert variables["params"]["decoder"]["last_conv_8"]["kernel"].shape[-1] == 7
     _assert_same(variables["params"]["backbone"], trained["phase2"].variables["params"]["backbone"])
-    again, _ = training.initial_variables(config, model)
+    again, _ = initialize_variables(config, model)
     _assert_same(again, variables)
 
 
 def test_what_cannot_be_converted(exported, tissue_dir, runs_dir, tmp_path):
     config = _convert_config(exported / "phase1.pth", tissue_dir)
     with pytest.raises(InputError, match="already holds a trained network"):
-        conversion.convert(config, runs_dir / "phase1")
+        jobs.run(config, runs_dir / "phase1")
     description = json.loads((tissue_dir / "dataset.json").read_text())
     description["classes"].pop()
     description["palette"].pop()
     (tmp_path / "three.json").write_text(json.dumps(description))
     config.jobs.phase1.data.dataset = str(tmp_path / "three.json")
     with pytest.raises(InputError, match=r"fc8\.weight .*\(4, .*\(3, "):
-        conversion.convert(config, tmp_path / "run")
+        jobs.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -163,24 +166,24 @@ def test_a_converted_run_is_not_trained_on_in_its_place(exported, tissue_dir, tm
     config = _convert_config(exported / "phase1.pth", tissue_dir)
     config.jobs.phase1.data.update({"root": str(tissue_dir), "patch_size": SIZE, "workers": 0})
     config.jobs.phase1.batch_size = 4
-    conversion.convert(config, tmp_path / "run")
+    jobs.run(config, tmp_path / "run")
     config = config_lib.load(tmp_path / "run", "workdir")
     with pytest.raises(InputError, match=r"--config\.init"):
-        jobs.train_phase1(config, tmp_path / "run")
+        jobs.run(config, tmp_path / "run")
 
 
 def test_weights_of_the_other_phase(exported, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.init = str(exported / "phase2.pth")
     with pytest.raises(InputError, match=r"phase2\.pth: these are weights of phase2"):
-        training.initial_variables(config, phase1.build_model(config, 4))
+        initialize_variables(config, phase1.build_network(config, 4))
 
 
 def test_an_export_takes_the_place_of_the_one_before(runs_dir, trained, tmp_path):
     for _ in range(2):
         config = base.export(str(runs_dir / "phase1"))
         config.formats = ("orbax", "safetensors")
-        conversion.export(config, tmp_path)
+        jobs.run(config, tmp_path)
     with ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(tmp_path / "phase1.orbax")
     _assert_same(restored, trained["phase1"].variables)
@@ -195,25 +198,25 @@ def test_an_export_overwrites_nothing_that_is_not_its_own(runs_dir, tmp_path):
     theirs.mkdir()
     (theirs / "phase1.pth").write_text("theirs")
     with pytest.raises(InputError, match=r"theirs holds no run .* such as phase1\.pth"):
-        conversion.export(config, theirs)
+        jobs.run(config, theirs)
 
     ours = tmp_path / "ours"
     (ours / "phase1.orbax").mkdir(parents=True)
     (ours / "phase1.orbax" / "notes.txt").write_text("theirs")
     config_lib.save(config, ours)
     with pytest.raises(InputError, match=r"phase1\.orbax is no Orbax checkpoint: move it"):
-        conversion.export(config, ours)
+        jobs.run(config, ours)
     assert (ours / "phase1.orbax" / "notes.txt").read_text() == "theirs"
 
     shutil.rmtree(ours / "phase1.orbax")
-    conversion.export(config, ours)
+    jobs.run(config, ours)
     other = tmp_path / "other"
     other.symlink_to(runs_dir / "phase1")  # the same run by another name
     config.run = str(other)
-    conversion.export(config, ours)
+    jobs.run(config, ours)
     (ours / "exported.json").write_text('{"phase1": "/some/other/run"}')
     with pytest.raises(InputError, match="exported of the run /some/other/run, this one is"):
-        conversion.export(config, ours)
+        jobs.run(config, ours)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(
@@ -222,9 +225,9 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
     (tmp_path / "file").touch()
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="file is a file, not a folder"):
-            conversion.export(base.export(str(runs_dir / "phase1")), workdir)
+            jobs.run(base.export(str(runs_dir / "phase1")), workdir)
         with pytest.raises(InputError, match="file is a file, not a folder"):
-            conversion.convert(_convert_config(exported / "phase1.pth", tissue_dir), workdir)
+            jobs.run(_convert_config(exported / "phase1.pth", tissue_dir), workdir)
 
 
 def test_a_disk_without_room_for_safetensors(tmp_path):
@@ -241,7 +244,7 @@ def test_a_disk_without_room_for_safetensors(tmp_path):
 def test_only_trained_phases_are_exported(runs_dir, tmp_path):
     config = base.export(str(runs_dir / "masks"))
     with pytest.raises(InputError, match="is a run of the job 'masks'"):
-        conversion.export(config, tmp_path)
+        jobs.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

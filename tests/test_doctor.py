@@ -5,8 +5,9 @@ import tifffile
 
 from configs import base
 from tests.slides.made_slides import drawn_tissue, smooth, tiles_of, write_pyramid
-from wsss_jax import doctor, jobs
+from wsss_jax import jobs
 from wsss_jax.errors import InputError
+from wsss_jax.jobs import doctor
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def slide(tmp_path_factory):
 
 
 def _lines(config, capsys):
-    jobs.doctor(config, None)
+    jobs.run(config, None)
     return capsys.readouterr().out.splitlines()
 
 
@@ -33,7 +34,7 @@ def test_a_package_that_is_missing_or_too_old(tmp_path, monkeypatch, capsys):
     requirements.write_text("no-such-package\nnumpy<1  # old\n")
     monkeypatch.setattr(doctor, "REQUIREMENTS", requirements)
     with pytest.raises(InputError, match="2 problems: see above"):
-        jobs.doctor(base.doctor(), None)
+        jobs.run(base.doctor(), None)
     printed = capsys.readouterr().out
     assert "no-such-package   is not installed: pip install -r requirements.txt" in printed
     assert "is not <1: pip install" in printed
@@ -43,7 +44,7 @@ def test_a_slide(slide, capsys):
     config = base.doctor()
     config.slide = str(slide)
     with pytest.raises(InputError, match="1 problem: see above"):
-        jobs.doctor(config, None)
+        jobs.run(config, None)
     assert "set --config.mpp=1.0 (10x)" in capsys.readouterr().out
     config.mpp, config.tile, config.stride, config.tissue.source = 1.0, 32, 16, "off"
     text = "\n".join(_lines(config, capsys))
@@ -112,7 +113,7 @@ def test_batches_that_no_memory_holds(slide, runs_dir, capsys):
     config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
     config.batch_size = 10**12
     with pytest.raises(InputError, match="1 problem"):
-        jobs.doctor(config, None)
+        jobs.run(config, None)
     assert "memory was short; lower --config.batch_size" in capsys.readouterr().out
 
 
@@ -121,5 +122,5 @@ def test_a_slide_that_cannot_be_read(tmp_path, capsys):
     config = base.doctor()
     config.slide = str(tmp_path / "empty.svs")
     with pytest.raises(InputError, match="1 problem"):
-        jobs.doctor(config, None)
+        jobs.run(config, None)
     assert "an empty file; copy the slide again" in capsys.readouterr().out

@@ -11,8 +11,9 @@ from data import patch_files
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import config as config_lib
-from wsss_jax import evaluation, jobs, metrics
+from wsss_jax import jobs, metrics
 from wsss_jax.errors import InputError
+from wsss_jax.jobs import evaluate
 from wsss_jax.report.colors import OKABE_ITO
 
 
@@ -52,7 +53,7 @@ def test_one_phase_alone(runs_dir, tmp_path, phase1, phase2, rows):
         str(runs_dir / "phase1") if phase1 else "", str(runs_dir / "phase2") if phase2 else ""
     )
     config.data.workers, config.batch_size, config.sheet_patches = 0, 4, 0
-    jobs.evaluate(config, tmp_path)
+    jobs.run(config, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert [row["name"] for row in scores["rows"]] == ["majority class", *rows]
     assert len(list((tmp_path / "predictions").iterdir())) == COUNTS["test"]
@@ -67,7 +68,7 @@ def test_pictures_have_the_colors_asked_for_and_label_maps_their_own(
     config = base.evaluate("", str(runs_dir / "phase2"))
     config.data.workers, config.batch_size, config.sheet_patches = 0, 4, 2
     config.palette, config.precision = "colorblind", "float32"
-    jobs.evaluate(config, tmp_path)
+    jobs.run(config, tmp_path)
     drawn = {
         folder: set(
             map(tuple, np.asarray(Image.open(folder / "best.png").convert("RGB")).reshape(-1, 3))
@@ -93,9 +94,9 @@ def test_an_interrupted_run_leaves_no_scores_of_the_one_before(runs_dir, tmp_pat
         assert (workdir / "config.json").read_bytes() == before
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation.runs, "save", interrupted)
+    monkeypatch.setattr(evaluate.runs, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        jobs.evaluate(config, workdir)
+        jobs.run(config, workdir)
     assert sorted(path.name for path in workdir.iterdir()) == [
         "config.json",
         "dataset.json",
@@ -110,7 +111,7 @@ def test_another_data_set_is_refused(runs_dir, tmp_path):
     config = base.evaluate(str(runs_dir / "phase1"), "")
     config.data.dataset = "bcss_wsss"
     with pytest.raises(InputError, match="the earlier run learned ''"):
-        jobs.evaluate(config, tmp_path / "out")
+        jobs.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -123,12 +124,12 @@ def test_only_its_own_predictions_are_removed(runs_dir, tmp_path):
         folder.mkdir()
     (workdir / "predictions").symlink_to(elsewhere)
     config_lib.save(config, workdir)
-    jobs.evaluate(config, workdir)
+    jobs.run(config, workdir)
     assert len(list(elsewhere.iterdir())) == COUNTS["val"]
     note = elsewhere / "what I saw.png"
     note.write_text("theirs")
     config.split = "test"
-    jobs.evaluate(config, workdir)
+    jobs.run(config, workdir)
     assert {path.name for path in elsewhere.iterdir() if path != note} == {
         f"test_{number:05d}.png" for number in range(COUNTS["test"])
     }
@@ -136,5 +137,5 @@ def test_only_its_own_predictions_are_removed(runs_dir, tmp_path):
 
     (workdir / "patches.json").unlink()  # as in a run of version 0.1
     with pytest.raises(InputError, match=r"what I saw\.png is of no patch of this split: remove"):
-        jobs.evaluate(config, workdir)
+        jobs.run(config, workdir)
     assert note.read_text() == "theirs"

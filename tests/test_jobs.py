@@ -37,7 +37,7 @@ def test_true_masks_give_the_supervised_baseline(tmp_path):
         patch_files.write_mask(truth / f"{patch.stem}.png", mask, dataset)
     config = tiny_phase2(str(truth), layers=("truth",))
     config.data.root, config.data.patch_size, config.epochs = str(root), SIZE, 1
-    jobs.train_phase2(config, tmp_path / "run")
+    jobs.run(config, tmp_path / "run")
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert history[0]["loss"] == pytest.approx(history[0]["loss_truth"])
 
@@ -59,7 +59,7 @@ def test_prepare(tmp_path):
     config.excluded, config.patch, config.stride, config.resize = (14,), 32, 32, 32
     config.shares, config.workers = (0.5, 0.25, 0.25), 1
     config_lib.validate(config)
-    jobs.prepare(config, tmp_path)
+    jobs.run(config, tmp_path)
     dataset = load_dataset("", tmp_path / "out")
     count = len(folders.list_labeled_patches(tmp_path / "out", "train", dataset))
     for split in ("val", "test"):
@@ -73,7 +73,7 @@ def test_demo(tmp_path, capsys):
     config.jobs.phase1.epochs = config.jobs.phase2.epochs = 1
     config.jobs.phase2.model.blocks = (1, 1, 1, 1)
     config_lib.validate(config)
-    jobs.demo(config, tmp_path / "demo")
+    jobs.run(config, tmp_path / "demo")
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == (
@@ -89,15 +89,15 @@ def test_hidden_files_make_no_folder_of_masks(tissue_dir, tmp_path):
     config = tiny_phase2(str(tmp_path / "masks"), layers=("truth",))
     config.data.root, config.data.patch_size = str(tissue_dir), SIZE
     with pytest.raises(InputError, match=r"config\.masks: .*masks"):
-        jobs.train_phase2(config, tmp_path / "run")
+        jobs.run(config, tmp_path / "run")
     config.masks = str(tmp_path / "none")
     with pytest.raises(InputError, match=r"config\.masks: .*none"):
-        jobs.train_phase2(config, tmp_path / "run")
+        jobs.run(config, tmp_path / "run")
 
 
 def test_frozen_statistics_need_weights(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.model.batch_norm = "frozen"
     with pytest.raises(InputError, match=r"config\.init is empty"):
-        jobs.train_phase1(config, tmp_path / "run")
+        jobs.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

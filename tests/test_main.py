@@ -147,8 +147,8 @@ fail(evaluate, RuntimeError)
     )
     assert finished.stdout.split() == ["2", "2", "2", "2", "141", "2"], finished.stderr
     assert finished.stderr.splitlines() == [
-        "error: runs/w: File too large: mend it or name another --workdir",
-        "error: runs/w: Input/output error: mend it or name another --workdir",
+        "error: runs/w: File too large: check the disk or name another --workdir",
+        "error: runs/w: Input/output error: check the disk or name another --workdir",
         "error: runs/w: No space left on device: free some or name another --workdir",
         "error: patches: No space left on device: free some or name another --config.out",
         "error: --workdir is '~/w', which begins with ~: write the whole path, from / on (./~ for "

@@ -10,8 +10,9 @@ from data import folders, patch_files
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import config as config_lib
-from wsss_jax import jobs, masks, pseudo_masks
+from wsss_jax import jobs, masks, runs
 from wsss_jax.errors import InputError
+from wsss_jax.jobs import masks as masks_job
 
 
 def test_pseudo_masks_keep_to_labels_and_white(runs_dir, tissue_dir):
@@ -36,10 +37,10 @@ def test_pseudo_masks_keep_to_labels_and_white(runs_dir, tissue_dir):
 def test_runs_that_are_not_there(runs_dir, tmp_path):
     config = base.masks(str(tmp_path / "nothing"))
     with pytest.raises(InputError, match=r"config\.phase1: .*nothing holds no run"):
-        jobs.make_masks(config, tmp_path / "out")
+        jobs.run(config, tmp_path / "out")
     config.phase1 = str(runs_dir / "phase2")
     with pytest.raises(InputError, match="is a run of the job 'phase2', not 'phase1'"):
-        jobs.make_masks(config, tmp_path / "out")
+        jobs.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -47,7 +48,7 @@ def test_another_job_s_folder_is_left_alone(runs_dir):
     config = base.masks(str(runs_dir / "phase1"))
     before = (runs_dir / "phase1" / "config.json").read_bytes()
     with pytest.raises(InputError, match="holds a run of the job 'phase1'"):
-        jobs.make_masks(config, runs_dir / "phase1")
+        jobs.run(config, runs_dir / "phase1")
     assert (runs_dir / "phase1" / "config.json").read_bytes() == before
 
 
@@ -56,15 +57,15 @@ def test_masks_of_other_settings_are_not_mixed(runs_dir):
     config.data.workers, config.batch_size, config.sheet_patches = 0, 8, 2
     config.white_threshold = 180
     with pytest.raises(InputError, match=r"other settings \(white_threshold: 200 / 180\)"):
-        jobs.make_masks(config, runs_dir / "masks")
+        jobs.run(config, runs_dir / "masks")
 
 
 def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch):
-    whole = runs_dir / "masks" / pseudo_masks.FOLDER
+    whole = runs_dir / "masks" / runs.PSEUDO_MASKS
     workdir = tmp_path / "masks"
     shutil.copytree(runs_dir / "masks", workdir)
     (workdir / "contact_sheet.png").unlink()
-    paths = sorted((workdir / pseudo_masks.FOLDER).rglob("*.png"))
+    paths = sorted((workdir / runs.PSEUDO_MASKS).rglob("*.png"))
     missing = paths[::5]
     for path in missing:
         path.unlink()
@@ -77,25 +78,25 @@ def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch
 
     monkeypatch.setattr(folders, "write_mask", count)
     config = config_lib.load(workdir, "workdir")
-    jobs.make_masks(config, workdir)
+    jobs.run(config, workdir)
     assert {path.stem for path in written} == {path.stem for path in missing}
     for path in paths:
-        other = whole / path.relative_to(workdir / pseudo_masks.FOLDER)
+        other = whole / path.relative_to(workdir / runs.PSEUDO_MASKS)
         assert path.read_bytes() == other.read_bytes()
     sheet = (runs_dir / "masks" / "contact_sheet.png").read_bytes()
     assert (workdir / "contact_sheet.png").read_bytes() == sheet
 
     written.clear()
-    jobs.make_masks(config, workdir)
+    jobs.run(config, workdir)
     assert not written  # all are there
-    (workdir / pseudo_masks.FOLDER / "classifier.txt").write_text("trained further since")
+    (workdir / runs.PSEUDO_MASKS / "classifier.txt").write_text("trained further since")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pseudo_masks, "_opener", _interrupt)
-        jobs.make_masks(config, workdir)
+        patch.setattr(masks_job, "make_opener", _interrupt)
+        jobs.run(config, workdir)
     # Of no other masks than those that are there.
     assert not [path for path in workdir.iterdir() if path.suffix in (".csv", ".png")]
     assert not (workdir / "scores.json").exists()
-    jobs.make_masks(config, workdir)
+    jobs.run(config, workdir)
     assert len(written) == len(paths)
 
 
@@ -104,14 +105,14 @@ def _interrupt(*_):
 
 
 def _stamp(workdir):
-    return workdir / pseudo_masks.FOLDER / "classifier.txt"
+    return workdir / runs.PSEUDO_MASKS / "classifier.txt"
 
 
 def test_masks_in_linked_folders_are_made_anew(runs_dir, tmp_path):
     workdir, elsewhere = tmp_path / "masks", tmp_path / "elsewhere"
     shutil.copytree(runs_dir / "masks", workdir)
-    (workdir / pseudo_masks.FOLDER).rename(elsewhere)
-    (workdir / pseudo_masks.FOLDER).symlink_to(elsewhere)
+    (workdir / runs.PSEUDO_MASKS).rename(elsewhere)
+    (workdir / runs.PSEUDO_MASKS).symlink_to(elsewhere)
     (elsewhere / "PM_bn7").rename(tmp_path / "bn7")
     (elsewhere / "PM_bn7").symlink_to(tmp_path / "bn7")
     theirs = tmp_path / "bn7" / "mine.png"
@@ -122,7 +123,7 @@ def test_masks_in_linked_folders_are_made_anew(runs_dir, tmp_path):
     for path in sorted(elsewhere.glob("PM_*/train_*.png")):
         expected[path] = path.read_bytes()
         path.write_bytes(b"of another classifier")
-    jobs.make_masks(config_lib.load(workdir, "workdir"), workdir)
+    jobs.run(config_lib.load(workdir, "workdir"), workdir)
     assert len(expected) == 3 * COUNTS["train"]
     for path, content in expected.items():
         assert path.read_bytes() == content
@@ -133,11 +134,11 @@ def test_a_mask_that_cannot_be_removed_is_told_and_the_stamp_stays(runs_dir, tmp
     workdir = tmp_path / "masks"
     shutil.copytree(runs_dir / "masks", workdir)
     _stamp(workdir).write_text("of another classifier")
-    mask = sorted(pseudo_masks.layer_dir(workdir, "bn7").iterdir())[0]
+    mask = sorted(runs.layer_dir(workdir, "bn7").iterdir())[0]
     mask.unlink()
     mask.mkdir()  # which nothing removes as a file
     with pytest.raises(OSError, match=mask.stem.replace("[", r"\[").replace("]", r"\]")):
-        jobs.make_masks(config_lib.load(workdir, "workdir"), workdir)
+        jobs.run(config_lib.load(workdir, "workdir"), workdir)
     assert _stamp(workdir).read_text() == "of another classifier"
 
 
@@ -159,7 +160,7 @@ def test_masks_of_other_patches_are_made_anew(runs_dir, tissue_dir, tmp_path, mo
     monkeypatch.setattr(folders, "write_mask", count)
     config = config_lib.load(workdir, "workdir")
     config.data.root = str(root)
-    jobs.make_masks(config, workdir)
+    jobs.run(config, workdir)
     assert {path.stem for path in written} == {first.stem} and len(written) == 3
     for layer in config.layers:
-        assert not (pseudo_masks.layer_dir(workdir, layer) / second.name).exists()
+        assert not (runs.layer_dir(workdir, layer) / second.name).exists()

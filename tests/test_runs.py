@@ -60,7 +60,7 @@ def test_another_setting_is_no_continuation(runs_dir, tissue_dir):
     config = tiny_phase1(tissue_dir)
     config.epochs, config.seed = 1, 7
     with pytest.raises(InputError, match=r"other settings \(seed: 0 / 7\)"):
-        jobs.train_phase1(config, runs_dir / "phase1")
+        jobs.run(config, runs_dir / "phase1")
 
 
 RECORDS = [PatchRecord("a", "1 0", "00000001"), PatchRecord("b", "0 1", "00000002")]
@@ -103,26 +103,26 @@ def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path, capsy
     path.write_bytes(path.read_bytes() + b"!")
     before = (runs_dir / "phase1" / "patches.json").read_bytes()
     with pytest.raises(InputError) as caught:
-        jobs.train_phase1(config, runs_dir / "phase1")
+        jobs.run(config, runs_dir / "phase1")
     assert f"(the content of {path.stem} has changed): restore" in str(caught.value)
     assert (runs_dir / "phase1" / "patches.json").read_bytes() == before
     path.write_bytes(path.read_bytes()[:-1])
     mask = sorted((tmp_path / "data/val/mask").iterdir())[0]  # it chooses the checkpoint
     mask.write_bytes(mask.read_bytes() + b"!")
     with pytest.raises(InputError, match=rf"the content of val/{mask.stem} has changed"):
-        jobs.train_phase1(config, runs_dir / "phase1")
+        jobs.run(config, runs_dir / "phase1")
     mask.write_bytes(mask.read_bytes()[:-1])
     description = tmp_path / "data/dataset.json"
     fields = json.loads(description.read_text())
     for field, value in (("classes", fields["classes"][::-1]), ("white", not fields["white"])):
         description.write_text(json.dumps({**fields, "roles": {}, field: value}))
         with pytest.raises(InputError, match=rf"was trained with {field} .* set it as it was"):
-            jobs.train_phase1(config, runs_dir / "phase1")
+            jobs.run(config, runs_dir / "phase1")
     description.write_text(json.dumps(fields))
-    jobs.train_phase1(config, runs_dir / "phase1")  # the same patches, in another folder
+    jobs.run(config, runs_dir / "phase1")  # the same patches, in another folder
     assert "without comparing them" not in capsys.readouterr().out
     (runs_dir / "phase1" / "patches.json").unlink()  # as in a run of version 0.1
-    jobs.train_phase1(config, runs_dir / "phase1")
+    jobs.run(config, runs_dir / "phase1")
     assert "going on without comparing them" in capsys.readouterr().out
     assert (runs_dir / "phase1" / "patches.json").read_bytes() == before
 

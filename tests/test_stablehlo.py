@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SIZE
-from wsss_jax import phase1, phase2
 from wsss_jax.errors import InputError
 from wsss_jax.interop import stablehlo
+from wsss_jax.methods import phase1, phase2
 
 PHASES = {"phase1": phase1, "phase2": phase2}
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -43,7 +43,7 @@ def _live(trained, images, precision="float32"):
     config = trained.config.copy_and_resolve_references()
     config.precision = precision
     phase = PHASES[config.job]
-    model = phase.build_model(config, trained.dataset.num_classes)
+    model = phase.build_network(config, trained.dataset.num_classes)
     result = jax.jit(partial(phase.predict, config, model))(trained.variables, images)
     return result if phase is phase1 else (jax.nn.softmax(result), result.argmax(axis=-1))
 

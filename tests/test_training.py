@@ -12,40 +12,54 @@ from jax.ad_checkpoint import checkpoint_name
 from data.dataset import load_dataset
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1, tiny_phase2
-from wsss_jax import inputs, jobs, parallel, phase1, phase2, sources, training
+from wsss_jax import inputs, jobs, parallel, sources
 from wsss_jax.checkpoints import Checkpoints
 from wsss_jax.errors import InputError, Preempted
+from wsss_jax.methods import phase1, phase2
 from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Dropout
+from wsss_jax.state import network_shapes
+from wsss_jax.training import loop
+from wsss_jax.training.step import compute_gradients, make_state, merge, partition, state_shapes
+from wsss_jax.training.trained import load_trained
+from wsss_jax.training.validation import make_validation
 
 
-def _build(root, config):
-    dataset = load_dataset("", root)
-    source = sources.open_source(config.data, dataset, "train")
-    validation = sources.open_source(config.data, dataset, "val")
-    steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
-    return source, phase1.phase(config, dataset.num_classes, config.epochs * steps, validation)
+class _Run:
+    """A training of the drawn patches, to be started in workdirs."""
+
+    def __init__(self, root, config):
+        self.config, dataset = config, load_dataset("", root)
+        self.source = sources.open_source(config.data, dataset, "train")
+        validation = sources.open_source(config.data, dataset, "val")
+        steps = inputs.count_steps(len(self.source), config.batch_size, config.drop_last)
+        self.task = phase1.make_task(config, dataset.num_classes, config.epochs * steps)
+        self.validate = make_validation(config, dataset.num_classes, validation)
+
+    def fit(self, workdir, validate=None, validation=None):
+        patches = loop.Patches(DATASET, self.source, validation)
+        return loop.fit(self.config, workdir, self.task, patches, validate or self.validate)
 
 
-def _variables(workdir, phase):
+def _variables(workdir, task):
     checkpoints = Checkpoints(workdir, read_only=True)
-    state = checkpoints.restore_latest(training.state_shapes(phase))[0]
+    state = checkpoints.restore_latest(state_shapes(task))[0]
     checkpoints.close()
     return state
 
 
 def test_partition_and_merge_are_inverses():
     params = {"b2": {"a": {"kernel": 1, "scale": 2}}, "fc8": {"kernel": 3}}
-    one, other = training.partition(params, lambda path: path[-1] == "kernel")
+    one, other = partition(params, lambda path: path[-1] == "kernel")
     assert one == {"b2": {"a": {"kernel": 1}}, "fc8": {"kernel": 3}}
     assert other == {"b2": {"a": {"scale": 2}}}
-    assert training.merge(one, other) == params
+    assert merge(one, other) == params
 
 
 def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
     """Stopped in the validation of its second epoch and started again: as if never disturbed."""
     config = tiny_phase1(tissue_dir)
-    source, phase = _build(tissue_dir, config)
-    history = training.fit(config, DATASET, tmp_path / "whole", phase, source)
+    run = _Run(tissue_dir, config)
+    history = run.fit(tmp_path / "whole")
     assert [figures["epoch"] for figures in history] == [0, 1]
     assert {"loss", "mu", "val_exact_match", "val_patch_accuracy", "miou"} <= history[0].keys()
     assert all(np.isfinite(figures["loss"]) for figures in history)
@@ -57,14 +71,12 @@ def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return phase.validate(variables)
+        return run.validate(variables)
 
     with pytest.raises(KeyboardInterrupt):
-        training.fit(
-            config, DATASET, tmp_path / "cut", phase._replace(validate=stop_in_second_epoch), source
-        )
-    assert training.fit(config, DATASET, tmp_path / "cut", phase, source) == history
-    whole, cut = (_variables(tmp_path / name, phase) for name in ("whole", "cut"))
+        run.fit(tmp_path / "cut", stop_in_second_epoch)
+    assert run.fit(tmp_path / "cut") == history
+    whole, cut = (_variables(tmp_path / name, run.task) for name in ("whole", "cut"))
     assert int(whole.step) == 6
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
@@ -72,15 +84,15 @@ def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
 def test_frozen_layers_keep_their_weights(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.epochs = 1
-    source, phase = _build(tissue_dir, config)
-    training.fit(config, DATASET, tmp_path / "first", phase, source)
-    before = _variables(tmp_path / "first", phase)
+    run = _Run(tissue_dir, config)
+    run.fit(tmp_path / "first")
+    before = _variables(tmp_path / "first", run.task)
 
     config.init, config.model.batch_norm = str(tmp_path / "first"), "frozen"
     config.optimizer.learning_rate = 1e-6  # the running statistics of three steps mean little
-    source, phase = _build(tissue_dir, config)
-    training.fit(config, DATASET, tmp_path / "second", phase, source)
-    after = _variables(tmp_path / "second", phase)
+    run = _Run(tissue_dir, config)
+    run.fit(tmp_path / "second")
+    after = _variables(tmp_path / "second", run.task)
 
     def same(path):
         one, other = before.variables, after.variables
@@ -97,41 +109,41 @@ def test_frozen_layers_keep_their_weights(tissue_dir, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.optimizer.learning_rate = 1e30
-    source, phase = _build(tissue_dir, config)
+    run = _Run(tissue_dir, config)
     with pytest.raises(
         InputError, match=r"the loss is not finite at step \d+ \(patches .*learning_rate"
     ):
-        training.fit(config, DATASET, tmp_path, phase, source)
+        run.fit(tmp_path)
 
 
 def test_too_few_patches(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.batch_size = 50
-    source, phase = _build(tissue_dir, config)
+    run = _Run(tissue_dir, config)
     with pytest.raises(InputError, match="only 12 training patches"):
-        training.fit(config, DATASET, tmp_path, phase, source)
+        run.fit(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_validation_masks_without_a_pixel_that_counts(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.select = "best"
-    source, phase = _build(tissue_dir, config)
-    patch = source[0]
+    run = _Run(tissue_dir, config)
+    patch = run.source[0]
     for masks in ({}, {"masks": np.full((1, 32, 32), DATASET.excluded, np.uint8)}):
         with pytest.raises(InputError, match=r"no pixel of the validation masks .*select=last"):
-            training.fit(config, DATASET, tmp_path, phase, source, [patch | masks])
+            run.fit(tmp_path, validation=[patch | masks])
     assert not list(tmp_path.iterdir())
 
 
 def test_only_the_first_epoch_compiles(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.epochs, config.pda.hold_epochs = 3, 1  # mu changes in every epoch
-    source, phase = _build(tissue_dir, config)
+    run = _Run(tissue_dir, config)
     compiled, after_epoch = [], []
 
     def validate(variables):
-        scores = phase.validate(variables)
+        scores = run.validate(variables)
         after_epoch.append(len(compiled))
         return scores
 
@@ -141,7 +153,7 @@ def test_only_the_first_epoch_compiles(tissue_dir, tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        training.fit(config, DATASET, tmp_path, phase._replace(validate=validate), source)
+        run.fit(tmp_path, validate)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert 0 < after_epoch[0] == after_epoch[1] == after_epoch[2]
@@ -167,15 +179,15 @@ def test_saving_memory_does_not_change_the_gradients(changed):
         "weight": np.float32([1, 1, 1, 1, 1, 0, 0, 0]),  # parts with nothing that counts
         "position": np.arange(8, dtype=np.int32),
     }
-    phase = phase1.phase(config, 4, 10, None)._replace(
-        model=model, loss=partial(phase1.loss_function, config, model), is_trainable=lambda _: True
+    task = phase1.make_task(config, 4, 10)._replace(
+        network=model, loss=phase1.make_loss(config, model), is_trained=lambda _: True
     )
     variables = model.init(jax.random.key(0), batch["image"].astype(np.float32), train=False)
     found = []
-    for one in (phase, phase._replace(**changed)):
-        state = training.initial_state(one, {**variables, "batch_stats": {}})
+    for one in (task, task._replace(**changed)):
+        state = make_state(one, {**variables, "batch_stats": {}})
         step = jax.pmap(
-            partial(training.compute_gradients, one), parallel.AXIS, in_axes=(None, 0, None, None)
+            partial(compute_gradients, one), parallel.AXIS, in_axes=(None, 0, None, None)
         )
         shard = {name: array[None] for name, array in batch.items()}
         found.append(step(state, shard, {"mu": np.float32(0.9)}, jax.random.key(1)))
@@ -187,11 +199,11 @@ def test_the_networks_say_what_to_keep():
     second = tiny_phase2("unused")
     second.model.blocks = (3, 4, 23, 3)
     for build, config, blocks in (
-        (phase1.build_model, tiny_phase1("unused"), 19),  # conv1a, b2 ... b7, bn7
-        (phase2.build_model, second, 33),
+        (phase1.build_network, tiny_phase1("unused"), 19),  # conv1a, b2 ... b7, bn7
+        (phase2.build_network, second, 33),
     ):
         model = build(config, 4)
-        shapes = training.network_shapes(model)
+        shapes = network_shapes(model)
         image = np.zeros((1, 32, 32, 3), np.float32)
         traced = jax.make_jaxpr(partial(model.apply, train=False))(shapes, image)
         assert str(traced).count(f"name={BLOCK_OUTPUT}") == blocks
@@ -205,25 +217,26 @@ def test_trained_statistics_need_the_whole_batch(tissue_dir, tmp_path):
 
 
 @pytest.mark.parametrize("history", ["", "[{", "null", "3", '{"epoch": 0}'])
-def test_a_damaged_history_is_told_of(history, runs_dir, tmp_path, capsys):
+def test_a_damaged_history_is_named(history, runs_dir, tmp_path, capsys):
     shutil.copytree(runs_dir / "phase1", tmp_path / "run")
     (tmp_path / "run" / "history.json").write_text(history)
-    phase1.load(str(tmp_path / "run"), "phase1")
-    assert "history.json is damaged" in capsys.readouterr().out
+    load_trained(str(tmp_path / "run"), "phase1", "")
+    said = capsys.readouterr().out
+    assert "history.json: not " in said and "how long it was trained is not known" in said
 
 
 def test_a_run_goes_on_from_a_damaged_history(tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
-    source, phase = _build(tissue_dir, config)
-    whole = training.fit(config, DATASET, tmp_path, phase, source)
+    run = _Run(tissue_dir, config)
+    whole = run.fit(tmp_path)
     (tmp_path / "history.json").write_text("nul")
-    assert training.fit(config, DATASET, tmp_path, phase, source) == whole
+    assert run.fit(tmp_path) == whole
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_both_signals_save_and_name_themselves(number, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
-    source, phase = _build(tissue_dir, config)
+    run = _Run(tissue_dir, config)
     told = []
 
     def validate(variables):
@@ -233,5 +246,5 @@ def test_both_signals_save_and_name_themselves(number, tissue_dir, tmp_path):
         return {"miou": 0.0}
 
     with pytest.raises(Preempted, match=f"stopped by {number.name} after step 4 of 6; the same"):
-        training.fit(config, DATASET, tmp_path, phase._replace(validate=validate), source)
-    assert int(_variables(tmp_path, phase).step) == 4
+        run.fit(tmp_path, validate)
+    assert int(_variables(tmp_path, run.task).step) == 4

@@ -1,4 +1,4 @@
-"""The check of a configuration, and its way to and from disk."""
+"""The configuration of a job: checked, completed and frozen, saved and loaded."""
 
 import difflib
 import json
@@ -8,8 +8,8 @@ from typing import Any
 
 import ml_collections
 
-from wsss_jax import __version__
-from wsss_jax.config_rules import ADDED, NESTED_JOBS, RULES, one_of
+from wsss_jax import __version__, jobs
+from wsss_jax.config_rules import NOTHING, one_of
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 
@@ -20,14 +20,14 @@ _LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 
 def _leaves(config: Mapping, prefix: str = "") -> dict[str, Any]:
-    found = {}
+    leaves = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping | ml_collections.ConfigDict) and path != "codes":
-            found.update(_leaves(value, f"{path}."))
+            leaves.update(_leaves(value, f"{path}."))
         else:
-            found[path] = value
-    return found
+            leaves[path] = value
+    return leaves
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -57,20 +57,20 @@ def check_home(path: str, field: str) -> None:
 
 def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
     job = config.get("job")
-    if not isinstance(job, str) or job not in RULES:
-        raise InputError(f"{prefix}job is {_shown(job)}: it must be {one_of(*RULES).text}")
-    rules = RULES[job]
+    if not isinstance(job, str) or job not in jobs.names():
+        raise InputError(f"{prefix}job is {_shown(job)}: it must be {one_of(*jobs.names()).text}")
+    specification = jobs.specification(job)
+    rules, nested = specification.FIELDS, getattr(specification, "NESTED", ())
     leaves = _leaves(config)
     del leaves["job"]
-    nested = NESTED_JOBS.get(job)
     if nested:
-        jobs = config.get("jobs", {})
-        if not isinstance(jobs, ml_collections.ConfigDict) or set(jobs) != set(nested):
+        inner = config.get("jobs", {})
+        if not isinstance(inner, ml_collections.ConfigDict) or set(inner) != set(nested):
             raise InputError(f"{prefix}jobs must hold {', '.join(nested)} and nothing else")
         for name in nested:
-            if not isinstance(jobs[name], ml_collections.ConfigDict):
+            if not isinstance(inner[name], ml_collections.ConfigDict):
                 raise InputError(f"{prefix}jobs.{name} must hold the fields of that job")
-            _validate(jobs[name], f"{prefix}jobs.{name}.")
+            _validate(inner[name], f"{prefix}jobs.{name}.")
         leaves = {k: v for k, v in leaves.items() if not k.startswith("jobs.")}
     for path, value in leaves.items():
         if path not in rules:
@@ -82,38 +82,31 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
     missing = sorted(set(rules) - set(leaves))
     if missing:
         raise InputError(f"{prefix}{missing[0]} is missing: it must be {rules[missing[0]].text}")
-    if job == "phase2" and len(config.layers) != len(config.layer_weights):
-        raise InputError(
-            f"{prefix}layer_weights has {len(config.layer_weights)} entries for the "
-            f"{len(config.layers)} of {prefix}layers: give one weight for each layer"
-        )
-    if job in ("phase2", "masks") and not config.layers:
-        raise InputError(f"{prefix}layers is empty: name at least one layer")
-    if job == "evaluate" and not (config.phase1 or config.phase2):
-        raise InputError(f"{prefix}phase1 and {prefix}phase2 are empty: name at least one run")
-    for field in ("formats", "platforms") if job == "export" else ():
-        if not config[field]:
-            raise InputError(f"{prefix}{field} is empty: it must be {rules[field].text}")
-    if job == "prepare" and abs(sum(config.shares) - 1) > 1e-6:
-        raise InputError(
-            f"{prefix}shares is {tuple(config.shares)}: train, val and test must sum to 1"
-        )
+    if check := getattr(specification, "check", None):
+        check(config, prefix)
+
+
+def freeze(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
+    """Returns the configuration as nothing can change it any more: complete, as a job begins."""
+    return ml_collections.FrozenConfigDict(config)
+
+
+def thaw(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy that can be changed, for the job to complete."""
+    return ml_collections.ConfigDict(config.to_dict())
+
+
+def replace(config: ml_collections.ConfigDict, **fields: Any) -> ml_collections.FrozenConfigDict:
+    """Returns a frozen copy with other values of some fields."""
+    changed = thaw(config)
+    for name, value in fields.items():
+        changed[name] = value
+    return freeze(changed)
 
 
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
-
-
-def to_json(config: ml_collections.ConfigDict) -> str:
-    """The whole configuration as JSON text (tuples become lists)."""
-    return json.dumps(config.to_dict(), indent=2) + "\n"
-
-
-def from_json(text: str) -> ml_collections.ConfigDict:
-    """Inverse of `to_json`; lists become tuples, so that it equals the original."""
-
-    return ml_collections.ConfigDict(_with_tuples(json.loads(text)))
 
 
 def _with_tuples(value: Any) -> Any:
@@ -123,7 +116,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:
-    """The fields in which two configurations differ, as `field: a / b`."""
+    """Lists the fields in which two configurations differ, as `field: a / b`."""
     a, b = _leaves(one), _leaves(other)
     return [
         f"{path}: {a.get(path)!r} / {b.get(path)!r}"
@@ -140,8 +133,8 @@ def save(config: ml_collections.ConfigDict, workdir: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
-    """The configuration of an earlier run; fields that came later do what that version did.
+def load(workdir: Path, field: str) -> ml_collections.FrozenConfigDict:
+    """Loads the configuration of an earlier run; later fields do what that version did.
 
     Args:
       workdir: the run's folder, as the user named it in `field`.
@@ -163,11 +156,11 @@ def load(workdir: Path, field: str) -> ml_collections.ConfigDict:
         raise InputError(
             f"{error} (was it written by a later version?); run that job again"
         ) from error
-    return config
+    return freeze(config)
 
 
 def version(workdir: Path, field: str) -> str:
-    """The version of this software that wrote a run; arguments and errors as of `load`."""
+    """Reads which version of this software wrote a run; arguments and errors as of `load`."""
     return str(_read(workdir, field)[1].get(VERSION, FIRST_VERSION))
 
 
@@ -182,7 +175,7 @@ def _read(workdir: Path, field: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _object(path: Path, content: bytes) -> dict[str, Any]:
-    """The JSON object of a file, lists as tuples."""
+    """Reads the JSON object of a file, lists as tuples."""
     try:
         values = _with_tuples(json.loads(content))
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
@@ -193,17 +186,21 @@ def _object(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _add_later_fields(values: dict[str, Any]) -> None:
+    """Gives fields that an earlier version did not have the value that does what it did."""
     job = values.get("job")
-    if not isinstance(job, str):
-        return
-    for path, value in ADDED.get(job, {}).items():
+    if not isinstance(job, str) or job not in jobs.names():
+        return  # `_validate` says so
+    specification = jobs.specification(job)
+    for path, rule in specification.FIELDS.items():
+        if rule.before is NOTHING:
+            continue
         *sections, name = path.split(".")
         part = values
         for section in sections:
             part = part.get(section) if isinstance(part, dict) else None
         if isinstance(part, dict):
-            part.setdefault(name, value)
-    nested = values.get("jobs")
-    for name in NESTED_JOBS.get(job, ()):
-        if isinstance(nested, dict) and isinstance(nested.get(name), dict):
-            _add_later_fields(nested[name])
+            part.setdefault(name, rule.before)
+    inner = values.get("jobs")
+    for name in getattr(specification, "NESTED", ()):
+        if isinstance(inner, dict) and isinstance(inner.get(name), dict):
+            _add_later_fields(inner[name])

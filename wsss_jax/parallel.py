@@ -204,16 +204,33 @@ def map_train_step(step: Callable) -> Callable:
     return run
 
 
-def map_batch(function: Callable) -> Callable:
+class PendingArray:
+    """An array (B, ...) that is still computed: NumPy waits for it when it asks for the values."""
+
+    def __init__(self, sharded: jax.Array):
+        sharded.copy_to_host_async()
+        self._sharded = sharded
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole = np.asarray(self._sharded)
+        return whole.reshape(-1, *whole.shape[2:])
+
+
+def map_batch(function: Callable, *, wait: bool = True) -> Callable:
     """Maps `function(variables, batch) -> arrays (B, ...)` over the local devices.
 
-    Returns a function of this process's batch whose results are NumPy arrays (B, ...). The
-    processes do not wait for each other.
+    Args:
+      function: of one device's share of the batch.
+      wait: False returns at once, with arrays of `PendingArray`.
+
+    Returns:
+      a function of the variables and this process's batch, whose results are NumPy arrays (B, ...).
+      Processes do not wait for each other.
     """
     mapped = jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=0, devices=jax.local_devices())
 
     def run(variables: Any, batch: dict[str, np.ndarray]) -> Any:
-        out = mapped(variables, shard(batch))
-        return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), out)
+        pending = jax.tree.map(PendingArray, mapped(variables, shard(batch)))
+        return jax.tree.map(np.asarray, pending) if wait else pending
 
     return run

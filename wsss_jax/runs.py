@@ -1,9 +1,9 @@
-"""What a run leaves in its workdir for the runs after it: its configuration and its data set."""
+"""The folder of a run: who may work in it, and what it holds for the runs after it."""
 
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from wsss_jax.patch_records import PatchRecord
 Job = Callable[[ml_collections.ConfigDict, Path], Any]
 
 DATASET_FILE = "dataset.json"
+PSEUDO_MASKS = "train_PM"
 # Fields of a data set that say what labels and mask values mean.
 MEANING = ("classes", "white", "label_notation", "present_share")
 # Fields that may change between a run and its continuation.
@@ -49,17 +50,22 @@ FREE_FIELDS = (
 )
 
 
+def layer_dir(workdir: Path, layer: str) -> Path:
+    """Returns the folder of a layer's masks: `train_PM/PM_<layer>`, as in the reference."""
+    return Path(workdir) / PSEUDO_MASKS / f"PM_{layer}"
+
+
 def holds_workdir(job: Job, *, shared: bool = False) -> Job:
-    """The job, done while its workdir is held: no other job works in it meanwhile.
+    """Makes a job hold its workdir: no other job works in it meanwhile.
 
     Args:
-      job: what is done.
+      job: the function of a job, `run(config, workdir)`.
       shared: processes that do this job may share the folder; others are kept out.
     """
 
     @functools.wraps(job)
     def held_job(config: ml_collections.ConfigDict, workdir: Path) -> Any:
-        with _held(workdir, shared=shared):
+        with _hold(workdir, shared=shared):
             return job(config, workdir)
 
     return held_job
@@ -69,11 +75,11 @@ shares_workdir = functools.partial(holds_workdir, shared=True)
 
 
 @contextlib.contextmanager
-def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
-    """Of several processes of a run, the first holds the folder for all of them.
+def _hold(workdir: Path, *, shared: bool) -> Iterator[None]:
+    """Holds a folder; of several processes of a run, the first does so for all of them.
 
     Raises:
-      InputError: there is something else in it, or another process works in it.
+      InputError: it holds something else, or another process works in it.
     """
     with contextlib.ExitStack() as stack:
         problem = None
@@ -95,7 +101,7 @@ def _held(workdir: Path, *, shared: bool) -> Iterator[None]:
 
 
 def _clear_if_alone(workdir: Path) -> None:
-    """Removes what killed processes left, unless others are at work, who may be writing it."""
+    """Removes what killed processes left, unless others are at work and may be writing it."""
     if not any(workdir.glob(f"{UNFINISHED}*")):
         return
     with contextlib.suppress(InputError), hold_lock(workdir / LOCK) as held:
@@ -104,7 +110,10 @@ def _clear_if_alone(workdir: Path) -> None:
 
 
 def _refuse_foreign(workdir: Path) -> None:
-    """Every job writes `config.json` before any other file but hidden ones and locks."""
+    """Refuses a folder with files of something else.
+
+    Every job writes `config.json` before any other file but hidden ones and locks.
+    """
     if not workdir.is_dir() or (workdir / config_lib.CONFIG_FILE).is_file():
         return  # `check` reads it
     for path in sorted(workdir.iterdir()):
@@ -116,14 +125,14 @@ def _refuse_foreign(workdir: Path) -> None:
 
 
 def _has_files(path: Path) -> bool:
-    """Whether a path is a file, or a folder with any below it but the locks of slides."""
+    """Tells whether a path is a file, or a folder with any below it but the locks of slides."""
     if not path.is_dir():
         return True
     return any(set(files) - {"lock"} for _, _, files in os.walk(path, followlinks=True))
 
 
 def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) -> None:
-    """Refuses a folder that holds something this run would spoil or could not go on with.
+    """Refuses a folder that holds something this run would damage or could not go on with.
 
     Args:
       config: of this run.
@@ -185,8 +194,8 @@ def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: boo
     before = patch_records.load(workdir) if started else []
     if before is None:
         tqdm.write(
-            f"{workdir}: begun by version 0.1, which did not write down its patches: going on "
-            "without comparing them"
+            f"{workdir}: begun by version 0.1, which did not record its patches: they are not "
+            "compared"
         )
     elif started and (difference := patch_records.find_difference(before, records)):
         raise InputError(
@@ -202,39 +211,44 @@ def save(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) -> 
         save_dataset(dataset, path)
 
 
-def load(workdir: str, field: str, job: str) -> tuple[ml_collections.ConfigDict, Dataset]:
-    """The configuration and data set of an earlier run.
+def load(
+    workdir: str, field: str, wanted: str | Collection[str]
+) -> tuple[ml_collections.FrozenConfigDict, Dataset]:
+    """Loads the configuration and data set of an earlier run.
 
     Args:
       workdir: the run's folder, as the user named it in `field`.
       field: of the configuration, for the message.
-      job: what the run must have been.
+      wanted: the jobs of which it must be.
 
     Raises:
       InputError: no run there, or one of another job.
     """
+    wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     check_utf8(workdir)
     config = config_lib.load(Path(workdir), field)
-    if config.job != job:
+    if config.job not in wanted:
         raise InputError(
-            f"config.{field}: {workdir} is a run of the job {config.job!r}, not {job!r}: "
-            f"set --config.{field} to the workdir of one"
+            f"config.{field}: {workdir} is a run of the job {config.job!r}, not "
+            f"{' or '.join(map(repr, wanted))}: set --config.{field} to the workdir of one"
         )
     return config, load_dataset(str(Path(workdir) / DATASET_FILE), workdir)
 
 
-def inherit_data(data: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict) -> None:
-    """Fills the empty fields of `config.data` with those of the earlier run's, in place.
+def inherit_data(
+    data: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict
+) -> ml_collections.FrozenConfigDict:
+    """Returns `config.data` with its empty fields as in the earlier run.
 
     Raises:
       InputError: another data set is named than the earlier run learned.
     """
-    for name in ("root", "dataset", "patch_size"):
-        if not data[name]:
-            data[name] = earlier[name]
-    if data.dataset != earlier.dataset:
+    inherited = {
+        name: data[name] or earlier[name] for name in ("root", "dataset", "patch_size", "resize")
+    }
+    if inherited["dataset"] != earlier.dataset:
         raise InputError(
             f"config.data.dataset is {data.dataset!r} but the earlier run learned "
             f"{earlier.dataset!r}: leave the field empty"
         )
-    data.resize = data.resize or earlier.resize
+    return config_lib.replace(data, **inherited)

@@ -53,7 +53,7 @@ def scale_learning_rate(
     With `optimizer.base_batch_size`, the learning rate is for batches of that size and grows in
     proportion (Goyal et al. 2017).
     """
-    scaled = optimizer.copy_and_resolve_references()
+    scaled = ml_collections.ConfigDict(optimizer)  # one that is not frozen
     if optimizer.base_batch_size:
         scaled.learning_rate = optimizer.learning_rate * batch_size / optimizer.base_batch_size
     return scaled

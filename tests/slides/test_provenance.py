@@ -8,9 +8,10 @@ from configs import base
 from data import synthetic
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
-from wsss_jax import phase2, runs
+from wsss_jax import runs
 from wsss_jax.errors import InputError
 from wsss_jax.slides.mapping import provenance
+from wsss_jax.training.trained import load_trained
 
 LUAD = load_dataset("luad_histoseg", "")
 
@@ -103,7 +104,7 @@ def test_precision_is_that_of_the_run_or_the_one_asked_for(runs_dir):
     config.precision = "bfloat16"
     origin = provenance.read(config)["phase2"]
     assert (origin.trained_in, origin.precision) == ("float32", "bfloat16")
-    trained = phase2.load(str(runs_dir / "phase2"), "phase2", "bfloat16")
+    trained = load_trained(str(runs_dir / "phase2"), "phase2", "bfloat16", "")
     assert trained.model.dtype == "bfloat16"
     params = trained.variables["params"]
     kernel = next(iter(params["aspp"].values()))

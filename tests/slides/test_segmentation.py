@@ -62,7 +62,7 @@ def finished(slide, runs_dir, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("finished") / "maps"
     config = _config(slide, runs_dir)
     config.probabilities = True
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     return workdir
 
 
@@ -110,18 +110,18 @@ def test_finished_slides_are_skipped_and_changed_settings_redo_them(
 ):
     config, workdir = _config(slide, runs_dir), tmp_path / "maps"
     config.probabilities = True
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     for name in DETERMINISTIC:  # of two runs
         assert (workdir / "a slide" / name).read_bytes() == (
             finished / "a slide" / name
         ).read_bytes()
     before = {path: path.stat().st_mtime_ns for path in (workdir / "a slide").iterdir()}
     capsys.readouterr()
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert "1 of 1: a slide: finished before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     config.window, config.probabilities = "hann", False
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert "was finished with other probabilities, window: done again" in capsys.readouterr().out
     assert not (workdir / "a slide" / "probabilities.ome.tif").exists()
     assert (workdir / "a slide" / "report.html").stat().st_mtime_ns > max(before.values())
@@ -156,18 +156,18 @@ def test_files_depend_on_their_own_settings(
     config.update_from_flattened_dict(changes)
     monkeypatch.setattr(networks, "load", _no_load)
     before = _times(workdir / "a slide")
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     after = _times(workdir / "a slide")
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {*written, "report.html", "slide.json"}
     gone = set() if config.probabilities else {"probabilities.ome.tif"}
     assert before.keys() - after.keys() == gone
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert _times(workdir / "a slide") == after
     # The parts still have what they had: a slide without them is made anew, not its tiles.
     (workdir / "a slide" / "slide.json").unlink()
     (workdir / "a slide" / "areas.csv").unlink()
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert json.loads((workdir / "a slide" / "slide.json").read_text())["tiles_of_last_start"] == 0
     assert (workdir / "a slide" / "areas.csv").read_bytes() == (
         finished / "a slide" / "areas.csv"
@@ -186,10 +186,10 @@ def test_a_kill_between_two_files_leaves_nothing_stale(
             raise KeyboardInterrupt
 
         patch.setattr(slide_pictures, "write_pictures", killed)
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     assert not (workdir / "a slide" / "slide.json").exists()
-    jobs.segment(config, workdir)
-    jobs.segment(config, tmp_path / "anew")
+    jobs.run(config, workdir)
+    jobs.run(config, tmp_path / "anew")
     for name in ("overlay.png", "label_map_rgb.tif", *DETERMINISTIC):
         expected = (tmp_path / "anew" / "a slide" / name).read_bytes()
         assert (workdir / "a slide" / name).read_bytes() == expected
@@ -204,15 +204,15 @@ def test_networks_that_changed_are_loaded(slide, finished, runs_dir, tmp_path, m
     config = _config(slide, runs_dir)
     config.probabilities, config.phase2 = True, str(tmp_path / "phase2")
     before = _times(tmp_path / "maps" / "a slide")
-    jobs.segment(config, tmp_path / "maps")  # a copy: other files, the same weights
+    jobs.run(config, tmp_path / "maps")  # a copy: other files, the same weights
     assert _times(tmp_path / "maps" / "a slide") == before
     (tmp_path / "phase2" / "dataset.json").touch()  # its content is what counts
     monkeypatch.setattr(networks, "load", _no_load)
-    jobs.segment(config, tmp_path / "maps")
+    jobs.run(config, tmp_path / "maps")
     variables = next((tmp_path / "phase2" / "checkpoints").glob("*/variables"))
     (variables / "another").touch()
     with pytest.raises(AssertionError, match="a network is loaded"):
-        jobs.segment(config, tmp_path / "maps")
+        jobs.run(config, tmp_path / "maps")
 
 
 def test_precision_is_part_of_the_map(slide, finished, runs_dir, tmp_path, capsys):
@@ -220,10 +220,10 @@ def test_precision_is_part_of_the_map(slide, finished, runs_dir, tmp_path, capsy
     config.probabilities = True
     shutil.copytree(finished, workdir)
     config.precision = "float32"  # what they were trained in
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert "finished before" in capsys.readouterr().out
     config.precision = "bfloat16"
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert "was finished with other networks, precision: done again" in capsys.readouterr().out
     summary = json.loads((workdir / "a slide" / "slide.json").read_text())
     both = {"phase1": "bfloat16", "phase2": "bfloat16"}
@@ -241,7 +241,7 @@ def test_reports_say_what_the_networks_are_and_what_polygons_hold(
     config, workdir = _config(slide, runs_dir), tmp_path / "maps"
     config.probabilities, config.geojson.min_area = True, 20_000.0
     shutil.copytree(finished, workdir)
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert "warning: Phase 2 was trained on tissue drawn by a program" in capsys.readouterr().out
     first, second = (
         json.loads((folder / "a slide" / "slide.json").read_text())
@@ -292,7 +292,7 @@ def test_pages_do_not_name_the_folders_of_the_machine(slide, runs_dir, tmp_path,
     (tmp_path / "slides" / "empty.svs").touch()
     (tmp_path / "slides" / "good.svs").symlink_to(slide)
     with pytest.raises(InputError, match="an empty file"):
-        jobs.segment(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
+        jobs.run(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
     for page in ("index.html", "good/report.html"):
         text = (tmp_path / "maps" / page).read_text("utf-8")
         assert str(tmp_path) not in text and str(runs_dir) not in text
@@ -305,7 +305,7 @@ def test_other_polygons_and_pictures_need_no_new_tiles(slide, finished, runs_dir
     config.probabilities = True
     shutil.copytree(finished, workdir)
     config.geojson.min_area, config.picture = 100.0, 300
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert "was finished with other geojson, picture: done again" in capsys.readouterr().out
     assert json.loads((workdir / "a slide" / "slide.json").read_text())["tiles_of_last_start"] == 0
     first, second = (
@@ -324,9 +324,9 @@ def test_a_slide_is_made_by_one_process(slide, finished, runs_dir, tmp_path):
         files.hold_lock(workdir / "a slide" / "parts" / "lock"),
         pytest.raises(InputError, match=r"another process works in .*a slide/parts: wait until"),
     ):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     assert "another process works" in (workdir / "failed.txt").read_text()
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     assert not (workdir / "failed.txt").exists()
 
 
@@ -363,7 +363,7 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
         words["locked"] = "Permission denied; make the file readable"
     config, workdir = _config(folder / "*", runs_dir), tmp_path / "maps"
     with pytest.raises(InputError, match=rf"^{len(words)} of {len(words) + 2} slides failed"):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     lines = (workdir / "failed.txt").read_text().splitlines()
     assert len(lines) == len(words)
     for line, (name, text) in zip(lines, sorted(words.items())):
@@ -375,13 +375,13 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
     # The user says what the metadata does not.
     config.slides = str(folder / "without.svs")
     config.slide_mpp = MPP
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     left = [line for line in lines if not line.startswith("without: ")]
     assert (workdir / "failed.txt").read_text().splitlines() == left  # of the earlier job
     table = tmp_path / "mpp.csv"
     table.write_text(f"slide,mpp\nwithout,{MPP}\nwhitout,{MPP}\n")
     config.slide_mpp, config.mpp_table = 0.0, str(table)
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     printed = capsys.readouterr().out
     assert "without: finished before" in printed
     assert "mpp.csv: for none of these slides: whitout\n" in printed
@@ -395,7 +395,7 @@ def test_sigterm_is_heeded_between_batches(slide, runs_dir, tmp_path, monkeypatc
     config, workdir = _config(slide, runs_dir), tmp_path / "maps"
     monkeypatch.setattr(networks, "load", lambda config: networks.Networks(predict, {}))
     with pytest.raises(Preempted, match="stopped by SIGTERM in a slide; the same command goes on"):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     assert not (workdir / "a slide" / "slide.json").exists()
 
 
@@ -409,11 +409,11 @@ def test_a_signal_after_the_last_tile_stops_nothing(slide, runs_dir, tmp_path, m
     monkeypatch.setattr(
         networks, "load", lambda config: networks.Networks(short_segmentation.predict, {})
     )
-    jobs.segment(_config(slide, runs_dir), tmp_path / "maps")
+    jobs.run(_config(slide, runs_dir), tmp_path / "maps")
     assert (tmp_path / "maps" / "a slide" / "slide.json").is_file()
     shutil.copy(slide, tmp_path / "b.svs")
     with pytest.raises(Preempted, match="stopped by SIGTERM"):
-        jobs.segment(_config(f"{tmp_path / 'b.svs'},{slide}", runs_dir), tmp_path / "both")
+        jobs.run(_config(f"{tmp_path / 'b.svs'},{slide}", runs_dir), tmp_path / "both")
     assert (tmp_path / "both" / "b" / "slide.json").is_file()
 
 
@@ -423,17 +423,17 @@ def test_networks_that_are_others_when_they_are_needed_stop_the_job(
     made = networks.Networks(short_segmentation.predict, {"phase1": "1", "phase2": "2"})
     workdir = tmp_path / "maps"
     monkeypatch.setattr(networks, "load", lambda config: made)
-    jobs.segment(_config(slide, runs_dir), workdir)
+    jobs.run(_config(slide, runs_dir), workdir)
     for name in ("b", "c"):
         shutil.copy(slide, tmp_path / f"{name}.svs")
     other = made._replace(checksums={"phase1": "1", "phase2": "3"})
     monkeypatch.setattr(networks, "load", lambda config: other)
     config = _config(f"{slide},{tmp_path / 'b.svs'},{tmp_path / 'c.svs'}", runs_dir)
     with pytest.raises(networks.NetworksChanged, match=r"phase2: the weights are not those that"):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     assert not (workdir / "b" / "slide.json").exists() and not (workdir / "c").exists()
     assert not (workdir / "networks.json").exists()
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     summary = json.loads((workdir / "b" / "slide.json").read_text())
     assert summary["settings"]["map"]["networks"]["phase2"] == "3"
 
@@ -444,9 +444,9 @@ def test_a_slide_keeps_the_name_of_its_finished_map(slide, runs_dir, tmp_path, m
     )
     (tmp_path / "slides").mkdir()
     shutil.copy(slide, tmp_path / "slides" / "a.svs")
-    jobs.segment(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
+    jobs.run(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
     shutil.copy(slide, tmp_path / "slides" / "a.tif")
-    jobs.segment(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
+    jobs.run(_config(tmp_path / "slides", runs_dir), tmp_path / "maps")
     printed = capsys.readouterr().out
     assert "a.svs: its results stay in " in printed and "1 of 2: a: finished before" in printed
     folders = {path.name for path in (tmp_path / "maps").iterdir() if path.is_dir()}
@@ -460,17 +460,17 @@ def test_a_given_tissue_mask(slide, runs_dir, tmp_path, monkeypatch):
     config, workdir = _config(slide, runs_dir), tmp_path / "maps"
     config.tissue.source = str(tmp_path / "masks")
     with pytest.raises(InputError, match=r"there is no folder .*masks; name one"):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     (tmp_path / "masks").mkdir()
     with pytest.raises(InputError, match=r"there is no tissue mask .*a slide\.png; add it"):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     Image.new("L", (100, 10), 255).save(tmp_path / "masks" / "a slide.png")
     with pytest.raises(InputError, match=r"100 x 10 pixels, another shape than .*; save a mask of"):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     mask = np.zeros((2, 2), np.uint8)
     mask[:, 1] = 255
     Image.fromarray(mask).save(tmp_path / "masks" / "a slide.png")
-    jobs.segment(config, workdir)
+    jobs.run(config, workdir)
     labels = tifffile.imread(workdir / "a slide" / "label_map.ome.tif")
     assert (labels[:, :160] == 4).all() and (labels[:, 160:] < 4).mean() > 0.5
 
@@ -603,7 +603,7 @@ def test_ray_gives_the_same_bytes(slide, finished, runs_dir, tmp_path):
     config.engine = "ray"
     ray.init(num_cpus=1, object_store_memory=100_000_000, log_to_driver=False)
     try:
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     finally:
         ray.shutdown()
     for name in DETERMINISTIC:
@@ -616,7 +616,7 @@ def test_without_ray(slide, runs_dir, tmp_path, monkeypatch):
     config = _config(slide, runs_dir)
     config.engine = "ray"
     with pytest.raises(InputError, match=r"pip install ray, or set --config\.engine=local"):
-        jobs.segment(config, tmp_path / "maps")
+        jobs.run(config, tmp_path / "maps")
 
 
 def test_what_the_runs_decide(runs_dir, slide):
@@ -667,7 +667,7 @@ def test_slides_whose_names_are_no_text(slide, runs_dir, tmp_path):
     (tmp_path / "slides" / os.fsdecode(b"cut\xe4.svs")).touch()
     config, workdir = _config(tmp_path / "slides", runs_dir), tmp_path / "maps"
     with pytest.raises(InputError, match="an empty file"):
-        jobs.segment(config, workdir)
+        jobs.run(config, workdir)
     assert (workdir / "Sch_fer" / "report.html").is_file()
     assert "cut_: " in (workdir / "failed.txt").read_text(encoding="utf-8")
 
@@ -680,7 +680,7 @@ def test_what_is_left_in_a_folder_does_not_matter(slide, runs_dir, tmp_path, mon
     (folder / ".unfinished.label_map.ome.tif.x").mkdir(parents=True)
     (folder / "slide.json").write_text("{}")
     config_lib.save(_config(slide, runs_dir), tmp_path / "maps")
-    jobs.segment(_config(slide, runs_dir), tmp_path / "maps")
+    jobs.run(_config(slide, runs_dir), tmp_path / "maps")
     assert (folder / "areas.csv").is_file() and not list(folder.glob(".unfinished*"))
 
 
@@ -691,14 +691,14 @@ def test_another_slide_of_the_same_name_replaces_nothing(
     config = _config(Path(slide.name), runs_dir)  # by the same relative path, from another folder
     config.picture = 100
     monkeypatch.chdir(slide.parent)
-    jobs.segment(config, tmp_path / "maps")
+    jobs.run(config, tmp_path / "maps")
     monkeypatch.chdir(tmp_path)
     other = Path(slide.name)
     write_pyramid(other, *SIZE, drawn_tissue(*SIZE), 2 * MPP)
     summary = tmp_path / "maps" / "a slide" / "slide.json"
     before = summary.read_bytes()
     with pytest.raises(InputError, match=rf"another slide, {slide}; name another --workdir"):
-        jobs.segment(_config(other, runs_dir), tmp_path / "maps")
+        jobs.run(_config(other, runs_dir), tmp_path / "maps")
     assert summary.read_bytes() == before
 
 
@@ -709,7 +709,7 @@ def test_a_full_disk_is_said_of_the_workdir(slide, runs_dir, tmp_path, monkeypat
     monkeypatch.setattr(pyramid, "write_label_map", full)
     workdir = tmp_path / "maps"
     with pytest.raises(InputError, match=rf"{workdir}/a slide: No space left .* --workdir"):
-        jobs.segment(_config(slide, runs_dir), workdir)
+        jobs.run(_config(slide, runs_dir), workdir)
 
 
 def test_killed_slides_end_with_the_same_bytes(tmp_path):

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from wsss_jax import phase1, phase2, training
+from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
+from wsss_jax.training.trained import Trained
 
 
 def save(
-    trained: training.Trained,
+    trained: Trained,
     path: Path,
     *,
     precision: str,
@@ -26,16 +27,15 @@ def save(
     `jax.export.deserialize(<bytes of the file>).call` maps images (B, size, size, 3) uint8, B >= 1
     chosen anew by every call, to a dictionary:
 
-      phase 1: "probability" (B, C) float32 and "segmentation" (B, size, size) uint8, those of
-        `phase1.predict`.
-      phase 2: "probability" (B, size, size, C) float32, the softmax of the logits, and
-        "segmentation" (B, size, size) uint8, its strongest class; without the gate.
+      "segmentation" (B, size, size) uint8: the label maps that the method predicts, without gate.
+      "probability" float32: of methods that classify patches (phase 1) their presence (B, C), of
+        others (phase 2) the softmax of the logits (B, size, size, C).
 
     The caller compiles once for each B, every time with a copy of the weights. JAX promises that
     its releases of up to six months later (three weeks before) read the file.
 
     Args:
-      trained: of phase 1 or phase 2.
+      trained: of any method.
       path: of the new file; about 4 bytes for each parameter, 2 in bfloat16.
       precision: "float32" or "bfloat16", what the program computes in.
       platforms: where it can run, of "cpu", "cuda" and "tpu"; none of them need be here.
@@ -54,10 +54,11 @@ def save(
             f"config.size comes to {size}: set --config.size to the height and width of the "
             "images, in pixels"
         )
-    config = trained.config.copy_and_resolve_references()
-    config.precision = precision
-    phase = {"phase1": phase1, "phase2": phase2}[config.job]
-    model = phase.build_model(config, trained.dataset.num_classes)
+    config = config_lib.replace(trained.config, precision=precision)
+    trained = trained._replace(
+        config=config,
+        network=trained.method.build_network(config, trained.dataset.num_classes),
+    )
     # The layers convert NumPy kernels while they are traced, so that a bfloat16 program holds
     # bfloat16 kernels; JAX arrays would go in as float32, to be converted in every call.
     weights = jax.tree.map(np.asarray, trained.variables)
@@ -68,13 +69,11 @@ def save(
         variables = jax.tree.map(
             lambda x: jax.lax.optimization_barrier(x) if x.ndim == 1 else x, weights
         )
-        result = phase.predict(config, model, variables, image)
-        if phase is phase1:
-            probability, segmentation = result
-        else:
-            probability = jax.nn.softmax(result)
-            segmentation = result.argmax(axis=-1).astype(jnp.uint8)
-        return {"probability": probability, "segmentation": segmentation}
+        prediction = trained.predict(variables, image)
+        probability = prediction.presence
+        if probability is None:
+            probability = jax.nn.softmax(prediction.logits)
+        return {"probability": probability, "segmentation": prediction.label_maps}
 
     shape = export.symbolic_shape(f"batch, {size}, {size}, 3")
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)

@@ -15,12 +15,14 @@ import numpy as np
 
 from data import folders, patch_files
 from wsss_jax import config as config_lib
-from wsss_jax import phase1, phase2, runs, spreadsheets, training
+from wsss_jax import methods, runs, spreadsheets
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import torch_names, weights
 from wsss_jax.parity import golden, numbers
 from wsss_jax.progress import show_progress
+from wsss_jax.state import network_shapes
+from wsss_jax.training.initialization import read_weights
 
 # Largest difference as a share of the tensor's largest absolute value, in float32.
 TOLERANCES = {
@@ -83,7 +85,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
       InputError: weights, images and golden file do not fit together, or PyTorch is missing.
     """
     phase = config.phase
-    source = training.read_weights(config.weights, "weights", f"phase{phase}")
+    source = read_weights(config.weights, "weights", f"phase{phase}")
     num_classes = weights.num_classes(source, phase)
     if num_classes is None:
         raise InputError(
@@ -244,9 +246,9 @@ def _read_images(folder: Path) -> np.ndarray:
 
 def _check_network(source: weights.Weights, phase: int, num_classes: int) -> None:
     """Refuses weights that are not exactly those of the network."""
-    module = phase1 if phase == 1 else phase2
-    model = module.build_model(numbers.settings(phase, "float32"), num_classes)
-    shapes = training.network_shapes(model)
+    method = methods.load(f"phase{phase}")
+    model = method.build_network(numbers.settings(phase, "float32"), num_classes)
+    shapes = network_shapes(model)
     remedy = "name a checkpoint of the networks of the released code, which are of width 1"
     shapes = torch_names.torch_shapes(shapes)
     weights.fit(source, shapes, lambda names: {}, strict=True, remedy=remedy)

@@ -10,20 +10,12 @@ import ml_collections
 import numpy as np
 
 from configs import base
-from wsss_jax import (
-    cam,
-    masks,
-    metrics,
-    parallel,
-    phase1,
-    phase2,
-    pixels,
-    schedules,
-    sources,
-    training,
-)
+from wsss_jax import cam, masks, metrics, parallel, pixels, schedules, sources
 from wsss_jax.interop.torch_names import to_flax, to_torch
+from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods.gate import Gate
 from wsss_jax.parity import golden
+from wsss_jax.training.step import apply_gradients, compute_gradients, make_state
 
 Numbers = dict[str, np.ndarray]
 # Of the weights (by name, in PyTorch's layout).
@@ -100,7 +92,7 @@ def _filled(batch: dict[str, np.ndarray]) -> sources.Batch:
 def _phase1(
     num_classes: int, config: ml_collections.ConfigDict, batch: sources.Batch
 ) -> Callable[[Any], Numbers]:
-    model = phase1.build_model(config, num_classes)
+    model = phase1.build_network(config, num_classes)
     size = batch["image"].shape[1:3]
 
     def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
@@ -164,9 +156,9 @@ def _phase1(
 def _phase2(
     num_classes: int, config: ml_collections.ConfigDict, batch: sources.Batch
 ) -> Callable[[Any], Numbers]:
-    model = phase2.build_model(config, num_classes)
-    in_training = phase2.build_model(config, num_classes, parallel.AXIS)
-    gate = base.evaluate("", "", "reference").gate
+    model = phase2.build_network(config, num_classes)
+    in_training = phase2.build_network(config, num_classes, parallel.AXIS)
+    gate = Gate.of(base.evaluate("", "", "reference").gate)
 
     def evaluated(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
         image = pixels.scale(batch["image"], config.model)
@@ -178,9 +170,7 @@ def _phase2(
         return found | {
             "forward/logits": _nchw(logits),
             "forward/prediction": logits.argmax(axis=-1).astype(jnp.uint8),
-            "gate/prediction_reference": phase2.gate(
-                logits, batch["probability"], mode=gate.mode, threshold=gate.threshold
-            ),
+            "gate/prediction_reference": gate.segment(logits, batch["probability"]),
             "train/logits": _nchw(trained),
         }
 
@@ -198,12 +188,12 @@ def _steps(
 ) -> Callable[[Any], Numbers]:
     """Optimizer steps on all examples as one batch."""
     total = golden.TOTAL_STEPS[phase]
-    built = module.phase(config, num_classes, total, None)
+    built = module.make_task(config, num_classes, total)
 
     def step(*arguments: Any) -> tuple[Any, Any]:
         state = arguments[0]
-        gradients, batch_stats, parts = training.compute_gradients(built, *arguments)
-        state = training.apply_gradients(built, state, gradients, batch_stats)
+        gradients, batch_stats, parts = compute_gradients(built, *arguments)
+        state = apply_gradients(built, state, gradients, batch_stats)
         return state, (gradients, parts)
 
     step = parallel.map_train_step(step)
@@ -211,7 +201,7 @@ def _steps(
     groups = [rates[name] for name in _GROUPS[phase]]
 
     def numbers(variables: Any) -> Numbers:
-        state = training.initial_state(built, variables)
+        state = make_state(built, variables)
         found, parts = {}, []
         for index in range(golden.STEPS):
             state, (gradients, part) = step(state, batch, values, jax.random.key(0))

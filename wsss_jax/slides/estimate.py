@@ -8,8 +8,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from wsss_jax.doctor import Finding
+from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
+from wsss_jax.findings import Finding
+from wsss_jax.slides import settings
 from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitching, tissue_search
 from wsss_jax.slides.outputs import outputs
 from wsss_jax.slides.reading.catalog import SlideFile
@@ -65,11 +67,13 @@ def _description(slide: Slide) -> Iterator[Finding]:
 def _plan(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
     classes = None
     if config.phase2:
-        classes = networks.settle(config).num_classes
+        config, dataset = settings.complete(config)
+        classes = dataset.num_classes
         yield from _networks(config)
     else:
-        config.tile = config.tile or _PATCH
-        config.stride = config.stride or networks.usual_stride(config.tile)
+        tile = config.tile or _PATCH
+        stride = config.stride or settings.usual_stride(tile)
+        config = config_lib.replace(config, tile=tile, stride=stride)
     if not config.mpp:
         text = "unknown: set --config.mpp=1.0 (10x), 0.5 (20x) or 0.25 (40x), or --config.phase2"
         yield Finding("networks' mpp", text, True)

@@ -15,7 +15,7 @@ import ml_collections
 from tqdm import tqdm
 
 from data.dataset import Dataset
-from wsss_jax import masks
+from wsss_jax import masks, progress
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, hold_lock
 from wsss_jax.report import slide_pages
@@ -242,16 +242,16 @@ def _stitch(
     if dataset.white:
         rule = {"threshold": config.white_threshold, "min_area": config.white_min_area}
         white = stitching.White(partial(masks.white_background, **rule), rule["min_area"])
-    with show_progress(
+    with progress.show_progress(
         total=total,
         initial=total - left,
         desc=name,
         unit="tile",
         disable=not show_progress,
-    ) as progress:
+    ) as bar:
 
         def done(tiles: int) -> None:
-            progress.update(tiles)
+            bar.update(tiles)
             after_batch()
 
         stitching.stitch(

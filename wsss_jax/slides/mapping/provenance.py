@@ -1,6 +1,5 @@
 """Where the networks of a tissue map come from: their data, resolution, training and score."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +7,9 @@ from typing import NamedTuple
 import ml_collections
 
 from data import synthetic
-from wsss_jax import checkpoints, runs, training
+from wsss_jax import checkpoints, methods, runs
 from wsss_jax import config as config_lib
-from wsss_jax.errors import InputError
+from wsss_jax.training import history
 from wsss_jax.wording import counted
 
 PHASES = {"phase1": "Phase 1", "phase2": "Phase 2"}  # what texts call them
@@ -46,7 +45,7 @@ class Origin(NamedTuple):
 
 
 def read(config: ml_collections.ConfigDict) -> dict[str, Origin]:
-    """The origin of each network that a settled configuration names, by phase.
+    """Reads the origin of each network that a complete configuration names, by phase.
 
     Raises:
       InputError: no such run, or its history cannot be read.
@@ -57,15 +56,15 @@ def read(config: ml_collections.ConfigDict) -> dict[str, Origin]:
 
 
 def _origin(workdir: str, phase: str, precision: str) -> Origin:
-    config, dataset = runs.load(workdir, phase, phase)
-    history = _history(Path(workdir))
+    config, dataset = runs.load(workdir, phase, methods.METHODS)
+    epochs = _history(Path(workdir))
     return Origin(
         dataset=dataset.name,
         drawn=dataset.name == synthetic.DATASET.name,
         mpp=None if config.data.resize else dataset.mpp,
         patch_size=config.data.patch_size,
-        score=_score(history or [], config.select),
-        epochs=None if history is None else len(history),
+        score=_score(epochs or [], config.select),
+        epochs=None if epochs is None else len(epochs),
         planned=config.epochs,
         version=config_lib.version(Path(workdir), phase),
         trained_in=config.precision,
@@ -74,33 +73,27 @@ def _origin(workdir: str, phase: str, precision: str) -> Origin:
 
 
 def _history(workdir: Path) -> list[dict] | None:
-    """The figures of the finished epochs; None for converted weights, saved as of step 0."""
-    path = workdir / training.HISTORY_FILE
-    if not path.is_file():
-        return None if (workdir / checkpoints.FOLDER / "0").is_dir() else []
-    try:
-        history = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); restore it, or remove it") from error
-    if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
-        raise InputError(f"{path}: not a list of epochs; restore it, or remove it")
-    return history
+    """Reads the figures of the finished epochs; None for converted weights, saved at step 0."""
+    figures = history.load(workdir)
+    if figures is not None:
+        return figures
+    return None if (workdir / checkpoints.FOLDER / "0").is_dir() else []
 
 
-def _score(history: list[dict], select: str) -> str:
-    """That of the best or the last epoch, whichever the weights are of."""
+def _score(epochs: list[dict], select: str) -> str:
+    """Describes the score of the best or the last epoch, whichever the weights are from."""
     for key, name in _SCORES.items():
-        values = [record.get(key) for record in history]
+        values = [record.get(key) for record in epochs]
         known = [value for value in values if value is not None]
         if known and select == "best":
-            return f"{name} {max(known):.3f} (best of {counted(len(history), 'epoch')})"
+            return f"{name} {max(known):.3f} (best of {counted(len(epochs), 'epoch')})"
         if known and values[-1] is not None:
-            return f"{name} {values[-1]:.3f} (last of {counted(len(history), 'epoch')})"
+            return f"{name} {values[-1]:.3f} (last of {counted(len(epochs), 'epoch')})"
     return "none"
 
 
 def describe(origin: Origin) -> dict[str, str]:
-    """The origin in words: label -> text."""
+    """Describes the origin in words: label -> text."""
     resolution = "unknown" if origin.mpp is None else f"{origin.mpp:g} µm per pixel"
     if origin.patch_size:
         resolution += f", patches of {origin.patch_size} pixels"
@@ -117,28 +110,28 @@ def describe(origin: Origin) -> dict[str, str]:
 
 
 def warnings(origins: Mapping[str, Origin], mpp: float) -> list[str]:
-    """What speaks against using these networks at `mpp` micrometers per pixel, a sentence each."""
-    found = []
+    """Lists reasons against using these networks at `mpp` micrometers per pixel, in sentences."""
+    texts = []
     for phase, origin in origins.items():
         name = PHASES[phase]
         if origin.drawn:
-            found.append(
+            texts.append(
                 f"{name} was trained on tissue drawn by a program (the demo), not on real tissue: "
                 "the map shows that the software works and says nothing about the slide"
             )
         if origin.mpp is not None and abs(mpp / origin.mpp - 1) > _SAME_MPP:
-            found.append(
+            texts.append(
                 f"{name} was trained at {origin.mpp:g} micrometers per pixel and is used at "
                 f"{mpp:g}: set --config.mpp={origin.mpp:g}, or train at {mpp:g}"
             )
         if origin.epochs is None:
-            found.append(
+            texts.append(
                 f"{name} has converted weights without a history: how they were trained and what "
                 "they score is not known here"
             )
         elif origin.epochs < origin.planned:
-            found.append(
+            texts.append(
                 f"{name} was trained for {origin.epochs} of {origin.planned} epochs only: give the "
                 "same command of its training again to finish it"
             )
-    return found
+    return texts

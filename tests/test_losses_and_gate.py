@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax import phase2
+from wsss_jax.methods.gate import Gate
+from wsss_jax.methods.losses import count_pixels, layer_cross_entropies
 
 
 def _example(classes=3, layers=2, size=6, batch=3):
@@ -14,13 +15,10 @@ def _example(classes=3, layers=2, size=6, batch=3):
     return logits, masks
 
 
-def _losses(logits, masks, weight, white):
+def _losses(logits, masks, weight, white_logit=None):
     masks, weight = jnp.asarray(masks), jnp.asarray(weight)
-    batch = {"masks": masks, "weight": weight}
-    pixels = phase2.totals(batch, num_classes=logits.shape[-1], white=white)["pixels"]
-    return phase2.layer_losses(
-        jnp.asarray(logits), masks, weight, pixels=pixels, white=white, white_logit=100.0
-    )
+    pixels = count_pixels(masks, weight, logits.shape[-1], white_logit)
+    return layer_cross_entropies(jnp.asarray(logits), masks, weight, pixels, white_logit)
 
 
 def _cross_entropy(logits, target):
@@ -31,7 +29,7 @@ def _cross_entropy(logits, target):
 def test_excluded_pixels_and_filling_take_no_part():
     logits, masks = _example()
     weight = np.float32([1, 1, 0])
-    losses = _losses(logits, jnp.asarray(masks), jnp.asarray(weight), "excluded")
+    losses = _losses(logits, jnp.asarray(masks), jnp.asarray(weight))
     for loss, mask in zip(losses, masks[:2].swapaxes(0, 1)):
         tissue = mask < 3
         expected = _cross_entropy(logits[:2], np.minimum(mask, 2))[tissue].mean()
@@ -42,14 +40,14 @@ def test_white_as_a_further_logit():
     logits, masks = _example()
     further = np.where(masks[:, -1] == 3, 100.0, 0.0)[..., None]
     wide = np.concatenate([logits, further], axis=-1)
-    losses = _losses(logits, jnp.asarray(masks), jnp.ones(3), "logit")
+    losses = _losses(logits, jnp.asarray(masks), jnp.ones(3), 100.0)
     for loss, mask in zip(losses, masks.swapaxes(0, 1)):
         assert float(loss) == pytest.approx(_cross_entropy(wide, mask).mean(), rel=1e-4)
 
 
 def test_a_mask_without_tissue_gives_no_loss():
     logits, masks = _example()
-    losses = _losses(logits, jnp.full_like(masks, 3), jnp.ones(3), "excluded")
+    losses = _losses(logits, jnp.full_like(masks, 3), jnp.ones(3))
     assert losses.tolist() == [0, 0]
 
 
@@ -58,7 +56,7 @@ def test_gate_closes_classes():
     closed_first = jnp.asarray([[0.05, 0.9, 0.9]])
 
     def gate(probability, mode):
-        return int(phase2.gate(logits, probability, mode=mode, threshold=0.1)[0, 0, 0])
+        return int(Gate(mode, 0.1).segment(logits, probability)[0, 0, 0])
 
     assert gate(closed_first, "off") == 0
     assert gate(closed_first, "probabilities") == 1
@@ -75,7 +73,7 @@ def test_gate_on_probabilities_is_equation_14():
         [[0.5, 0.05, 0.2], [0.0, 0.05, 0.2], [1, 1, 1], [0.11, 0.1, 0], [0, 1, 0]]
     )
     maps = jax.nn.softmax(logits) * (probability > 0.1)[:, None, None, :]
-    gated = phase2.gate(logits, probability, mode="probabilities", threshold=0.1)
+    gated = Gate("probabilities", 0.1).segment(logits, probability)
     np.testing.assert_array_equal(gated, maps.argmax(axis=-1))
 
 
@@ -87,11 +85,11 @@ def test_gated_probabilities_have_the_strongest_class_of_the_gate(mode):
     logits = logits.at[0, :, :, 0].set(200)
     probability = jnp.asarray(rng.uniform(size=(40, 3)) ** 4)
     probability = probability.at[0].set(jnp.asarray([0, 1, 1])).at[1].set(0)
-    options = {"mode": mode, "threshold": 0.1}
-    found = phase2.gated_probabilities(logits, probability, **options)
-    gated = phase2.gate(logits, probability, **options)
-    np.testing.assert_array_equal(found.argmax(axis=-1), gated)
+    gate = Gate(mode, 0.1)
+    probabilities = gate.probabilities(logits, probability)
+    labels = gate.segment(logits, probability)
+    np.testing.assert_array_equal(probabilities.argmax(axis=-1), labels)
     if mode == "probabilities":
         is_open = (probability > 0.1) | ~(probability > 0.1).any(axis=-1, keepdims=True)
         expected = jax.nn.softmax(logits) * is_open[:, None, None, :]
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-25)
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-5, atol=1e-25)

@@ -1,4 +1,4 @@
-"""The job that checks the installation and what segmenting a slide would take."""
+"""Checks the installation and, if one is named, what segmenting a slide would take."""
 
 import importlib.metadata
 import platform
@@ -6,7 +6,6 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,13 @@ import ml_collections
 import numpy as np
 from packaging.requirements import Requirement
 
+from wsss_jax import config as config_lib
+from wsss_jax import config_rules as rules
 from wsss_jax.errors import InputError
+from wsss_jax.findings import Finding
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
+FIELDS = {**rules.SLIDES, "slide": rules.TEXT, "phase2": rules.TEXT}
+REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 OPTIONAL = {  # what for
     "wsidicom": "DICOM slides that OpenSlide does not take",
     "ray": "--config.engine=ray",
@@ -27,26 +30,18 @@ _WRAPPED = textwrap.TextWrapper(
 )
 
 
-class Finding(NamedTuple):
-    """A line of the examination: a text about `what`; a problem says what to do."""
-
-    what: str
-    text: str
-    is_problem: bool = False
-
-
-def run(config: ml_collections.ConfigDict) -> None:
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prints what is found, line by line.
 
     Raises:
       InputError: there are problems.
     """
+    del workdir  # it only prints
     problems = _print(installation())
     if config.slide and not problems:
-        # Here, since what it needs may not be installed.
-        from wsss_jax.slides.estimate import examine
+        from wsss_jax.slides import estimate  # what it needs may not be installed
 
-        problems = _print(examine(config))
+        problems = _print(estimate.examine(config_lib.freeze(config)))
     if problems:
         raise InputError(f"{problems} {'problem' if problems == 1 else 'problems'}: see above")
 

@@ -1,4 +1,4 @@
-"""The jobs that take weights in from other programs and hand them out."""
+"""Exports a trained run for other programs."""
 
 import json
 from collections.abc import Mapping
@@ -6,62 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
 import orbax.checkpoint as ocp
 
-from data.dataset import load_dataset
 from wsss_jax import config as config_lib
-from wsss_jax import phase1, phase2, runs, signals, training
+from wsss_jax import config_rules as rules
+from wsss_jax import methods, runs, signals
 from wsss_jax.checkpoint_steps import METADATA
-from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import stablehlo, torch_files, torch_names, weights
+from wsss_jax.training.trained import load_trained
 
-_PHASES = {"phase1": phase1, "phase2": phase2}
-EXPORTED = "exported.json"  # which run each phase's files are of
-
-
-def convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Makes a run of a file of weights, which then can be opened, evaluated and trained on.
-
-    `config.jobs.phase1` or `config.jobs.phase2` become its settings, whichever the weights are of.
-
-    Raises:
-      InputError: the weights do not fit, or `workdir` already holds a run.
-    """
-    check_writable(workdir)
-    _convert(config, workdir)
+FIELDS = {
+    "run": rules.NAME,
+    "formats": rules.sequence(rules.one_of("pth", "safetensors", "stablehlo", "orbax")),
+    "precision": rules.one_of("float32", "bfloat16"),
+    "platforms": rules.sequence(rules.one_of("cpu", "cuda", "tpu")),
+    "size": rules.integer(0, rules.MOST_PIXELS),
+}
+EXPORTED = "exported.json"  # which run the files of each method are of
 
 
-@runs.holds_workdir
-def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    if has_checkpoint(workdir):
-        raise InputError(f"{workdir} already holds a trained network: name another --workdir")
-    source = weights.read(Path(config.weights))
-    job = f"phase{weights.phase_of(source)}"
-    settings = config.jobs[job]
-    settings.init, settings.strict = config.weights, config.strict
-    if job == "phase1" and settings.model.batch_norm == "auto":
-        settings.model.batch_norm = "frozen"
-    dataset = load_dataset(settings.data.dataset, settings.data.root)
-    runs.check(settings, workdir, started=False)
-    model = _PHASES[job].build_model(settings, dataset.num_classes)
-    variables, report = training.filled_variables(settings, model, source)
-    runs.save(settings, dataset, workdir)
-    weights.write_report(report, workdir / weights.REPORT_FILE)
-    with signals.defer():  # threads of Orbax would go on writing
-        checkpoints = Checkpoints(workdir)
-        try:
-            checkpoints.save(State(np.int32(0), variables, None), {"history": []}, {})
-        finally:
-            checkpoints.close()
-    print(f"{workdir} is a run of {job}, its classes are {', '.join(dataset.classes)}")
-    if report.initial:
-        print("What is left at random values must be trained before anything is predicted with it.")
+def check(config: ml_collections.ConfigDict, prefix: str) -> None:
+    """Refuses empty lists; see `config.validate`."""
+    for field in ("formats", "platforms"):
+        if not config[field]:
+            raise InputError(f"{prefix}{field} is empty: it must be {FIELDS[field].text}")
 
 
-def export(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the network of a run in the formats of `config.formats`, as `<job>.<format>`.
 
     Raises:
@@ -75,16 +48,17 @@ def export(config: ml_collections.ConfigDict, workdir: Path) -> None:
 @runs.holds_workdir
 def _export(config: ml_collections.ConfigDict, workdir: Path) -> None:
     job = config_lib.load(Path(config.run), "run").job
-    if job not in _PHASES:
+    if job not in methods.METHODS:
         raise InputError(
-            f"config.run: {config.run} is a run of the job {job!r}: name one of phase 1 or phase 2"
+            f"config.run: {config.run} is a run of the job {job!r}: name one of "
+            f"{' or '.join(methods.METHODS)}"
         )
     exported = _exported_before(config, job, workdir) | {job: str(Path(config.run).resolve())}
-    trained = _PHASES[job].load(config.run, "run")
+    loaded = load_trained(config.run, "run", "")
     config_lib.save(config, workdir)
     with atomic_path(workdir / EXPORTED) as path:
         path.write_text(json.dumps(exported, indent=2) + "\n", encoding="utf-8")
-    state_dict = torch_names.to_torch(trained.variables)
+    state_dict = torch_names.to_torch(loaded.variables)
     for name in config.formats:
         path = workdir / f"{job}.{name}"
         if name == "pth":
@@ -92,11 +66,11 @@ def _export(config: ml_collections.ConfigDict, workdir: Path) -> None:
         elif name == "safetensors":
             weights.save_safetensors(state_dict, path)
         elif name == "stablehlo":
-            size = config.size or trained.config.data.patch_size
+            size = config.size or loaded.config.data.patch_size
             settings = {"precision": config.precision, "platforms": tuple(config.platforms)}
-            stablehlo.save(trained, path, size=size, **settings)
+            stablehlo.save(loaded, path, size=size, **settings)
         else:
-            _save_orbax(trained.variables, path)
+            _save_orbax(loaded.variables, path)
         print(f"wrote {path}")
 
 

@@ -1,0 +1,63 @@
+"""Makes a run of a file of weights from another program."""
+
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from data.dataset import load_dataset
+from wsss_jax import config as config_lib
+from wsss_jax import config_rules as rules
+from wsss_jax import methods, runs, signals
+from wsss_jax.checkpoints import Checkpoints, has_checkpoint
+from wsss_jax.errors import InputError
+from wsss_jax.files import check_writable
+from wsss_jax.interop import weights
+from wsss_jax.state import State
+from wsss_jax.training.initialization import fill_variables
+
+NESTED = ("phase1", "phase2")
+FIELDS = {"weights": rules.NAME, "strict": rules.BOOLEAN}
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Makes a run that can be opened, evaluated and trained on.
+
+    `config.jobs.phase1` or `config.jobs.phase2` become its settings, whichever the weights are of.
+
+    Raises:
+      InputError: the weights do not fit, or `workdir` already holds a run.
+    """
+    check_writable(workdir)
+    _convert(config, workdir)
+
+
+@runs.holds_workdir
+def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    if has_checkpoint(workdir):
+        raise InputError(f"{workdir} already holds a trained network: name another --workdir")
+    source = weights.read(Path(config.weights))
+    settings = complete(config, f"phase{weights.phase_of(source)}")
+    dataset = load_dataset(settings.data.dataset, settings.data.root)
+    runs.check(settings, workdir, started=False)
+    network = methods.load(settings.job).build_network(settings, dataset.num_classes)
+    variables, report = fill_variables(settings, network, source)
+    runs.save(settings, dataset, workdir)
+    weights.write_report(report, workdir / weights.REPORT_FILE)
+    with signals.defer():  # threads of Orbax would go on writing
+        checkpoints = Checkpoints(workdir)
+        try:
+            checkpoints.save(State(np.int32(0), variables, None), {"history": []}, {})
+        finally:
+            checkpoints.close()
+    print(f"{workdir} is a run of {settings.job}, its classes are {', '.join(dataset.classes)}")
+    if report.initial:
+        print("What is left at random values must be trained before anything is predicted with it.")
+
+
+def complete(config: ml_collections.ConfigDict, job: str) -> ml_collections.FrozenConfigDict:
+    """Returns the settings of the run that the weights become."""
+    settings = config_lib.thaw(config.jobs[job])
+    settings.init, settings.strict = config.weights, config.strict
+    methods.load(job).complete(settings)
+    return config_lib.freeze(settings)

@@ -1,0 +1,76 @@
+"""Trains a method: the job of that method's name."""
+
+from pathlib import Path
+
+import ml_collections
+
+from data import folders
+from data.dataset import Dataset, load_dataset
+from wsss_jax import config as config_lib
+from wsss_jax import inputs, methods, parallel, runs
+from wsss_jax.errors import InputError
+from wsss_jax.report import figures
+from wsss_jax.sources import open_source
+from wsss_jax.training import loop
+from wsss_jax.training.validation import make_validation
+
+SHARED = True
+
+
+@runs.holds_workdir
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains the method that the job is named after, on patches with labels or on masks.
+
+    A method whose configuration has `masks` learns from those of an earlier run, or of a folder.
+    """
+    config, dataset, mask_dirs = complete(config)
+    source = open_source(config.data, dataset, "train", mask_dirs)
+    parallel.check_batch_size(config.batch_size, config.accumulate)
+    validation = validate = None
+    if folders.has_split(config.data.root, "val"):
+        validation = open_source(config.data, dataset, "val")
+    steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
+    method = methods.load(config.job)
+    task = method.make_task(config, dataset.num_classes, config.epochs * steps)
+    if validation is not None:
+        validate = make_validation(config, dataset.num_classes, validation)
+    patches = loop.Patches(dataset, source, validation)
+    history = loop.fit(config, workdir, task, patches, validate)
+    if parallel.is_first():
+        figures.training_curves(history, workdir / "curves.png", dataset.classes)
+
+
+def complete(
+    config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.FrozenConfigDict, Dataset, list[Path]]:
+    """Completes the configuration by what the method and an earlier run decide.
+
+    Returns:
+      The configuration, the data set, and the folders of masks to learn from, one for each layer.
+
+    Raises:
+      InputError: fields that contradict each other, or no such run or data set.
+    """
+    config = config_lib.thaw(config)
+    methods.load(config.job).complete(config)
+    mask_dirs: list[Path] = []
+    if "masks" not in config:
+        dataset = _load_dataset(config.data)
+    else:
+        path = Path(config.masks)
+        is_folder_of_masks = path.is_dir() and folders.find_pngs(path)
+        if (path / config_lib.CONFIG_FILE).is_file() or not is_folder_of_masks:
+            earlier, dataset = runs.load(config.masks, "masks", "masks")
+            config.data = runs.inherit_data(config.data, earlier.data)
+            mask_dirs = [runs.layer_dir(path, layer) for layer in config.layers]
+        else:  # a folder of masks, such as true ones
+            dataset = _load_dataset(config.data)
+            mask_dirs = [path] * len(config.layers)
+    return config_lib.freeze(config), dataset, mask_dirs
+
+
+def _load_dataset(data: ml_collections.ConfigDict) -> Dataset:
+    for field in ("root", "patch_size"):
+        if not data[field]:
+            raise InputError(f"config.data.{field} is empty: set --config.data.{field}")
+    return load_dataset(data.dataset, data.root)

@@ -1,0 +1,156 @@
+"""Phase 1: the patch classifier, ResNet38 with Progressive Dropout Attention."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from wsss_jax import cam, masks, parallel, pixels, schedules
+from wsss_jax import config_rules as rules
+from wsss_jax.errors import InputError
+from wsss_jax.methods.losses import multilabel_soft_margin
+from wsss_jax.methods.prediction import Prediction
+from wsss_jax.models.resnet38 import ResNet38
+from wsss_jax.sources import Batch
+from wsss_jax.training.task import LossFunction, Task, Variables, check_whole_batches
+
+TITLE = "phase 1"
+GIVES = frozenset({"presence", "activations"})
+FIELDS: dict[str, rules.Rule] = {
+    **rules.DATA,
+    **rules.TRAINING,
+    "model.batch_norm": rules.one_of("auto", "frozen", "trained"),
+    "model.frozen_blocks": rules.sequence(rules.BLOCK),
+    "model.dropout_rates": rules.sequence(rules.number(0, 0.99), 3),
+    "pda.schedule": rules.one_of("progressive", "constant", "off"),
+    "pda.decay": rules.number(0, 1, open_low=True),
+    "pda.floor": rules.number(0, 1, open_low=True),
+    "pda.clip": rules.BOOLEAN,
+    "pda.hold_epochs": rules.integer(1, rules.MOST_EPOCHS),
+    "pda.off_epochs": rules.integer(0, rules.MOST_EPOCHS),
+    "pda.constant": rules.number(0, 1, open_low=True),
+    "pda.relu": rules.BOOLEAN,
+    "pda.divisor": rules.integer(0, 255),
+    "cam.threshold": rules.PROBABILITY,
+    "cam.relu": rules.BOOLEAN,
+}
+_HEAD_MODULES = ("fc8",)
+
+
+def complete(config: ml_collections.ConfigDict) -> None:
+    """Decides whether BatchNorm is trained; see `methods.Method.complete`."""
+    if config.model.batch_norm == "auto":
+        config.model.batch_norm = "frozen" if config.init else "trained"
+    if config.model.batch_norm == "frozen" and not config.init:
+        raise InputError(
+            "config.model.batch_norm is 'frozen' but config.init is empty: statistics of random "
+            "weights mean nothing, give --config.init or set --config.model.batch_norm=trained"
+        )
+    if config.model.batch_norm == "trained":
+        check_whole_batches(config.accumulate)
+
+
+def build_network(
+    config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None
+) -> ResNet38:
+    """Builds the classifier; `config.model.batch_norm` is "frozen" or "trained" by then."""
+    return ResNet38(
+        num_classes=num_classes,
+        width=config.model.width,
+        frozen_batch_norm=config.model.batch_norm == "frozen",
+        dropout_rates=tuple(config.model.dropout_rates),
+        attention_relu=config.pda.relu,
+        attention_divisor=config.pda.divisor,
+        dtype=jnp.dtype(config.precision),
+        axis_name=axis_name,
+    )
+
+
+def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: int) -> Task:
+    """Says what is trained, and how."""
+    network = build_network(config, num_classes, parallel.AXIS)
+    frozen = tuple(config.model.frozen_blocks) if config.init else ()
+    optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
+
+    def is_trained(path: tuple[str, ...]) -> bool:
+        normalization = path[-1] == "scale" or path[-1] == "bias"
+        return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
+
+    return Task(
+        network=network,
+        totals=count_patches,
+        loss=make_loss(config, network),
+        metrics=("loss", "patch_accuracy"),
+        values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
+        optimizer=schedules.sgd(optimizer, total_steps, _HEAD_MODULES),
+        learning_rate=schedules.learning_rates(optimizer, total_steps)["weight"],
+        is_trained=is_trained,
+        parts=config.accumulate,
+        rematerialize=config.rematerialize,
+    )
+
+
+def count_patches(batch: Batch) -> dict[str, jax.Array]:
+    """Returns what the loss is divided by: the number of "patches" of a batch, () float32."""
+    return {"patches": batch["weight"].sum()}
+
+
+def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunction:
+    """Makes the loss: a share of its mean over the global batch, see `training.task`."""
+
+    def loss_function(
+        variables: Variables,
+        batch: Batch,
+        totals: Mapping[str, jax.Array],
+        values: Mapping[str, jax.Array],
+        rng: jax.Array,
+    ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
+        augment_rng, dropout_rng = jax.random.split(rng)
+        weight, position = batch["weight"], batch["position"]
+        image, _ = pixels.augment(augment_rng, batch["image"], None, config.augment, position)
+        (logits, _), updated = network.apply(
+            variables,
+            pixels.scale(image, config.model),
+            train=True,
+            mu=values["mu"],
+            weight=weight,
+            position=position,
+            rngs={"dropout": dropout_rng},
+            mutable=["batch_stats"],
+        )
+        labels = batch["label"].astype(jnp.float32)
+        loss = (multilabel_soft_margin(logits, labels) * weight).sum() / totals["patches"]
+        right = ((logits > 0) == (labels > 0)).mean(axis=-1)
+        accuracy = (right * weight).sum() / totals["patches"]
+        batch_stats = updated.get("batch_stats", variables["batch_stats"])
+        return loss, (batch_stats, {"loss": loss, "patch_accuracy": accuracy})
+
+    return loss_function
+
+
+def predict(
+    config: ml_collections.ConfigDict, network: ResNet38, variables: Variables, image: jax.Array
+) -> Prediction:
+    """Predicts the classes of patches, and their segmentation by the class activation maps.
+
+    Label maps are those of the classes over `config.cam.threshold`; see `methods.Method.predict`.
+    """
+    logits, taps = network.apply(variables, pixels.scale(image, config.model), train=False)
+    presence = jax.nn.sigmoid(logits)
+    class_weights = variables["params"]["fc8"]["kernel"][0, 0]
+    maps = cam.class_activation_maps(taps["bn7"], class_weights, relu=config.cam.relu)
+    label_maps = masks.segmentation(maps, presence, image.shape[1:3], config.cam.threshold)
+    return Prediction(label_maps, presence=presence)
+
+
+def open_layers(
+    config: ml_collections.ConfigDict,
+    network: ResNet38,
+    variables: Variables,
+    image: jax.Array,
+    layers: tuple[str, ...],
+) -> dict[str, jax.Array]:
+    """Computes the Grad-CAM (Eq. 6) of images (B, H, W, 3) uint8 by layer, see `cam.grad_cam`."""
+    maps, _ = cam.grad_cam(network, variables, pixels.scale(image, config.model), layers)
+    return maps

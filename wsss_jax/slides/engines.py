@@ -1,0 +1,164 @@
+"""The engines that segment the slides of a job: this process, or workers of a Ray cluster."""
+
+import errno
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from data.dataset import Dataset
+from wsss_jax import config as config_lib
+from wsss_jax import parallel
+from wsss_jax.errors import InputError, Preempted
+from wsss_jax.progress import catch_termination
+from wsss_jax.slides import tissue_map
+from wsss_jax.slides.mapping import memory, networks
+from wsss_jax.slides.mapping.networks import Networks, NetworksChanged
+from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.slides.reading.formats import one_line
+
+_CORES = 4  # of a Ray worker without GPU: XLA computes and the readers decode with so many
+
+
+class Outcome(NamedTuple):
+    """The result of a slide: either `done` or `error` is a line of text, the other is empty."""
+
+    slide: SlideFile
+    done: str
+    error: str
+
+
+def run_locally(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    slides: Sequence[SlideFile],
+    workdir: Path,
+) -> Iterator[Outcome]:
+    """Segments one slide after the other, in this process."""
+    loaded = networks.prepare(config, workdir)
+
+    def outcomes() -> Iterator[Outcome]:
+        with catch_termination() as terminated:
+
+            def check() -> None:
+                if terminated:
+                    raise Preempted(
+                        f"{workdir}: stopped by {terminated[0]} in {slide.name}; the same command "
+                        "goes on from its last finished part"
+                    )
+
+            for number, slide in enumerate(slides):
+                if number:
+                    check()
+                yield attempt(config, dataset, loaded, slide, workdir, after_batch=check)
+            terminated.clear()  # a signal after the last tile of all stops nothing
+
+    return outcomes()
+
+
+def attempt(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    loaded: Networks,
+    slide: SlideFile,
+    workdir: Path,
+    **options: Any,
+) -> Outcome:
+    """Segments a slide; what is wrong with it, or with its folder, becomes a line of text."""
+    folder = workdir / slide.name
+    try:
+        done = tissue_map.segment_slide(config, dataset, loaded, slide, folder, **options)
+        return Outcome(slide, done, "")
+    except NetworksChanged:
+        raise  # of no slide alone
+    except InputError as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{folder}: {error.strerror}; free some, or name another --workdir"
+        else:
+            where, what = error.filename or slide.path, error.strerror or error
+            message = f"{where}: {what}; correct that and give the same command again"
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not (short := memory.shortage(error)):
+            raise
+        message = f"{slide.path}: {short}"
+    # Names of files may hold bytes that are no text.
+    message = message.encode("utf-8", "backslashreplace").decode()
+    return Outcome(slide, "", " ".join(message.split()))
+
+
+def run_on_ray(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    slides: Sequence[SlideFile],
+    workdir: Path,
+) -> Iterator[Outcome]:
+    """Shares the slides out over the workers of a Ray cluster; outcomes come as they are done."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "config.engine is 'ray', which is not installed: pip install ray, or set "
+            "--config.engine=local"
+        ) from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)  # joins the cluster that RAY_ADDRESS names, if any
+    there = ray.cluster_resources()
+    gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+    each = {"num_gpus": 1} if gpus else {"num_cpus": min(cores, _CORES)}
+    count = min(len(slides), gpus or max(1, cores // _CORES))
+    worker = ray.remote(**each)(_Worker)
+    slides = [slide._replace(path=slide.path.absolute()) for slide in slides]
+    arguments = _with_absolute_paths(config), dataset, workdir.absolute()
+    idle = [worker.remote(*arguments) for _ in range(count)]
+
+    def outcomes() -> Iterator[Outcome]:
+        waiting, working = deque(slides), {}
+        while waiting or working:
+            while idle and waiting:
+                actor, slide = idle.pop(), waiting.popleft()
+                working[actor.attempt.remote(slide)] = actor, slide
+            (answer,), _ = ray.wait(list(working), num_returns=1)
+            actor, slide = working.pop(answer)
+            try:
+                yield ray.get(answer)
+                idle.append(actor)
+            except NetworksChanged as error:  # without Ray's traceback
+                raise NetworksChanged(str(getattr(error, "cause", error))) from error
+            except ray.exceptions.RayActorError as error:
+                yield Outcome(slide, "", f"{slide.path}: its worker died ({one_line(error)})")
+                idle.append(worker.remote(*arguments))
+
+    return outcomes()
+
+
+def _with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
+    """Returns the configuration for workers, which may start in other folders."""
+    config = config_lib.thaw(config)
+    for section, field in ((config, "phase1"), (config, "phase2"), (config.tissue, "source")):
+        if section[field] and Path(section[field]).is_dir():
+            section[field] = str(Path(section[field]).absolute())
+    return config_lib.freeze(config)
+
+
+class _Worker:
+    """Keeps the networks loaded in a process of Ray's."""
+
+    def __init__(self, config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path):
+        parallel.cache_compiled_programs()
+        self._config, self._dataset = config, dataset
+        self._loaded, self._workdir = networks.prepare(self._config, workdir), workdir
+
+    def attempt(self, slide: SlideFile) -> Outcome:
+        """Segments a slide; no progress lines, which would come from all workers at once."""
+        return attempt(
+            self._config, self._dataset, self._loaded, slide, self._workdir, show_progress=False
+        )
+
+
+# (configuration, data set, slides, workdir) -> outcomes, as `config.engine` says
+ENGINES: dict[str, Callable[..., Iterator[Outcome]]] = {"local": run_locally, "ray": run_on_ray}

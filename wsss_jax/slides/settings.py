@@ -1,0 +1,62 @@
+"""What the settings of tissue maps become when the runs are known."""
+
+import ml_collections
+
+from data.dataset import Dataset
+from wsss_jax import config as config_lib
+from wsss_jax import methods, runs
+from wsss_jax.errors import InputError
+
+_STRIDES = 8  # the stride that is chosen is a multiple of it
+
+
+def complete(
+    config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.FrozenConfigDict, Dataset]:
+    """Completes what the runs decide: `mpp`, `tile`, `stride`, and the gate without phase 1.
+
+    Touches no device.
+
+    Args:
+      config: of the job "segment", or of "doctor" with `phase2` set.
+
+    Returns:
+      The configuration, and the data set of the runs.
+
+    Raises:
+      InputError: no such runs, of other classes, or nothing says at what resolution they learned.
+    """
+    config = config_lib.thaw(config)
+    earlier, dataset = runs.load(config.phase2, "phase2", methods.find_giving("logits"))
+    if not config.phase1:
+        config.gate.mode = "off"
+    elif config.gate.mode == "off":
+        config.phase1 = ""
+    else:
+        _, other = runs.load(config.phase1, "phase1", methods.find_giving("presence"))
+        if other.classes != dataset.classes:
+            raise InputError(
+                f"config.phase1 and config.phase2 are runs with other classes ({other.classes}, "
+                f"{dataset.classes}): name two of one data set"
+            )
+    config.tile = config.tile or earlier.data.patch_size
+    config.stride = config.stride or usual_stride(config.tile)
+    if config.stride > config.tile:
+        raise InputError(
+            f"config.stride is {config.stride}, over the tile's {config.tile}: set "
+            f"--config.stride={config.tile // 2} or less"
+        )
+    if not config.mpp:
+        # Patches that were resized are of no known resolution.
+        if not dataset.mpp or earlier.data.resize:
+            raise InputError(
+                f"config.mpp: {config.phase2} does not say at how many micrometers per pixel it "
+                "learned: set --config.mpp=1.0 for patches at 10x, 0.5 at 20x, 0.25 at 40x"
+            )
+        config.mpp = dataset.mpp
+    return config_lib.freeze(config), dataset
+
+
+def usual_stride(tile: int) -> int:
+    """The multiple of 8 just under half a tile, in pixels: tiles overlap by over 50 %."""
+    return max((tile - 1) // 2 // _STRIDES * _STRIDES, 1)

@@ -1,0 +1,160 @@
+"""One step of training, as a pure function of one replica."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from wsss_jax import parallel
+from wsss_jax.models.layers import BLOCK_OUTPUT
+from wsss_jax.sources import Batch
+from wsss_jax.state import State, network_shapes
+from wsss_jax.training.task import Task, Variables
+
+
+def partition(
+    params: Mapping[str, Any], is_trained: Callable[[tuple[str, ...]], bool]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a parameter tree into the trained leaves and the others, both nested."""
+    flat = flatten_dict(params)
+    return (
+        unflatten_dict({k: v for k, v in flat.items() if is_trained(k)}),
+        unflatten_dict({k: v for k, v in flat.items() if not is_trained(k)}),
+    )
+
+
+def merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverts `partition`."""
+    return unflatten_dict({**flatten_dict(one), **flatten_dict(other)})
+
+
+def compute_gradients(
+    task: Task,
+    state: State,
+    batch: Batch,
+    values: Mapping[str, jax.Array],
+    rng: jax.Array,
+) -> tuple[dict[str, Any], Variables, dict[str, jax.Array]]:
+    """Computes gradients of the global batch; each replica, mapped over `parallel.AXIS`, its share.
+
+    Parameters that are not trained get no gradient, so their layers cost no backward pass unless
+    a trained one lies before them.
+
+    Args:
+      task: bound before the map.
+      state: the same on all replicas, as is what is returned.
+      batch: the replica's share of the global batch.
+      values: the scalars of this epoch.
+      rng: the run's key.
+
+    Returns:
+      The gradients of the trained parameters, the new "batch_stats" and the metrics, all of the
+      global batch.
+    """
+    rng = jax.random.fold_in(rng, state.step)
+    trained, fixed = partition(state.variables["params"], task.is_trained)
+
+    totals = jax.lax.psum(task.totals(batch), parallel.AXIS)
+
+    def loss(trained: Mapping[str, Any], part: Batch) -> tuple[jax.Array, Any]:
+        variables = {**state.variables, "params": merge(trained, fixed)}
+        return task.loss(variables, part, totals, values, rng)
+
+    if task.rematerialize:
+        kept = jax.checkpoint_policies.save_only_these_names(BLOCK_OUTPUT)
+        loss = jax.checkpoint(loss, policy=kept)
+    differentiate = partial(jax.grad(loss, has_aux=True), trained)
+    if task.parts == 1:
+        gradients, (batch_stats, metrics) = differentiate(batch)
+    else:  # the statistics are frozen: what comes back of them is what went in
+
+        def compute(part: Batch) -> tuple[Any, Any]:
+            gradients, (_, metrics) = differentiate(part)
+            return gradients, metrics
+
+        gradients, metrics = _add_up(compute, batch, task.parts)
+        batch_stats = state.variables.get("batch_stats", {})
+    gradients, metrics = jax.lax.psum((gradients, dict(metrics)), parallel.AXIS)
+    return gradients, batch_stats, metrics
+
+
+def _add_up(function: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+    """Sums what a function gives for each of the parts, computed one after the other."""
+    batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batch))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    return jax.lax.scan(add, zeros, batch)[0]
+
+
+def apply_gradients(
+    task: Task, state: State, gradients: Mapping[str, Any], batch_stats: Variables
+) -> State:
+    """Returns the state after an optimizer step with the results of `compute_gradients`."""
+    trained, fixed = partition(state.variables["params"], task.is_trained)
+    updates, opt_state = task.optimizer.update(gradients, state.opt_state, trained)
+    params = merge(optax.apply_updates(trained, updates), fixed)
+    variables = {**state.variables, "params": params}
+    if "batch_stats" in variables:
+        variables["batch_stats"] = batch_stats
+    return state._replace(step=state.step + 1, variables=variables, opt_state=opt_state)
+
+
+def train_step(
+    task: Task,
+    state: State,
+    batch: Batch,
+    values: Mapping[str, jax.Array],
+    rng: jax.Array,
+) -> State:
+    """Takes one optimizer step on one replica; arguments as of `compute_gradients`.
+
+    The metrics stay on the device, added up in `state.sums`: "logged" since the last log, "epoch"
+    since the epoch began, each with the number of "steps", and "not_finite", the first step whose
+    loss was not finite, or -1. They are part of the state, so a run that goes on from a checkpoint
+    reports to the last bit what it would have reported.
+    """
+    gradients, batch_stats, metrics = compute_gradients(task, state, batch, values, rng)
+    sums = {
+        name: jax.tree.map(jnp.add, state.sums[name], {**metrics, "steps": jnp.float32(1)})
+        for name in ("logged", "epoch")
+    }
+    fine = jnp.isfinite(metrics["loss"]) | (state.sums["not_finite"] >= 0)
+    sums["not_finite"] = jnp.where(fine, state.sums["not_finite"], state.step)
+    return apply_gradients(task, state, gradients, batch_stats)._replace(sums=sums)
+
+
+def zero_sums(task: Task) -> dict[str, Any]:
+    """Returns the sums of the metrics before the first step."""
+    zeros = dict.fromkeys((*task.metrics, "steps"), np.float32(0))
+    return {"logged": zeros, "epoch": dict(zeros), "not_finite": np.int32(-1)}
+
+
+def reset_sums(state: State, sums: Mapping[str, Any]) -> State:
+    """Returns the state with some sums in the place of its own, where the mapped steps want it."""
+    sums = jax.device_put({**state.sums, **sums}, parallel.local_sharding())
+    return state._replace(sums=sums)
+
+
+def make_state(task: Task, variables: Mapping[str, Any]) -> State:
+    """Returns the state before the first step, where the mapped steps want it."""
+    return jax.device_put(_make_state(task, variables), parallel.local_sharding())
+
+
+def _make_state(task: Task, variables: Mapping[str, Any]) -> State:
+    trained, _ = partition(variables["params"], task.is_trained)
+    opt_state = task.optimizer.init(trained)
+    return State(jnp.zeros((), jnp.int32), variables, opt_state, zero_sums(task))
+
+
+def state_shapes(task: Task) -> State:
+    """Returns the shapes of a state, which a checkpoint must have."""
+    return jax.eval_shape(partial(_make_state, task), network_shapes(task.network))

@@ -1,0 +1,62 @@
+"""What the training loop asks of a method."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+
+from wsss_jax.errors import InputError
+from wsss_jax.sources import Batch
+
+Variables = Mapping[str, Any]
+# (variables, batch, totals, values, rng) -> (loss, (batch_stats, metrics)). Of a part of the global
+# batch, divided by the totals of all of it, loss and metrics are shares that add up to its means.
+LossFunction = Callable[
+    [Variables, Batch, Mapping[str, jax.Array], Mapping[str, jax.Array], jax.Array],
+    tuple[jax.Array, tuple[Variables, Mapping[str, jax.Array]]],
+]
+Validate = Callable[[Variables], dict[str, Any]]
+
+
+class Task(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+      network: called as `network(images, train=...)`.
+      totals: batch -> what the loss is divided by; adds up over the parts of a batch.
+      loss: what is minimized.
+      metrics: names of the figures that the loss returns, "loss" among them.
+      values: epoch -> the scalars that the loss gets in it, such as mu.
+      optimizer: changes the trained parameters.
+      learning_rate: step -> rate, to be logged.
+      is_trained: path of a parameter, names from the module down -> whether it is trained.
+      parts: that a replica computes its share of a batch in, one after the other.
+      rematerialize: computes what the backward pass needs a second time instead of keeping it.
+    """
+
+    network: nn.Module
+    totals: Callable[[Batch], dict[str, jax.Array]]
+    loss: LossFunction
+    metrics: Sequence[str]
+    values: Callable[[int], dict[str, float]]
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    is_trained: Callable[[tuple[str, ...]], bool]
+    parts: int = 1
+    rematerialize: bool = False
+
+
+def check_whole_batches(accumulate: int) -> None:
+    """Refuses parts of batches where BatchNorm is trained.
+
+    Raises:
+      InputError: `config.accumulate` is over 1.
+    """
+    if accumulate > 1:
+        raise InputError(
+            f"config.accumulate is {accumulate} but BatchNorm is trained, whose statistics are of "
+            "the whole batch: set --config.accumulate=1 and, to save memory, "
+            "--config.rematerialize=True"
+        )
