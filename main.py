@@ -10,7 +10,7 @@ if __name__ == "__main__":
 elif __name__ == "__mp_main__":  # a worker process, which imports this first
     from wsss_jax import workers
 
-    workers.begin()
+    workers.initialize()
 
 import errno
 import os
@@ -98,12 +98,12 @@ def main(_: list[str]) -> None:
         # Read when JAX loads. XLA's log would call it an error that a program it kept for this very
         # processor was tuned for it (jax issue 38445); what fails is raised, too.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with signals.deferred():  # an error amid the loading of JAX's library aborts the process
+        with signals.defer():  # an error amid the loading of JAX's library aborts the process
             config_lib.validate(_CONFIG.value)  # loads the job
             from wsss_jax import parallel
 
         parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        parallel.keep_compiled_programs()
+        parallel.cache_compiled_programs()
         if not parallel.is_first():  # one says what there is to say; errors come from all
             os.environ["TQDM_DISABLE"] = "1"
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -1,1 +1,1 @@
-"""Speed, memory and scaling; each module is one command that prints a table."""
+"""Benchmarks of speed, memory and scaling; each module is a command that prints a table."""

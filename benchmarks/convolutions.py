@@ -1,18 +1,18 @@
-"""The convolutions of both networks one by one: XLA's own gradients, ours, PyTorch's.
+"""Measures the convolutions of both networks one by one: XLA's own, ours and PyTorch's.
 
 python -m benchmarks.convolutions --batch 2
 
-Every distinct shape is taken from the networks as they run. The ways, in turn, in float32 on the
-CPU:
+The distinct shapes come from the networks as they run. They are measured in turn, in float32 on
+the CPU:
 
     XLA       what XLA makes of the convolution or of its gradient
-    product   the matrix products of `wsss_jax.models.convolution`, whatever the shape
-    copied    the same with a transposed copy of the input (gradient for the kernel)
+    product   the matrix products of `wsss_jax.models.cpu_convolution`, whatever the shape
+    copied    the same with a transposed copy of the input (kernel gradient)
     inside    a product for each position in the kernel, over the pixels that it meets
     PyTorch   NCHW, eager
 
-"used" names the one that training takes for the shape. The thresholds in `convolution` should be
-such that it is the fastest of ours; the sums over a whole network at the end say how far it is.
+"used" names the way that training takes for the shape. It should be the fastest of ours, which
+the thresholds in `cpu_convolution` decide; the sums over a network at the end show the difference.
 """
 
 import argparse
@@ -20,20 +20,18 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import numpy as np
 from flax import linen as nn
 
 from benchmarks import measure
-from benchmarks.train import CLASSES, PHASES, settings
-from wsss_jax.models import convolution
+from benchmarks.train import CLASSES, PHASES, make_config
+from wsss_jax.models import convolution, cpu_convolution
 from wsss_jax.models.layers import Conv
 
-FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
+DIRECTIONS = FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
 WAYS = ("XLA", "product", "copied", "inside", "PyTorch")
-_ALWAYS, _NEVER = 0, 1 << 30
 
 
 class Shape(NamedTuple):
@@ -53,13 +51,13 @@ class Shape(NamedTuple):
         return text + (f", dilation {self.dilation}" if self.dilation > 1 else "")
 
 
-def shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
-    """The convolutions of a phase's network on images of `size` pixels, by module path, in order.
+def list_shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
+    """Lists the convolutions of a phase's network on images of `size` pixels, by module path.
 
-    The network is only traced, not run.
+    They are in the order of the network, which is traced but not run.
     """
-    model = PHASES[phase].build_network(settings(phase, "float32", width), CLASSES)
-    found: dict[str, Shape] = {}
+    model = PHASES[phase].build_network(make_config(phase, "float32", width), CLASSES)
+    convolutions: dict[str, Shape] = {}
 
     def record(
         call: Callable, arguments: tuple, named: dict, context: nn.module.InterceptorContext
@@ -67,7 +65,7 @@ def shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
         module = context.module
         if isinstance(module, Conv):
             _, height, wide, channels = arguments[0].shape
-            found["/".join(module.path)] = Shape(
+            convolutions["/".join(module.path)] = Shape(
                 height,
                 wide,
                 channels,
@@ -81,42 +79,37 @@ def shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    return found
+    return convolutions
 
 
-def products(shape: Shape, *, padded: bool) -> int:
-    """Multiplications of one image's convolution; `padded` counts those with padding too."""
+def count_products(shape: Shape, *, padded: bool) -> int:
+    """Counts the multiplications of a convolution per image, `padded`: those with padding too."""
 
-    def along(length: int) -> int:
+    def count_on_axis(length: int) -> int:
         out = -(-length // shape.stride)
         if padded:
             return out * shape.size
         reach = shape.size // 2
-        at = shape.stride * np.arange(out)[:, None]
-        at = at + shape.dilation * np.arange(-reach, reach + 1)[None, :]
-        return int(((at >= 0) & (at < length)).sum())
+        index = shape.stride * np.arange(out)[:, None]
+        index = index + shape.dilation * np.arange(-reach, reach + 1)[None, :]
+        return int(((index >= 0) & (index < length)).sum())
 
-    return along(shape.height) * along(shape.width) * shape.channels * shape.features
+    return (
+        count_on_axis(shape.height) * count_on_axis(shape.width) * shape.channels * shape.features
+    )
 
 
-def used(shape: Shape, direction: str) -> str:
-    """The way that training on the CPU takes."""
+def choose_way(shape: Shape, direction: str) -> str:
+    """Returns the way that training takes on a CPU."""
     image = (1, shape.height, shape.width, shape.channels)
     kernel = (shape.size, shape.size, shape.channels, shape.features)
-    if convolution._is_wide(image, kernel, shape.stride, shape.dilation):
-        return "inside"
-    if direction == FORWARD:
-        return "product" if shape.size == 1 else "XLA"
-    if direction == INPUT:
-        enough = shape.channels >= convolution._CHANNELS_FOR_INPUT_PRODUCT
-        return "product" if enough or shape.size == 1 else "XLA"
-    if shape.channels < convolution._CHANNELS_FOR_KERNEL_PRODUCT:
-        return "XLA"
-    return "copied" if shape.features >= convolution._FEATURES_FOR_COPY else "product"
+    return cpu_convolution.choose_way(direction, image, kernel, shape.stride, shape.dilation)
 
 
-def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, Callable[[], Any]]:
-    """Functions that each compute `direction` and wait for it; those that make sense for it."""
+def compile_ways(
+    shape: Shape, batch: int, direction: str, *, torch: bool
+) -> dict[str, Callable[[], Any]]:
+    """Compiles a function for each way that suits the shape; it waits for its result."""
     rng = np.random.default_rng(0)
     out = (batch, -(-shape.height // shape.stride), -(-shape.width // shape.stride), shape.features)
     x = rng.standard_normal((batch, shape.height, shape.width, shape.channels), np.float32)
@@ -124,51 +117,25 @@ def ways(shape: Shape, batch: int, direction: str, *, torch: bool) -> dict[str, 
     kernel = rng.standard_normal(kernel_shape, np.float32)
     gradient = rng.standard_normal(out, np.float32)
     options = {"stride": shape.stride, "dilation": shape.dilation}
-    found = {}
-    inside = {
-        "_SHARE_INSIDE": 1.0,
-        "_CHANNELS_FOR_INPUT_PRODUCT": _ALWAYS,
-        "_CHANNELS_FOR_KERNEL_PRODUCT": _ALWAYS,
-    }
+    functions = {"XLA": convolution.XLA[direction], **cpu_convolution.PRODUCTS[direction]}
+    if shape.size == 1:
+        functions.pop("inside")  # no kernel lies on padding
+    elif direction == FORWARD:
+        functions.pop("product")  # of 1x1 convolutions
 
-    def compiled(function: Callable, *arguments: np.ndarray, **thresholds: float) -> Callable:
-        arguments = tuple(map(jax.device_put, arguments))
-        with mock.patch.dict(vars(convolution), {"_SHARE_INSIDE": 0.0, **thresholds}):
-            program = jax.jit(partial(function, **options)).lower(*arguments).compile()
-        return lambda: jax.block_until_ready(program(*arguments))
+    def compile_way(function: Callable) -> Callable[[], Any]:
+        arrays = (x, kernel) if direction == FORWARD else (x, kernel, gradient)
+        arrays = tuple(map(jax.device_put, arrays))
+        program = jax.jit(partial(function, **options)).lower(*arrays).compile()
+        return lambda: jax.block_until_ready(program(*arrays))
 
-    if direction == FORWARD:
-        found["XLA"] = compiled(convolution._convolve, x, kernel)
-        if shape.size == 1:
-            found["product"] = compiled(convolution._product, x, kernel)
-        else:
-            found["inside"] = compiled(convolution._product, x, kernel)
-    elif direction == INPUT:
-        found["XLA"] = compiled(convolution._input_gradient, x, kernel, gradient)
-        found["product"] = compiled(
-            convolution._input_product, x, kernel, gradient, _CHANNELS_FOR_INPUT_PRODUCT=_ALWAYS
-        )
-        if shape.size > 1:
-            found["inside"] = compiled(convolution._input_product, x, kernel, gradient, **inside)
-    else:
-        found["XLA"] = compiled(convolution._kernel_gradient, x, kernel, gradient)
-        for name, features in (("product", _NEVER), ("copied", _ALWAYS)):
-            found[name] = compiled(
-                convolution._kernel_product,
-                x,
-                kernel,
-                gradient,
-                _CHANNELS_FOR_KERNEL_PRODUCT=_ALWAYS,
-                _FEATURES_FOR_COPY=features,
-            )
-        if shape.size > 1:
-            found["inside"] = compiled(convolution._kernel_product, x, kernel, gradient, **inside)
+    ways = {name: compile_way(function) for name, function in functions.items()}
     if torch:
-        found["PyTorch"] = _torch_way(x, kernel, gradient, direction, options)
-    return found
+        ways["PyTorch"] = _make_torch_way(x, kernel, gradient, direction, options)
+    return ways
 
 
-def _torch_way(
+def _make_torch_way(
     x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray, direction: str, options: dict
 ) -> Callable[[], Any]:
     import torch
@@ -187,34 +154,34 @@ def _torch_way(
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every distinct shape and direction: milliseconds of each way."""
+    """Returns a row for every distinct shape and direction: milliseconds of each way."""
     rows = []
     for phase in args.phase:
-        counted = Counter(shapes(phase, args.size, args.width).values())
+        counted = Counter(list_shapes(phase, args.size, args.width).values())
         for shape, count in counted.items():
-            for direction in (FORWARD, INPUT, KERNEL):
+            for direction in DIRECTIONS:
                 if direction == INPUT and shape.channels == 3:
-                    continue  # nobody differentiates for the image
-                functions = ways(shape, args.batch, direction, torch=args.torch)
-                found = measure.in_turn(functions, args.repeats)
+                    continue  # the image needs no gradient
+                functions = compile_ways(shape, args.batch, direction, torch=args.torch)
+                seconds = measure.time_in_turn(functions, args.repeats)
                 rows.append(
                     {
                         "phase": phase,
                         "convolution": str(shape),
                         "times": count,
                         "what": direction,
-                        "GFLOP": 2e-9 * args.batch * products(shape, padded=True),
-                        **{name: 1e3 * found[name] if name in found else None for name in WAYS},
-                        "used": used(shape, direction),
+                        "GFLOP": 2e-9 * args.batch * count_products(shape, padded=True),
+                        **{name: 1e3 * seconds[name] if name in seconds else None for name in WAYS},
+                        "used": choose_way(shape, direction),
                     }
                 )
     return rows
 
 
-def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Milliseconds of all convolutions of a network by direction, from the rows of `run`."""
+def sum_by_network(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sums milliseconds over each network by direction, from the rows of `run`."""
     ours = [name for name in WAYS if name != "PyTorch"]
-    found: dict[tuple[int, str], dict[str, Any]] = {}
+    sums: dict[tuple[int, str], dict[str, Any]] = {}
     for row in rows:
         times = {
             "XLA": row["XLA"],
@@ -222,12 +189,12 @@ def totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "fastest of ours": min(row[name] for name in ours if row[name] is not None),
             "PyTorch": row["PyTorch"],
         }
-        total = found.setdefault(
+        total = sums.setdefault(
             (row["phase"], row["what"]), {"phase": row["phase"], "what": row["what"]}
         )
-        for name, taken in times.items():
-            total[name] = None if taken is None else total.get(name, 0.0) + row["times"] * taken
-    return list(found.values())
+        for name, time in times.items():
+            total[name] = None if time is None else total.get(name, 0.0) + row["times"] * time
+    return list(sums.values())
 
 
 def main() -> None:
@@ -240,10 +207,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     args = parser.parse_args()
-    args.torch = measure.torch_wanted(args.torch)
+    args.torch = measure.use_torch(args.torch)
     rows = run(args)
     measure.report("convolutions", vars(args), rows)
-    print("\n" + measure.table(totals(rows)))
+    print("\n" + measure.format_table(sum_by_network(rows)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Floating-point operations and bytes of a step, a Grad-CAM batch and a slide tile, per image.
+"""Counts operations and bytes of a training step, a Grad-CAM batch and a slide tile, per image.
 
 python -m benchmarks.counts
 
-The operations are XLA's count of the program as it would go to a GPU, before it is optimized, and
-beside it the sum over the convolutions by hand, with and without the products that meet padding.
-XLA leaves those out. The bytes are XLA's count of the program compiled for the device at hand, in
-which only what is fused stays off the memory. A second table sums the forward passes by stage.
+The operations are XLA's count of the program for a GPU before optimization, beside the sum over the
+convolutions by hand, with and without the products with padding, which XLA leaves out. The bytes
+are XLA's count of the program compiled for this device; only fused results stay out of memory. A
+second table sums the forward passes by stage.
 """
 
 import argparse
@@ -16,44 +16,45 @@ from typing import Any
 import jax
 
 from benchmarks import convolutions, measure, programs
-from benchmarks.train import CLASSES, PHASES, settings
+from benchmarks.train import CLASSES, PHASES, make_config
 from configs import base
 
 _FLOPS_PER_PRODUCT = 2
 
 
-def stages(phase: int, size: int, width: float) -> list[dict[str, Any]]:
-    """GFLOP of the forward convolutions of one image by stage, with and without padding."""
+def count_stages(phase: int, size: int, width: float) -> list[dict[str, Any]]:
+    """Counts GFLOP of the forward convolutions of one image by stage, with and without padding."""
     rows: dict[str, dict[str, Any]] = {}
-    for path, shape in convolutions.shapes(phase, size, width).items():
-        stage = stage_of(path)
+    for path, shape in convolutions.list_shapes(phase, size, width).items():
+        stage = find_stage(path)
         row = rows.setdefault(
             stage, {"phase": phase, "stage": stage, "convolutions": 0, "GFLOP": 0.0, "inside": 0.0}
         )
         row["convolutions"] += 1
-        row["GFLOP"] += _giga(convolutions.products(shape, padded=True))
-        row["inside"] += _giga(convolutions.products(shape, padded=False))
+        row["GFLOP"] += _giga(convolutions.count_products(shape, padded=True))
+        row["inside"] += _giga(convolutions.count_products(shape, padded=False))
     return list(rows.values())
 
 
-def stage_of(path: str) -> str:
-    """ "b4" of "b4_3/conv_branch2a", "backbone/layer3" of "backbone/layer3_7/conv2"."""
+def find_stage(path: str) -> str:
+    """Maps "b4_3/conv_branch2a" to "b4", "backbone/layer3_7/conv2" to "backbone/layer3"."""
     parts = path.split("/")[:-1] or [path]
     return "/".join(re.sub(r"_\d+$", "", part) for part in parts[:2])
 
 
-def by_hand(what: str, size: int, width: float, *, padded: bool) -> float:
-    """GFLOP of the convolutions of a program on one image.
+def count_by_hand(what: str, size: int, width: float, *, padded: bool) -> float:
+    """Counts GFLOP of the convolutions of a program on one image.
 
-    A trained convolution costs its forward pass three times, one whose weights are frozen, or whose
-    input needs no gradient, twice. Grad-CAM passes back, for every class, through what follows the
-    lowest layer.
+    A trained convolution costs three times its forward pass; with frozen weights, or without a
+    gradient for its input, twice. Grad-CAM has a backward pass for every class, through all that
+    follows the lowest layer.
     """
 
     def total(phase: int, factor: Callable[[str], int]) -> float:
-        found = convolutions.shapes(phase, size, width).items()
+        shapes = convolutions.list_shapes(phase, size, width)
         return sum(
-            factor(path) * _giga(convolutions.products(s, padded=padded)) for path, s in found
+            factor(path) * _giga(convolutions.count_products(shape, padded=padded))
+            for path, shape in shapes.items()
         )
 
     if what == "slide tile":
@@ -61,11 +62,11 @@ def by_hand(what: str, size: int, width: float, *, padded: bool) -> float:
     if what == "phase 2 step":
         return total(2, lambda path: 2 if path == "backbone/conv1" else 3)
     if what == "Grad-CAM":
-        paths = list(convolutions.shapes(1, size, width))
+        paths = list(convolutions.list_shapes(1, size, width))
         lowest = max(i for i, path in enumerate(paths) if path.startswith(f"{_lowest_layer()}/"))
         return total(1, lambda path: 1 + CLASSES * (paths.index(path) > lowest))
-    frozen = settings(1, "float32", width).model.frozen_blocks
-    paths = convolutions.shapes(1, size, width)
+    frozen = make_config(1, "float32", width).model.frozen_blocks
+    paths = convolutions.list_shapes(1, size, width)
     first = next(path.split("/")[0] for path in paths if path.split("/")[0] not in frozen)
     no_input = {f"{first}/conv_branch1", f"{first}/conv_branch2a"}
 
@@ -86,28 +87,33 @@ def _giga(products: int) -> float:
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every program, per image."""
+    """Returns a row for every program, per image."""
     batch, size = args.batch, args.size
     common = args.precision, args.width, batch, size
-    found = {
-        "phase 1 step": programs.train_step(1, *common),
-        "Grad-CAM": programs.grad_cam(*common),
-        "phase 2 step": programs.train_step(2, *common),
-        "slide tile": programs.slide_tile(*common),
+    all_programs = {
+        "phase 1 step": programs.make_train_step(1, *common),
+        "Grad-CAM": programs.make_grad_cam(*common),
+        "phase 2 step": programs.make_train_step(2, *common),
+        "slide tile": programs.make_slide_tile(*common),
     }
-    return [{"what": name, **row(name, program, args)} for name, program in found.items()]
+    return [
+        {"what": name, **count_program(name, program, args)}
+        for name, program in all_programs.items()
+    ]
 
 
-def row(name: str, program: programs.Program, args: argparse.Namespace) -> dict[str, float]:
-    """The counts of one program, per image of its batch."""
-    function = programs.on_mesh(program.function, 1) if "step" in name else program.function
+def count_program(
+    name: str, program: programs.Program, args: argparse.Namespace
+) -> dict[str, float]:
+    """Counts operations and bytes of a program, per image of its batch."""
+    function = programs.map_on_mesh(program.function, 1) if "step" in name else program.function
     traced = jax.jit(function).trace(*program.arguments)
     flops = traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"] / args.batch
     moved = traced.lower().compile().cost_analysis()["bytes accessed"] / args.batch
     return {
         "GFLOP (XLA)": flops / 1e9,
-        "by hand": by_hand(name, args.size, args.width, padded=False),
-        "with padding": by_hand(name, args.size, args.width, padded=True),
+        "by hand": count_by_hand(name, args.size, args.width, padded=False),
+        "with padding": count_by_hand(name, args.size, args.width, padded=True),
         "GB": moved / 1e9,
         "FLOP/byte": flops / moved,
     }
@@ -122,8 +128,8 @@ def main() -> None:
     args = parser.parse_args()
     measure.report("counts", vars(args), run(args))
     for phase in PHASES:
-        print("\n" + measure.table(stages(phase, args.size, args.width)))
-    products, memory = measure.product_rate(args.precision), measure.memory_rate()
+        print("\n" + measure.format_table(count_stages(phase, args.size, args.width)))
+    products, memory = measure.measure_product_rate(args.precision), measure.measure_memory_rate()
     print(
         f"\nthis device: {products / 1e12:.3g} TFLOP/s in a matrix product, "
         f"{memory / 1e9:.3g} GB/s in a copy; they meet at {products / memory:.3g} FLOP/byte"

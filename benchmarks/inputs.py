@@ -1,13 +1,13 @@
-"""Decoded, shuffled, batched patches per second, and the share of training that waits for them.
+"""Measures decoded, shuffled, batched patches per second, and how long training waits for them.
 
 python -m benchmarks.inputs
 
-Both sources of the training loop, PNG files and ArrayRecord, on drawn tissue, by the number of
-processes that decode (0: threads of this one). "waiting" is the share of the time after the first
-batch that is spent in `next(batches)` when every batch is followed by a step: one that leaves the
-processor alone, as on an accelerator, of `--step-seconds`; or, with `--train-width`, the real step
-of phase 1, which on a CPU competes with the decoding. Each step is awaited, so nothing of the wait
-hides behind the step before, which in training it does.
+Measures both sources of the training loop, PNG files and ArrayRecord, on drawn tissue, by the
+number of processes that decode (0: threads of this process). "waiting" is the share of the time
+after the first batch that `next(batches)` takes if every batch is followed by a step. The step
+leaves the processor idle for `--step-seconds`, as with an accelerator; with `--train-width`, it is
+the real step of phase 1, which competes with the decoding on a CPU. Each step is waited for; in
+training, decoding overlaps with the step before.
 """
 
 import argparse
@@ -24,30 +24,31 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.train import CLASSES, settings
+from benchmarks.train import build_phase, init_variables, make_config
 from data import synthetic
 from wsss_jax import inputs, parallel, sources
-from wsss_jax.methods import phase1
 from wsss_jax.training.step import make_state, train_step
 
 SOURCES = {"folder": "PNG files", "tfds": "ArrayRecord"}
-_AHEAD = 8  # batches that may be ready when the clock starts
+READ_AHEAD = 8  # batches that may be ready when the clock starts
 
 
-def read_rate(batches: Iterator[sources.Batch], batch_size: int) -> float:
-    """Patches per second of what is left of an iterator after the first batches."""
-    for _ in range(_AHEAD):
+def measure_read_rate(batches: Iterator[sources.Batch], batch_size: int) -> float:
+    """Measures patches per second of an iterator after its first batches."""
+    for _ in range(READ_AHEAD):
         next(batches)
     start = end = time.perf_counter()
     count = 0
     for _ in batches:
         count += 1
-        end = time.perf_counter()  # not behind the last, where the processes are ended
+        end = time.perf_counter()  # not after the loop, which waits for the processes to end
     return count * batch_size / (end - start)
 
 
-def waiting_share(batches: Iterator[sources.Batch], step: Callable[[sources.Batch], None]) -> float:
-    """Share of the time after the first batch and step that `next(batches)` takes."""
+def measure_waiting_share(
+    batches: Iterator[sources.Batch], step: Callable[[sources.Batch], None]
+) -> float:
+    """Measures the share of time, after the first batch and step, that `next(batches)` takes."""
     step(next(batches))
     waiting = 0.0
     start = begun = time.perf_counter()
@@ -58,13 +59,10 @@ def waiting_share(batches: Iterator[sources.Batch], step: Callable[[sources.Batc
     return waiting / (begun - start)
 
 
-def phase1_step(width: float) -> Callable[[sources.Batch], None]:
-    """A training step of phase 1, awaited."""
-    config = settings(1, "float32", width)
-    built = phase1.make_task(config, CLASSES, 1000)
-    init = jax.jit(partial(built.network.init, train=False))
-    variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
-    state = make_state(built, variables)
+def make_phase1_step(width: float) -> Callable[[sources.Batch], None]:
+    """Makes a training step of phase 1 that waits for its result."""
+    built = build_phase(1, "float32", width)
+    state = make_state(built, init_variables(built.network))
     values = {name: np.float32(value) for name, value in built.values(5).items()}
     mapped = parallel.map_train_step(partial(train_step, built))
 
@@ -76,13 +74,13 @@ def phase1_step(width: float) -> Callable[[sources.Batch], None]:
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every source and number of workers."""
+    """Returns a row for every source and number of workers."""
     step, name = lambda batch: time.sleep(args.step_seconds), f"{args.step_seconds} s"
     if args.train_width:
-        step, name = phase1_step(args.train_width), f"phase 1, width {args.train_width:g}"
+        step, name = make_phase1_step(args.train_width), f"phase 1, width {args.train_width:g}"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        config = settings(1, "float32", 1.0).data
+        config = make_config(1, "float32", 1.0).data
         config.root, config.patch_size = str(Path(folder) / "data"), args.size
         counts = {"train": args.patches}
         synthetic.write_dataset(config.root, counts, args.size, seed=0, workers=os.cpu_count() or 1)
@@ -90,16 +88,22 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             config.source = kind
             source = sources.open_source(config, synthetic.DATASET, "train")
             for workers in args.workers:
-                read = partial(
-                    inputs.batches, source, args.batch, workers=workers, seed=0, drop_last=True
+                to_rate, to_wait = (
+                    inputs.read_batches(
+                        source,
+                        args.batch,
+                        workers=workers,
+                        order=inputs.Order(0, epochs, drop_last=True),
+                    )
+                    for epochs in (args.epochs, args.wait_epochs)
                 )
                 rows.append(
                     {
                         "source": text,
                         "workers": workers,
-                        "patches/s": read_rate(read(epochs=args.epochs), args.batch),
+                        "patches/s": measure_read_rate(to_rate, args.batch),
                         "step": name,
-                        "waiting": waiting_share(read(epochs=args.wait_epochs), step),
+                        "waiting": measure_waiting_share(to_wait, step),
                     }
                 )
     return rows

@@ -1,14 +1,14 @@
-"""Pseudo masks per second, beside the procedure of the released code in PyTorch.
+"""Measures pseudo masks per second, beside the procedure of the released code in PyTorch.
 
 python -m benchmarks.masks --batch 4 --patches 12
 
-Both read patches of drawn tissue from PNG files and write a mask of each of three layers as PNG.
-Ours is the path of the job `masks`: batches of the loader, one forward pass for all classes and
-layers, files written by threads while the next batch is opened. The procedure takes one patch at a
-time and, for each layer and class, a forward pass and a full backward pass, in float32; it has the
-same weights, and "equal" is the share of pixels on which ours agrees with it. "writing" is the time
-spent in writing files, all threads together, and "waiting" the time in which nothing else was done,
-both as shares of the whole.
+Both read patches of drawn tissue from PNG files and write a mask for each of three layers as PNG.
+Ours does what the job `masks` does: batches of the loader, one forward pass for all classes and
+layers, files written by threads during the next batch. The released procedure takes one patch at a
+time and, for each layer and class, a forward and a full backward pass, in float32, with the same
+weights; "equal" is the share of pixels on which both agree. "writing" is the time for writing
+files, of all threads together, and "waiting" the time in which nothing else is done, both as shares
+of the total.
 """
 
 import argparse
@@ -25,9 +25,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.train import CLASSES, settings
+from benchmarks.train import CLASSES, init_variables, make_config
 from configs import base
-from data import folders, synthetic
+from data import folders, patch_files, synthetic
 from wsss_jax import inputs, sources
 from wsss_jax.interop import torch_names
 from wsss_jax.jobs import masks as masks_job
@@ -38,8 +38,8 @@ LAYERS = base.layers("reference")
 REFERENCE = "PyTorch, as released"
 
 
-class Made(NamedTuple):
-    """What was measured: seconds in all, in writing (all threads) and in waiting for it."""
+class Timing(NamedTuple):
+    """Number of patches, and seconds in all, for writing (all threads) and for waiting for it."""
 
     patches: int
     seconds: float
@@ -47,51 +47,45 @@ class Made(NamedTuple):
     waiting: float
 
 
-def variables_of(config: Any) -> dict[str, Any]:
-    """Random weights of the classifier of a phase 1 configuration."""
-    model = phase1.build_network(config, CLASSES)
-    init = jax.jit(partial(model.init, train=False))
-    # The default generator compiles anew for every parameter.
-    return init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
-
-
-def ours(
+def run_ours(
     precision: str, args: argparse.Namespace, variables: dict, source: sources.Source, out: Path
-) -> Made:
-    """Opens the patches of a source as the job does, after one batch that is not counted."""
-    config = settings(1, precision, args.width)
+) -> Timing:
+    """Makes masks of the patches of a source as the job does, after one batch without the clock."""
+    config = make_config(1, precision, args.width)
     model = phase1.build_network(config, CLASSES)
     classifier = Trained(config, synthetic.DATASET, model, variables)
     job = base.masks("unused", "reference")
     writing = []
 
     def write(path: Path, mask: np.ndarray) -> None:
-        writing.append(measure.once(lambda: folders.write_mask(path, mask, synthetic.DATASET)))
+        writing.append(
+            measure.time_once(lambda: patch_files.write_mask(path, mask, synthetic.DATASET))
+        )
 
     exact = None if precision == "float32" else "default"
     with jax.default_matmul_precision(exact), ThreadPoolExecutor(masks_job.WRITERS) as pool:
         open_batch = masks_job.make_opener(job, classifier)
-        open_batch(next(inputs.batches(source, args.batch, workers=0)))
+        open_batch(next(inputs.read_batches(source, args.batch, workers=0)))
         pending: list[Future] = []
         waiting = 0.0
         start = time.perf_counter()
-        for batch in inputs.batches(source, args.batch, workers=args.workers):
+        for batch in inputs.read_batches(source, args.batch, workers=args.workers):
             label_maps = open_batch(batch)
-            waiting += measure.once(partial(masks_job.wait_for, pending))
+            waiting += measure.time_once(partial(masks_job.wait_for, pending))
             pending = [
                 pool.submit(write, out / layer / f"{source.names[batch['index'][row]]}.png", mask)
                 for layer, of_layer in label_maps.items()
                 for row, mask in enumerate(of_layer[: int(batch["weight"].sum())])
             ]
-        waiting += measure.once(partial(masks_job.wait_for, pending))
+        waiting += measure.time_once(partial(masks_job.wait_for, pending))
         seconds = time.perf_counter() - start
-    return Made(len(source), seconds, sum(writing), waiting)
+    return Timing(len(source), seconds, sum(writing), waiting)
 
 
-def reference(
+def run_reference(
     variables: dict[str, Any], patches: Sequence[folders.Patch], width: float, out: Path
-) -> Made:
-    """Opens patches one by one, as the released code does."""
+) -> Timing:
+    """Makes masks of patches one by one, as the released code does."""
     import torch
     from torch.nn import functional
 
@@ -103,49 +97,49 @@ def reference(
     network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
     network = network.to(device).eval()
 
-    def class_map(x: torch.Tensor, layer: str, index: int) -> torch.Tensor:
+    def compute_class_map(x: torch.Tensor, layer: str, index: int) -> torch.Tensor:
         logits, taps = network(x)
         features = taps[layer]
-        features.retain_grad()  # what a hook on the layer would keep
+        features.retain_grad()  # as a hook on the layer would
         network.zero_grad()
         logits[0, index].backward()
         channel_weights = features.grad.mean(dim=(2, 3), keepdim=True)
-        found = (features.detach() * channel_weights).sum(dim=1, keepdim=True)
-        return functional.interpolate(found, x.shape[2:], mode="bilinear")[0, 0].cpu()
+        maps = (features.detach() * channel_weights).sum(dim=1, keepdim=True)
+        return functional.interpolate(maps, x.shape[2:], mode="bilinear")[0, 0].cpu()
 
-    def open_patch(patch: folders.Patch) -> Iterator[tuple[Path, np.ndarray]]:
-        image = folders.read_image(patch.image, None)
+    def make_masks(patch: folders.Patch) -> Iterator[tuple[Path, np.ndarray]]:
+        image = patch_files.read_image(patch.image, None)
         x = torch.from_numpy(image).permute(2, 0, 1)[None].to(device).float() / 255
         present = np.asarray(patch.label)[:, None, None]
         for layer in LAYERS:
-            maps = np.stack([class_map(x, layer, index) for index in range(CLASSES)])
+            maps = np.stack([compute_class_map(x, layer, index) for index in range(CLASSES)])
             mask = (torch_numbers.normalized(maps) * present).argmax(axis=0).astype(np.uint8)
             mask[torch_numbers.white_background(image)] = synthetic.DATASET.excluded
             yield out / layer / f"{patch.stem}.png", mask
 
-    next(open_patch(patches[0]))
+    next(make_masks(patches[0]))
     writing = 0.0
     start = time.perf_counter()
     for patch in patches:
-        for path, mask in open_patch(patch):
-            write = partial(folders.write_mask, path, mask, synthetic.DATASET)
-            writing += measure.once(write)
-    # A synchronous write is waited for as long as it takes.
-    return Made(len(patches), time.perf_counter() - start, writing, writing)
+        for path, mask in make_masks(patch):
+            write = partial(patch_files.write_mask, path, mask, synthetic.DATASET)
+            writing += measure.time_once(write)
+    # Nothing else is done during a synchronous write.
+    return Timing(len(patches), time.perf_counter() - start, writing, writing)
 
 
-def agreement(one: Path, other: Path) -> float:
-    """Share of equal pixels of the masks that both folders have."""
-    read = partial(folders.read_values, size=None)
+def compare_masks(one: Path, other: Path) -> float:
+    """Returns the share of equal pixels in the masks that both folders have."""
+    read = partial(patch_files.read_values, size=None)
     pairs = [(path, other / path.relative_to(one)) for path in sorted(one.rglob("*.png"))]
     equal = [np.mean(read(a) == read(b)) for a, b in pairs if b.is_file()]
     return float(np.mean(equal))
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every precision of ours, and one for the procedure of the released code."""
-    config = settings(1, "float32", args.width)
-    variables = variables_of(config)
+    """Returns a row for every precision of ours, and one for the released procedure."""
+    config = make_config(1, "float32", args.width)
+    variables = init_variables(phase1.build_network(config, CLASSES))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         config.data.root, config.data.patch_size = str(root / "data"), args.size
@@ -155,29 +149,29 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         for name in names:
             for layer in LAYERS:
                 (root / name / layer).mkdir(parents=True)
-        found = {
-            f"ours, {precision}": ours(
+        timings = {
+            f"ours, {precision}": run_ours(
                 precision, args, variables, source, root / f"ours, {precision}"
             )
             for precision in args.precision
         }
         if args.torch:
-            patches = folders.labelled_patches(root / "data", "train", synthetic.DATASET)
+            patches = folders.list_labeled_patches(root / "data", "train", synthetic.DATASET)
             chosen = patches[: args.reference_patches]
-            found[REFERENCE] = reference(variables, chosen, args.width, root / REFERENCE)
-        rates = {name: made.patches / made.seconds for name, made in found.items()}
+            timings[REFERENCE] = run_reference(variables, chosen, args.width, root / REFERENCE)
+        rates = {name: timing.patches / timing.seconds for name, timing in timings.items()}
         return [
             {
                 "way": name,
-                "patches": made.patches,
+                "patches": timing.patches,
                 "s/patch": 1 / rates[name],
                 "masks/s": len(LAYERS) * rates[name],
-                "writing": made.writing / made.seconds,
-                "waiting": made.waiting / made.seconds,
+                "writing": timing.writing / timing.seconds,
+                "waiting": timing.waiting / timing.seconds,
                 "x the released way": rates[name] / rates[REFERENCE] if args.torch else None,
-                "equal": agreement(root / REFERENCE, root / name) if args.torch else None,
+                "equal": compare_masks(root / REFERENCE, root / name) if args.torch else None,
             }
-            for name, made in found.items()
+            for name, timing in timings.items()
         ]
 
 
@@ -197,7 +191,7 @@ def main() -> None:
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     args = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes look at absl's flags
-    args.torch = measure.torch_wanted(args.torch)
+    args.torch = measure.use_torch(args.torch)
     measure.report("masks", vars(args), run(args))
 
 

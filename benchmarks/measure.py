@@ -1,4 +1,4 @@
-"""What all benchmarks share: the clock, the machine, and where the figures go."""
+"""What all benchmarks share: timing, the machine, and the file of results."""
 
 import importlib.metadata
 import importlib.util
@@ -16,76 +16,79 @@ import jax.numpy as jnp
 
 from wsss_jax.files import atomic_path
 
-RESULTS = Path("runs/benchmarks")  # <benchmark>.jsonl, a line for every run
+RESULTS = Path("runs/benchmarks")  # <benchmark>.jsonl with a line for every run
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "numpy")
 
 
-def in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """`seconds` of several functions, called in turn so that other work meets all of them."""
+def time_in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Runs `time_fastest` for several functions in turn, so that other load affects all alike."""
     for function in functions.values():
         function()
-    times = [{name: once(function) for name, function in functions.items()} for _ in range(repeats)]
-    return {name: min(found[name] for found in times) for name in functions}
+    times = [
+        {name: time_once(function) for name, function in functions.items()} for _ in range(repeats)
+    ]
+    return {name: min(by_name[name] for by_name in times) for name in functions}
 
 
-def seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Wall-clock seconds of the fastest of `repeats` calls, after one that is not counted.
+def time_fastest(function: Callable[[], Any], repeats: int) -> float:
+    """Returns the seconds of the fastest of `repeats` calls, after one that is not counted.
 
-    The fastest, because other work on the machine only ever adds. `function` must wait for its
-    result: see `jax.block_until_ready`.
+    The fastest, since other load on the machine only adds time. `function` must wait for its
+    result, see `jax.block_until_ready`.
     """
     function()
-    return min(once(function) for _ in range(repeats))
+    return min(time_once(function) for _ in range(repeats))
 
 
-def once(function: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
+def time_once(function: Callable[[], Any]) -> float:
+    """Returns the wall-clock seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def product_rate(dtype: str, repeats: int = 5) -> float:
-    """Floating-point operations per second of a large matrix product on the first device.
+def measure_product_rate(dtype: str, repeats: int = 5) -> float:
+    """Measures operations per second of a large matrix product on the first device.
 
-    "float32" is computed in float32; "tensorfloat32" takes float32 operands as the device likes.
+    "float32" is computed in float32; "tensorfloat32" has float32 operands, in the default precision
+    of the device.
     """
     size = 2048 if jax.default_backend() == "cpu" else 8192
     precision = "highest" if dtype == "float32" else "default"
     kind = jnp.bfloat16 if dtype == "bfloat16" else jnp.float32
     a = jax.random.normal(jax.random.key(0), (size, size), kind)
     product = jax.jit(lambda a: jnp.dot(a, a, precision=precision))
-    return 2 * size**3 / seconds(lambda: product(a).block_until_ready(), repeats)
+    return 2 * size**3 / time_fastest(lambda: product(a).block_until_ready(), repeats)
 
 
-def flops(mapped: Callable, *arguments: Any) -> float:
-    """Floating-point operations of a `jax.pmap`ped function, over all devices, as XLA counts."""
+def count_flops(mapped: Callable, *arguments: Any) -> float:
+    """Counts the operations of a function of `jax.pmap` over all devices, as XLA does."""
     return mapped.lower(*arguments).cost_analysis()["flops"] * jax.device_count()
 
 
-def torch_wanted(wanted: bool) -> bool:
-    """Whether to measure PyTorch too; says so where it is wanted and not installed."""
+def use_torch(wanted: bool) -> bool:
+    """Whether to measure PyTorch too; prints a note if it is wanted but not installed."""
     installed = importlib.util.find_spec("torch") is not None
     if wanted and not installed:
-        print("PyTorch is not installed (make torch): only our own figures")
+        print("PyTorch is not installed (make torch): it is not measured")
     return wanted and installed
 
 
-def memory_rate(repeats: int = 5) -> float:
-    """Bytes per second that the first device reads and writes where it hardly computes."""
+def measure_memory_rate(repeats: int = 5) -> float:
+    """Measures bytes per second that the first device reads and writes when it hardly computes."""
     size = 2**27 if jax.default_backend() == "cpu" else 2**31
     a = jnp.zeros(size // 4, jnp.float32)
-    negative = jax.jit(jnp.negative, donate_argnums=0)  # in place: new pages take their time
+    negative = jax.jit(jnp.negative, donate_argnums=0)  # in place: new pages of memory take time
 
     def step() -> None:
         nonlocal a
         a = negative(a).block_until_ready()
 
-    return 2 * size / seconds(step, repeats)
+    return 2 * size / time_fastest(step, repeats)
 
 
-def machine() -> dict[str, Any]:
-    """The machine and the versions that a figure belongs to."""
+def describe_machine() -> dict[str, Any]:
+    """Returns the machine and the versions to which a result belongs."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -95,17 +98,17 @@ def machine() -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "processor": _processor(),
+        "processor": _get_processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **versions,
     }
 
 
-def _processor() -> str:
-    """The processor's name; Linux keeps it out of `platform`."""
+def _get_processor() -> str:
+    """Returns the processor's name, which `platform` lacks on Linux."""
     cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
+    for line in cpuinfo.read_format_value().splitlines() if cpuinfo.is_file() else ():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -114,7 +117,7 @@ def _processor() -> str:
 def report(benchmark: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Prints rows as a table and appends them, with machine and settings, to `RESULTS`."""
     print()
-    print(table(rows))
+    print(format_table(rows))
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -122,21 +125,21 @@ def report(benchmark: str, settings: dict[str, Any], rows: Sequence[dict[str, An
         "benchmark": benchmark,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "commit": commit,
-        "machine": machine(),
+        "machine": describe_machine(),
         "settings": settings,
         "rows": list(rows),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{benchmark}.jsonl"
-    before = path.read_text() if path.is_file() else ""
+    before = path.read_format_value() if path.is_file() else ""
     with atomic_path(path) as temporary:
-        temporary.write_text(before + json.dumps(line) + "\n")
+        temporary.write_format_value(before + json.dumps(line) + "\n")
     print(f"\nappended to {path}: {json.dumps(line['machine'])}")
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows with the same keys as a table in Markdown."""
-    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Formats rows with the same keys as a table in Markdown."""
+    cells = [list(rows[0]), *([_format_value(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |"
@@ -145,7 +148,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -1,11 +1,11 @@
-"""Where the time of a training step or of a Grad-CAM batch goes, from a trace of the profiler.
+"""Shows where the time of a training step or a Grad-CAM batch goes, by a trace of the profiler.
 
 python -m benchmarks.profile --phase 1
 python -m benchmarks.profile --what masks
 
-One table by kind of work, one by layer shape, for the operations that XLA runs. Operations of
-several threads can run at the same time: shares are of their sum, and the sum can exceed the time
-of the call.
+Prints the operations that XLA runs in two tables, by kind of work and by shape of the layer.
+Operations can run in several threads at once, so their sum can exceed the time of the call; shares
+are of the sum.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from benchmarks import convolutions, measure, programs
 # `  %name = shape opcode(operands), ..., metadata={op_name="..."}`; the shape may be a tuple
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.-]+) = (?:\([^)]*\)|\S+) ([\w-]+)\(")
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
-_CONTAINERS = ("call", "while", "conditional")  # what they run is in the trace by itself
+_CONTAINERS = ("call", "while", "conditional")  # the trace lists what they run, too
 _NETWORKS = ("ResNet38", "DeepLabV3Plus")
 
 
-def traced(call: Callable[[], Any], module: str) -> Counter[str]:
-    """Nanoseconds of the operations of one call by name, for the compiled module of that name."""
-    found: Counter[str] = Counter()
+def trace(call: Callable[[], Any], module: str) -> Counter[str]:
+    """Measures nanoseconds of each operation of a call, for the compiled module of that name."""
+    times: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             call()
@@ -41,23 +41,23 @@ def traced(call: Callable[[], Any], module: str) -> Counter[str]:
                 for event in line.events:
                     stats = dict(event.stats)
                     if stats.get("hlo_module") == module and "hlo_op" in stats:
-                        found[stats["hlo_op"]] += event.duration_ns
-    return found
+                        times[stats["hlo_op"]] += event.duration_ns
+    return times
 
 
-def origins(hlo: str) -> dict[str, tuple[str, str]]:
-    """Opcode and origin in the source program of every instruction of a compiled program."""
-    found = {}
+def parse_origins(hlo: str) -> dict[str, tuple[str, str]]:
+    """Returns instruction -> opcode and origin in the source, for a compiled program."""
+    instructions = {}
     for line in hlo.splitlines():
         instruction, origin = _INSTRUCTION.match(line), _ORIGIN.search(line)
         if instruction:
             name, opcode = instruction.groups()
-            found[name] = opcode, origin[1] if origin else ""
-    return found
+            instructions[name] = opcode, origin[1] if origin else ""
+    return instructions
 
 
-def kind(origin: str, in_convolution: bool) -> str:
-    """What an operation is for, from its origin, such as `.../transpose(jvp(ResNet38))/b3/...`."""
+def classify(origin: str, in_convolution: bool) -> str:
+    """Classifies an operation by its origin, such as `.../transpose(jvp(ResNet38))/b3/...`."""
     backward = "transpose(jvp" in origin or "transpose(vmap" in origin
     if in_convolution:
         if origin.endswith("conv_general_dilated"):
@@ -75,11 +75,11 @@ def kind(origin: str, in_convolution: bool) -> str:
     return "optimizer, augmentation, loss, maps" if origin else "copies that XLA adds"
 
 
-def tables(
+def make_tables(
     times: Counter[str], hlo: str, shapes: dict[str, convolutions.Shape]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Milliseconds and shares by kind and, for what belongs to a convolution, by shape and kind."""
-    instructions = origins(hlo)
+    """Makes tables of milliseconds and shares: all by kind, convolutions by shape and kind."""
+    instructions = parse_origins(hlo)
     # Longer paths first: "b4_5/conv..." and not "b4/conv...".
     paths = sorted(shapes, key=len, reverse=True)
     by_kind: Counter[str] = Counter()
@@ -89,16 +89,16 @@ def tables(
         if opcode in _CONTAINERS:
             continue
         layer = next((path for path in paths if f"/{path}/" in origin), None)
-        what = kind(origin, layer is not None)
+        what = classify(origin, layer is not None)
         by_kind[what] += nanoseconds
         if layer is not None:
             by_shape[str(shapes[layer]), what] += nanoseconds
-    whole = by_kind.total()
+    total = by_kind.total()
 
-    def rows(found: Counter, names: Callable[[Any], dict[str, str]]) -> list[dict[str, Any]]:
+    def rows(times: Counter, names: Callable[[Any], dict[str, str]]) -> list[dict[str, Any]]:
         return [
-            {**names(key), "ms": time / 1e6, "share": time / whole}
-            for key, time in found.most_common()
+            {**names(key), "ms": time / 1e6, "share": time / total}
+            for key, time in times.most_common()
         ]
 
     return (
@@ -108,16 +108,16 @@ def tables(
 
 
 def run(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The tables of one call, after one that is not traced."""
+    """Returns the tables of one call, after one that is not traced."""
     common = args.precision, args.width, args.batch, args.size
     if args.what == "step":
-        program = programs.train_step(args.phase, *common)
-        function = programs.on_mesh(program.function, 1)
+        program = programs.make_train_step(args.phase, *common)
+        function = programs.map_on_mesh(program.function, 1)
     else:
-        program = programs.grad_cam(*common)
+        program = programs.make_grad_cam(*common)
         function = program.function
     compiled = jax.jit(function).lower(*program.arguments).compile()
-    arguments = jax.tree.map(_zeros, program.arguments)
+    arguments = jax.tree.map(_make_zeros, program.arguments)
 
     def call() -> None:
         jax.block_until_ready(compiled(*arguments))
@@ -126,11 +126,13 @@ def run(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, 
     hlo = compiled.as_text()
     module = re.match(r"HloModule ([^\s,]+)", hlo)[1]
     phase = args.phase if args.what == "step" else 1
-    return tables(traced(call, module), hlo, convolutions.shapes(phase, args.size, args.width))
+    return make_tables(
+        trace(call, module), hlo, convolutions.list_shapes(phase, args.size, args.width)
+    )
 
 
-def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros, since no operation takes longer for other values; a key where one is wanted."""
+def _make_zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    """Makes zeros, since no operation takes longer for other values, or a random key."""
     if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
         return jax.random.key(0)
     return jnp.zeros(shape.shape, shape.dtype)
@@ -149,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     kinds, shapes = run(args)
     measure.report("profile", vars(args), kinds)
-    print("\n" + measure.table(shapes[: args.rows]))
+    print("\n" + measure.format_table(shapes[: args.rows]))
 
 
 if __name__ == "__main__":

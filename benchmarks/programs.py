@@ -1,4 +1,4 @@
-"""The programs of training, Grad-CAM and slides with shapes for arguments, to count or compile."""
+"""Programs of training, Grad-CAM and slides with shapes as arguments, to count or compile."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from benchmarks.train import CLASSES, PHASES, random_batch, settings
+from benchmarks.train import CLASSES, PHASES, build_phase, make_config, random_batch
 from configs import base
 from wsss_jax import cam, masks, parallel, pixels
 from wsss_jax.methods import phase1, phase2
@@ -18,25 +18,25 @@ from wsss_jax.training import step
 
 
 class Program(NamedTuple):
-    """A function and its arguments, arrays or their shapes; a step is of one replica."""
+    """A function and its arguments, arrays or their shapes; a step is that of one replica."""
 
     function: Callable
     arguments: tuple[Any, ...]
 
 
-def train_step(phase: int, precision: str, width: float, batch: int, size: int) -> Program:
-    """A training step on a global batch; arguments as of `step.train_step`."""
-    built = PHASES[phase].make_task(settings(phase, precision, width), CLASSES, 1000)
+def make_train_step(phase: int, precision: str, width: float, batch: int, size: int) -> Program:
+    """Makes a training step on a global batch; its arguments are those of `step.train_step`."""
+    built = build_phase(phase, precision, width)
     values = {name: np.float32(value) for name, value in built.values(5).items()}
     shapes = _shapes(random_batch(phase, batch, size)), _shapes(values)
     arguments = step.state_shapes(built), *shapes, jax.eval_shape(partial(jax.random.key, 1))
     return Program(partial(step.train_step, built), arguments)
 
 
-def on_mesh(function: Callable, devices: int) -> Callable:
-    """A training step over the first devices, as `jax.pmap` maps it, for the whole batch.
+def map_on_mesh(function: Callable, devices: int) -> Callable:
+    """Maps a training step over the first devices, as `jax.pmap` does, for the whole batch.
 
-    `jax.pmap` is the same program, but cannot be lowered for a device that is not there.
+    `jax.pmap` gives the same program, but cannot lower it for a device that is missing.
     """
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (parallel.AXIS,))
     same, shared = PartitionSpec(), PartitionSpec(parallel.AXIS)
@@ -49,13 +49,13 @@ def on_mesh(function: Callable, devices: int) -> Callable:
     )
 
 
-def grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
-    """Label maps of three layers, as the job `masks` makes them, of `variables, image, label`."""
-    config, job = settings(1, precision, width), base.masks("unused")
+def make_grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
+    """Makes the program of `variables, image, label` to label maps of three layers."""
+    config, job = make_config(1, precision, width), base.masks("unused")
     model = phase1.build_network(config, CLASSES)
 
     def label_maps(variables: Any, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
-        maps, _ = cam.grad_cam(model, variables, pixels.scaled(image, config.model), job.layers)
+        maps, _ = cam.grad_cam(model, variables, pixels.scale(image, config.model), job.layers)
         return {
             layer: masks.label_maps(of_layer, label, image.shape[1:3], absent=job.absent)
             for layer, of_layer in maps.items()
@@ -65,16 +65,16 @@ def grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
     return Program(label_maps, (network_shapes(model), image, label))
 
 
-def slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
-    """Gated label maps of `variables of phase 1, variables of phase 2, image`."""
-    first, second = (settings(phase, precision, width) for phase in PHASES)
+def make_slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
+    """Makes the program of `variables of both phases, image` to gated label maps."""
+    first, second = (make_config(phase, precision, width) for phase in PHASES)
     classifier, network = (
         PHASES[p].build_network(c, CLASSES) for p, c in ((1, first), (2, second))
     )
     gate = Gate.of(base.evaluate("unused", "unused").gate)
 
     def label_maps(of_classifier: Any, of_network: Any, image: jax.Array) -> jax.Array:
-        scaled = pixels.scaled(image, first.model)
+        scaled = pixels.scale(image, first.model)
         seen, _ = classifier.apply(of_classifier, scaled, train=False)
         logits = phase2.predict(second, network, of_network, image).logits
         return gate.segment(logits, jax.nn.sigmoid(seen))

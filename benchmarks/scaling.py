@@ -1,13 +1,13 @@
-"""Training on several devices: what they send each other, a model of the time, and the rates.
+"""Measures training on several devices: data sent between them, modeled time, and rates.
 
 python -m benchmarks.scaling
 
 * The bytes of all all-reduces of a training step, from the program compiled for simulated devices,
-  beside what must be sent: the gradients and, where statistics are of the batch, those of
-  BatchNorm, forward and backward. They depend neither on the patches' size nor on their number.
+  beside what must be sent: the gradients and, for statistics of the batch, those of BatchNorm,
+  forward and backward. They depend neither on the size of the patches nor on their number.
 * A model of the step on larger machines; `SYSTEMS` and `LATENCY` are its assumptions.
-* Where there are several accelerators: images per second on 1, 2, 4, ... of them, with `--batch`
-  patches on each (weak scaling) and in all (strong).
+* With several accelerators: images per second on 1, 2, 4, ... of them, with `--batch` patches on
+  each (weak scaling) and in all (strong scaling).
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from benchmarks import counts, measure, programs
-from benchmarks.train import CLASSES, PHASES, random_batch, settings
+from benchmarks.train import build_phase, init_variables, make_config, random_batch
 from wsss_jax import parallel
 from wsss_jax.training.step import make_state, train_step
 from wsss_jax.training.task import Task
@@ -34,10 +34,8 @@ from wsss_jax.training.task import Task
 _REPOSITORY = Path(__file__).parents[1]
 _REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
 _ARRAY = re.compile(r"\b[a-z]+(\d+)\[([\d,]*)\]")  # bits and shape
-_BACKWARD_SHARE = (
-    2 / 3
-)  # of a step: both gradients of a convolution cost what its forward pass does
-_USED = 0.45  # of the peak in a step
+_BACKWARD_SHARE = 2 / 3  # of a step: each gradient of a convolution costs one forward pass
+_PEAK_SHARE = 0.45  # of the peak that a step reaches
 
 
 class System(NamedTuple):
@@ -50,8 +48,8 @@ class System(NamedTuple):
     hops: int
 
 
-# NVLink of an H200: 900 GB/s in both directions together, so 450 GB/s out; its peak is a measured
-# one. TPU: the bfloat16 peaks are Google Cloud's (docs.cloud.google.com/tpu/docs/v4 and /v5e). A
+# NVLink of an H200: 900 GB/s in both directions together, so 450 GB/s out; its peak is measured.
+# TPU: the bfloat16 peaks are Google Cloud's (docs.cloud.google.com/tpu/docs/v4 and /v5e). A
 # link carries 45 GB/s a direction (jax-ml.github.io/scaling-book/tpus, "TPU specs"). Of the axes
 # of the torus one is used, though a reduction could use all: in both directions where it closes to
 # a ring, from 64 chips on for v4 and from 256 on for v5e. A v4 chip has two cores and is one device
@@ -66,8 +64,8 @@ SYSTEMS = (
 LATENCY = 1e-6  # seconds per hop of a reduction too small for the bandwidth to matter
 
 
-def all_reduces(hlo: str) -> list[int]:
-    """The bytes that a device gives into every all-reduce of a compiled program."""
+def list_all_reduces(hlo: str) -> list[int]:
+    """Lists the bytes that a device sends into each all-reduce of a compiled program."""
     return [
         sum(
             int(bits) // 8 * math.prod(map(int, filter(None, shape.split(","))))
@@ -77,24 +75,24 @@ def all_reduces(hlo: str) -> list[int]:
     ]
 
 
-def volume(phase: int, width: float) -> dict[str, Any]:
-    """What a training step sends on the devices of this process; compiled, not run.
+def measure_volume(phase: int, width: float) -> dict[str, Any]:
+    """Counts what a training step sends on the devices of this process; compiles, does not run.
 
     Returns:
       `devices`, `reductions` and their `MB` as compiled, and as expected the MB of the `gradients`
       and of the `statistics` (sums and squared deviations, and the gradients of both).
     """
     devices = jax.local_device_count()
-    program = programs.train_step(phase, "float32", width, batch=devices, size=64)
+    program = programs.make_train_step(phase, "float32", width, batch=devices, size=64)
     mapped = jax.pmap(program.function, parallel.AXIS, in_axes=(None, 0, None, None), out_axes=None)
     state, batch, *rest = program.arguments
     batch = {
         name: jax.ShapeDtypeStruct((devices, 1, *array.shape[1:]), array.dtype)
         for name, array in batch.items()
     }
-    sent = all_reduces(mapped.lower(state, batch, *rest).compile().as_text())
-    config = settings(phase, "float32", width)
-    built = PHASES[phase].make_task(config, CLASSES, 1000)
+    sent = list_all_reduces(mapped.lower(state, batch, *rest).compile().as_text())
+    config = make_config(phase, "float32", width)
+    built = build_phase(phase, "float32", width)
     params = flatten_dict(state.variables["params"])
     trained = sum(v.size for path, v in params.items() if built.is_trainable(path))
     of_batch = phase == 2 or config.model.batch_norm == "trained"
@@ -109,15 +107,15 @@ def volume(phase: int, width: float) -> dict[str, Any]:
     }
 
 
-def volumes(devices: int, phases: list[int], width: float) -> list[dict[str, Any]]:
-    """`volume` of each phase in a process with simulated devices."""
+def measure_volumes(devices: int, phases: list[int], width: float) -> list[dict[str, Any]]:
+    """Runs `measure_volume` for each phase in a process with simulated devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PJRT_NPROC": str(2 * devices),
     }
     script = f"from benchmarks import scaling; scaling.print_volumes({phases}, {width})"
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", script],
         cwd=_REPOSITORY,
         env=environment,
@@ -125,28 +123,28 @@ def volumes(devices: int, phases: list[int], width: float) -> list[dict[str, Any
         text=True,
         check=True,
     )
-    return json.loads(done.stdout)
+    return json.loads(finished.stdout)
 
 
 def print_volumes(phases: list[int], width: float) -> None:
-    """Prints `volume` of each phase as JSON."""
-    print(json.dumps([volume(phase, width) for phase in phases]))
+    """Prints `measure_volume` of each phase as JSON."""
+    print(json.dumps([measure_volume(phase, width) for phase in phases]))
 
 
-def modelled(sent: dict[str, Any], seconds: float | None, flops: float) -> list[dict[str, Any]]:
-    """Step time and efficiency on `SYSTEMS`, with nothing and with all hidden that can be.
+def model_steps(sent: dict[str, Any], seconds: float | None, flops: float) -> list[dict[str, Any]]:
+    """Models step time and efficiency on `SYSTEMS`, with and without overlapped transfers.
 
-    A ring all-reduce sends 2 (n - 1) / n times its bytes. The gradients can hide behind the
-    backward pass; the statistics cannot, since what follows waits for them.
+    A ring all-reduce sends 2 (n - 1) / n times its bytes. Sending gradients can overlap with the
+    backward pass; sending statistics cannot, since the next operation waits for them.
 
     Args:
-      sent: of `volume`.
-      seconds: of a step on one device, or None: from the operations at 45 % of the peak.
+      sent: of `measure_volume`.
+      seconds: of a step on one device; None: its operations at 45 % of the peak.
       flops: floating-point operations of a step on one device.
     """
     rows = []
     for system in SYSTEMS:
-        alone = seconds or flops / (_USED * system.peak)
+        alone = seconds or flops / (_PEAK_SHARE * system.peak)
         share = 2 * (system.devices - 1) / system.devices
         gradients = share * sent["gradients"] * 1e6 / system.bandwidth
         waits = sent["reductions"] - 1 if sent["statistics"] else 0
@@ -167,40 +165,40 @@ def modelled(sent: dict[str, Any], seconds: float | None, flops: float) -> list[
     return rows
 
 
-def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Images per second on 1, 2, 4, ... of the accelerators, weak and strong."""
-    found = jax.local_devices()
-    powers = [2**i for i in range(len(found).bit_length())]
+def measure_rates(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures images per second on 1, 2, 4, ... of the accelerators, weak and strong."""
+    devices = jax.local_devices()
+    counts_of_devices = [2**i for i in range(len(devices).bit_length())]
     rows = []
     for phase in args.phase:
-        built = PHASES[phase].make_task(settings(phase, "bfloat16", args.width), CLASSES, 1000)
-        init = jax.jit(partial(built.network.init, train=False))
-        variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
-        variables = jax.device_get(variables)
+        built = build_phase(phase, "bfloat16", args.width)
+        variables = jax.device_get(init_variables(built.network))
         values = {name: np.float32(value) for name, value in built.values(5).items()}
         for scaling in ("weak", "strong"):
             alone = None
-            for devices in powers:
-                batch = args.batch * (devices if scaling == "weak" else 1)
-                if batch % devices:
+            for count in counts_of_devices:
+                batch = args.batch * (count if scaling == "weak" else 1)
+                if batch % count:
                     continue
                 arrays = random_batch(phase, batch, args.size)
-                rate = _rate(built, variables, values, arrays, found[:devices], args.repeats)
+                rate = _measure_rate(
+                    built, variables, values, arrays, devices[:count], args.repeats
+                )
                 alone = alone or rate
                 rows.append(
                     {
                         "phase": phase,
                         "scaling": scaling,
-                        "devices": devices,
+                        "devices": count,
                         "batch": batch,
                         "images/s": rate,
-                        "efficiency": rate / alone / devices,
+                        "efficiency": rate / alone / count,
                     }
                 )
     return rows
 
 
-def _rate(
+def _measure_rate(
     built: Task,
     variables: dict[str, Any],
     values: dict[str, np.float32],
@@ -208,7 +206,7 @@ def _rate(
     devices: list[jax.Device],
     repeats: int,
 ) -> float:
-    """Images per second of a training step on some devices."""
+    """Measures images per second of a training step on some devices."""
     mesh = jax.sharding.Mesh(np.array(devices), (parallel.AXIS,))
     same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state = jax.device_put(jax.device_get(make_state(built, variables)), same)
@@ -227,7 +225,7 @@ def _rate(
         state = step(state, sharded, values, jax.random.key(1))
         jax.block_until_ready(state)
 
-    return len(batch["weight"]) / measure.seconds(once, repeats)
+    return len(batch["weight"]) / measure.time_fastest(once, repeats)
 
 
 def main() -> None:
@@ -240,18 +238,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--step-seconds", type=float, help="on one device; default: by its peak")
     args = parser.parse_args()
-    sent = [row for n in args.simulate for row in volumes(n, args.phase, args.width)]
+    sent = [row for n in args.simulate for row in measure_volumes(n, args.phase, args.width)]
     measure.report("scaling_volume", vars(args), sent)
     model = []
     for row in sent[: len(args.phase)]:
         name = f"phase {row['phase']} step"
-        flops = 1e9 * args.batch * counts.by_hand(name, args.size, args.width, padded=True)
-        model += modelled(row, args.step_seconds, flops)
+        flops = 1e9 * args.batch * counts.count_by_hand(name, args.size, args.width, padded=True)
+        model += model_steps(row, args.step_seconds, flops)
     measure.report("scaling_model", vars(args), model)
     if jax.local_device_count() > 1:
-        measure.report("scaling", vars(args), measured(args))
+        measure.report("scaling", vars(args), measure_rates(args))
     else:
-        print("\none device: no rates of several")
+        print("\none device only: rates on several are not measured")
 
 
 if __name__ == "__main__":

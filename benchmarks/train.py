@@ -1,10 +1,10 @@
-"""Images per second of training steps and forward passes, beside the same network in PyTorch.
+"""Measures training steps and forward passes per second, beside the same network in PyTorch.
 
 python -m benchmarks.train --phase=1 --batch=20
 
 A step is that of training: augmentation on the device, forward and backward pass, optimizer; in
-phase 1 with its first layers frozen, as from pretrained weights. Where PyTorch is installed it runs
-in turn with ours: as the paper trains it (float32, NCHW, eager; without augmentation) and tuned
+phase 1 the first layers are frozen, as from pretrained weights. If PyTorch is installed, it runs in
+turn with ours: as the paper trains it (float32, NCHW, eager; without augmentation) and tuned
 (channels_last, torch.compile and, on a GPU, TF32 and bfloat16 autocast).
 """
 
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+from flax import linen as nn
 
 from benchmarks import measure
 from configs import base
@@ -24,6 +25,7 @@ from wsss_jax import config as config_lib
 from wsss_jax import parallel, pixels
 from wsss_jax.methods import phase1, phase2
 from wsss_jax.training.step import make_state, train_step
+from wsss_jax.training.task import Task
 
 CLASSES = 4
 MU = 0.9
@@ -31,7 +33,7 @@ PHASES = {1: phase1, 2: phase2}
 
 
 class Way(NamedTuple):
-    """A way of doing the same: `step()` and `forward()` work and wait for the end."""
+    """An implementation to measure: `step()` and `forward()` wait for their results."""
 
     name: str
     step: Callable[[], None]
@@ -39,15 +41,12 @@ class Way(NamedTuple):
 
 
 class Ours:
-    """This project's training step and forward pass; each has a matching `..._flops`."""
+    """This project's training step and forward pass; `step_flops`, `forward_flops` count both."""
 
     def __init__(self, phase: int, precision: str, width: float, batch: dict[str, np.ndarray]):
-        config = settings(phase, precision, width)
-        built = PHASES[phase].make_task(config, CLASSES, 1000)
-        init = jax.jit(partial(built.network.init, train=False))
-        # The default generator compiles anew for every parameter.
-        variables = init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
-        self._state = make_state(built, variables)
+        config = make_config(phase, precision, width)
+        built = build_phase(phase, precision, width)
+        self._state = make_state(built, init_variables(built.network))
         self._context = partial(
             jax.default_matmul_precision, None if precision == "float32" else "default"
         )
@@ -57,7 +56,7 @@ class Ours:
         model = PHASES[phase].build_network(config, CLASSES)
 
         def forward(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            image = pixels.scaled(batch["image"], config.model)
+            image = pixels.scale(batch["image"], config.model)
             return model.apply(variables, image, train=False)[0]
 
         self._forward = parallel.map_batch(forward)
@@ -68,9 +67,11 @@ class Ours:
             out_axes=None,
         )
         sharded = parallel.shard(batch)
-        self.step_flops = measure.flops(one, self._state, sharded, *self._rest)
+        self.step_flops = measure.count_flops(one, self._state, sharded, *self._rest)
         one = jax.pmap(forward, parallel.AXIS, in_axes=(None, 0))
-        self.forward_flops = measure.flops(one, self._state.variables, {"image": sharded["image"]})
+        self.forward_flops = measure.count_flops(
+            one, self._state.variables, {"image": sharded["image"]}
+        )
 
     def step(self) -> None:
         with self._context():
@@ -82,20 +83,32 @@ class Ours:
             self._forward(self._state.variables, {"image": self._batch["image"]})
 
 
-def settings(phase: int, precision: str, width: float) -> ml_collections.ConfigDict:
-    """The configuration of a training that starts from pretrained weights."""
+def make_config(phase: int, precision: str, width: float) -> ml_collections.ConfigDict:
+    """Makes the configuration of a training that starts from pretrained weights."""
     config = base.phase1("luad_histoseg") if phase == 1 else base.phase2("unused")
     config.precision = "bfloat16" if precision == "bfloat16" else "float32"
     config.model.width = width
     if phase == 1:
         config.model.batch_norm = "frozen"
-        config.init = "pretrained"  # it is not read here: it freezes the first layers
+        config.init = "pretrained"  # not read here; it freezes the first layers
     config_lib.validate(config)
     return config
 
 
+def build_phase(phase: int, precision: str, width: float) -> Task:
+    """Builds what training needs of a phase, for a run of 1000 steps."""
+    return PHASES[phase].make_task(make_config(phase, precision, width), CLASSES, 1000)
+
+
+def init_variables(model: nn.Module) -> dict[str, Any]:
+    """Draws random weights of a network."""
+    init = jax.jit(partial(model.init, train=False))
+    # The default generator would compile a program for every parameter.
+    return init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
+
+
 def random_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
-    """A batch as the loader gives it."""
+    """Draws a batch like those of the loader."""
     rng = np.random.default_rng(0)
     arrays = {
         "image": rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8),
@@ -109,7 +122,7 @@ def random_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
 
 
 def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterator[Way]:
-    """PyTorch as the paper uses it, and tuned."""
+    """Yields PyTorch as the paper uses it, and tuned."""
     import torch
 
     from wsss_jax.parity import torch_networks, torch_numbers
@@ -165,9 +178,9 @@ def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterat
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every batch size, direction and way."""
+    """Returns a row for every batch size, direction and implementation."""
     rows = []
-    rates = {precision: measure.product_rate(precision) for precision in args.precision}
+    rates = {precision: measure.measure_product_rate(precision) for precision in args.precision}
     for size in args.batch:
         batch = random_batch(args.phase, size, args.size)
         ours = {p: Ours(args.phase, p, args.width, batch) for p in args.precision}
@@ -176,22 +189,22 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             ways += torch_ways(args.phase, args.width, batch)
         one = next(iter(ours.values()))
         for direction, flops in (("forward", one.forward_flops), ("step", one.step_flops)):
-            found = measure.in_turn(
+            seconds = measure.time_in_turn(
                 {way.name: getattr(way, direction) for way in ways}, args.repeats
             )
-            paper = found.get("PyTorch, as the paper")
-            for name, taken in found.items():
+            paper = seconds.get("PyTorch, as the paper")
+            for name, time in seconds.items():
                 rate = rates.get(name.removeprefix("ours, "))
                 rows.append(
                     {
                         "what": direction,
                         "batch": size,
                         "way": name,
-                        "s": taken,
-                        "images/s": size / taken,
-                        "TFLOP/s": flops / taken / 1e12,
-                        "of matrix product": rate and flops / taken / rate,
-                        "x the paper's way": paper and paper / taken,
+                        "s": time,
+                        "images/s": size / time,
+                        "TFLOP/s": flops / time / 1e12,
+                        "of matrix product": rate and flops / time / rate,
+                        "x the paper's way": paper and paper / time,
                     }
                 )
     return rows
@@ -211,7 +224,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     args = parser.parse_args()
-    args.torch = measure.torch_wanted(args.torch)
+    args.torch = measure.use_torch(args.torch)
     measure.report("train", vars(args), run(args))
 
 

@@ -115,7 +115,7 @@ def phase1(dataset: str, variant: str = "paper", dropout: str = "progressive") -
     config.optimizer.decay_biases = False
     config.pda = {
         "schedule": dropout,  # "progressive", "constant" or "off": the rows of the ablation
-        "decay": 0.98 if reference else 0.985,  # Eq. 9
+        "decay": 0.98 if reference else 0.985,  # Eq. 11
         "floor": 0.65,
         "clip": not reference,  # else mu stops at the first value not above the floor
         "hold_epochs": 1 if reference else 3,  # mu = 1 in these; it decays from then on

@@ -1,4 +1,4 @@
-"""Labelled patches out of the original BCSS regions (151 images, masks of 22 codes).
+"""Labeled patches out of the original BCSS regions (151 images, masks of 22 codes).
 
     python main.py --config=configs/bcss_prepare.py --config.images=BCSS/rgbs \\
         --config.masks=BCSS/masks --config.out=data/BCSS-WSSS

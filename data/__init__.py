@@ -1,1 +1,1 @@
-"""Data sets: what each one is, its files, its preparation, and tissue drawn for the demo."""
+"""Data sets: their descriptions, files and preparation, and drawn tissue for the demo."""

@@ -1,4 +1,4 @@
-"""What a data set is: its classes, colors and label notation, and the labels in file names."""
+"""Descriptions of data sets (classes, colors, label notation) and the labels in file names."""
 
 import dataclasses
 import json
@@ -6,8 +6,9 @@ import re
 import reprlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from wsss_jax.files import check_regular
 
 SHIPPED = Path(__file__).parent
 ROLES = ("tumor", "stroma", "lymphocytes")
-_JOINERS = "\u200c\u200d"  # which Persian and Indic words are written with
-LONGEST_NAME = 100  # characters of a class or data set, which tables and legends have room for
+_JOINERS = "\u200c\u200d"  # part of Persian and Indic words
+LONGEST_NAME = 100  # characters of a class or data set that tables and legends have room for
 COARSEST_MPP = 1000.0  # micrometers per pixel
+_OPTIONAL = {"roles": {}, "mpp": None}  # fields that a file may lack
 NOTATIONS = {
     # notation: (pattern at the end of the stem, prefix, separator, example for messages)
     "spaces": (re.compile(r"\[([01](?: [01])*)\]$"), "-[", " ", "-[1 0 0 1].png"),
@@ -29,21 +31,21 @@ NOTATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The description of one data set; the content of a `dataset.json`.
+    """Description of a data set; the content of a `dataset.json`.
 
     Attributes:
-        name: what reports call it.
-        classes: class names in index order, 0..C-1.
-        palette: RGB (0..255) of each class, then of the excluded index: C + 1 colors.
-        white: whether index C is white background that brightness finds (LUAD-HistoSeg);
-            False where C only means "not annotated" (BCSS-WSSS).
-        label_notation: how training file names spell their label: "spaces", "commas", "compact".
-        present_share: least share of a patch's pixels (0..1) for a class to count as present
-            when a label is derived from a mask; 0 means a single pixel is enough.
-        roles: which class is which of `ROLES`, for the ratios of a slide, such as {"tumor": "TE"};
-            may be missing in a file.
-        mpp: micrometers per pixel of the patches, at which slides are segmented; None, or missing
-            in a file, where nobody knows.
+      name: what reports call it.
+      classes: class names in index order, 0..C-1.
+      palette: RGB (0..255) of each class, then of the excluded index: C + 1 colors.
+      white: whether index C is white background, recognized by its brightness (LUAD-HistoSeg);
+        False if C only means "not annotated" (BCSS-WSSS).
+      label_notation: how training file names spell their label: "spaces", "commas", "compact".
+      present_share: least share of a patch's pixels (0..1) for a class to count as present
+        when a label is derived from a mask; 0 means a single pixel is enough.
+      roles: which class is which of `ROLES`, for the ratios of a slide, such as {"tumor": "TE"};
+        optional in a file.
+      mpp: micrometers per pixel of the patches, at which slides are segmented; None if unknown,
+        optional in a file.
     """
 
     name: str
@@ -67,15 +69,15 @@ class Dataset:
 
 
 def load_dataset(spec: str, root: str | Path) -> Dataset:
-    """Reads and validates a data set's description.
+    """Reads and checks a data set's description.
 
     Args:
-        spec: a shipped name ("luad_histoseg", "bcss_wsss", "wsss4luad"), the path of a
-            `dataset.json`, or "" for `<root>/dataset.json`.
-        root: the data set's folder.
+      spec: a shipped name ("luad_histoseg", "bcss_wsss", "wsss4luad"), the path of a
+        `dataset.json`, or "" for `<root>/dataset.json`.
+      root: the data set's folder.
 
     Raises:
-        InputError: no such description, or a field of it is missing, unknown or impossible.
+      InputError: no such description, or a field of it is missing, unknown or impossible.
     """
     shipped = sorted(path.stem for path in SHIPPED.glob("*.json"))
     if spec in shipped:
@@ -93,18 +95,18 @@ def load_dataset(spec: str, root: str | Path) -> Dataset:
     try:
         fields = json.loads(  # Windows editors put a byte order mark before the text
             path.read_text(encoding="utf-8-sig"),
-            object_pairs_hook=_without_duplicates,
+            object_pairs_hook=_build_object,
             parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); correct it (see data/README.md)") from error
-    return _from_fields(fields, path)
+    return _make_dataset(fields, path)
 
 
 def is_printable(text: str) -> bool:
-    """Whether all characters can be seen: no line breaks, control or direction marks.
+    """Whether all characters are visible: no line breaks, control or direction marks.
 
-    Parts of a file name that are no UTF-8 cannot either.
+    The parts of a file name that are not UTF-8 are not visible either.
     """
     return all(
         c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text
@@ -119,15 +121,15 @@ def save_dataset(dataset: Dataset, path: str | Path) -> None:
 
 
 def parse_label(filename: str, dataset: Dataset) -> tuple[int, ...]:
-    """The multi-hot label, C values of 0 or 1, at the end of a training patch's file name.
+    """Parses the multi-hot label, C values of 0 or 1, at the end of a training patch's file name.
 
     Raises:
-        InputError: no label there, one of another length, or one in another notation.
+      InputError: no label there, one of another length, or one in another notation.
     """
     pattern, _, _, example = NOTATIONS[dataset.label_notation]
     stem = Path(filename).stem
-    found = pattern.search(stem)
-    if found is None:
+    match = pattern.search(stem)
+    if match is None:
         for notation, (other, *_) in NOTATIONS.items():
             if other.search(stem):
                 raise InputError(
@@ -138,7 +140,7 @@ def parse_label(filename: str, dataset: Dataset) -> tuple[int, ...]:
             f"{filename}: no label at the end of the name; expected one of "
             f"{dataset.num_classes} values like {example}"
         )
-    label = tuple(int(value) for value in re.findall("[01]", found.group(1)))
+    label = tuple(int(value) for value in re.findall("[01]", match.group(1)))
     if len(label) != dataset.num_classes:
         raise InputError(
             f"{filename}: label has {len(label)} values but {dataset.name} has "
@@ -149,7 +151,7 @@ def parse_label(filename: str, dataset: Dataset) -> tuple[int, ...]:
 
 
 def format_label(label: Iterable[int], dataset: Dataset) -> str:
-    """What goes between a patch's name and ".png": the inverse of `parse_label`.
+    """Formats a label for the end of a patch's file name, before ".png"; inverts `parse_label`.
 
     "-[1 0 0 1]" in the notation "spaces", "-[1, 0, 1]" in "commas", "[1101]" in "compact".
     """
@@ -160,27 +162,29 @@ def format_label(label: Iterable[int], dataset: Dataset) -> str:
     return prefix + separator.join(values) + "]"
 
 
-def label_from_mask(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """The multi-hot label of a patch from its mask.
+def derive_label(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Derives the multi-hot label of a patch from its mask.
 
-    A class is present when it covers at least `present_share` of all the patch's pixels, the
-    excluded ones counted in, and one pixel at the least.
+    A class is present if it covers at least one pixel, and at least `present_share` of all pixels
+    of the patch, excluded ones included.
 
     Args:
-        mask: (H, W) uint8 of class indices, C for excluded.
+      mask: (H, W) uint8 of class indices, C for excluded.
+      dataset: has the classes and `present_share`.
 
     Returns:
-        (C,) uint8 of 0 and 1.
+      (C,) uint8 of 0 and 1.
     """
     counts = np.bincount(mask.ravel(), minlength=dataset.num_classes + 1)[: dataset.num_classes]
     return ((counts > 0) & (counts >= dataset.present_share * mask.size)).astype(np.uint8)
 
 
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Makes a dictionary of a JSON object's pairs; refuses a name that is there twice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         ((double, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{reprlib.repr(double)} is there twice")
+        raise ValueError(f"{_shorten(double)} is there twice")
     return fields
 
 
@@ -188,12 +192,125 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number")
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip().casefold()
+def _make_dataset(fields: object, path: Path) -> Dataset:
+    """Makes a `Dataset` of a decoded JSON object after checking every field."""
+    if not isinstance(fields, Mapping):
+        raise InputError(f"{path}: not a JSON object; write one (see data/README.md)")
+    known = [field.name for field in dataclasses.fields(Dataset)]
+    for field in fields:
+        if field not in known:
+            raise InputError(
+                f"{path}: field {_shorten(field)} is unknown; the fields are {', '.join(known)}"
+            )
+    for field in known:
+        if field not in fields and field not in _OPTIONAL:
+            raise InputError(f"{path}: field {field!r} is missing; add it (see data/README.md)")
+    fields = {**_OPTIONAL, **fields}
+    for field, check in _CHECKS.items():
+        if problem := check(fields):
+            raise InputError(f"{path}: field {field!r} {problem}")
+    return Dataset(
+        name=fields["name"],
+        classes=tuple(fields["classes"]),
+        palette=tuple(tuple(color) for color in fields["palette"]),
+        white=fields["white"],
+        label_notation=fields["label_notation"],
+        present_share=float(fields["present_share"]),
+        roles=dict(fields["roles"]),
+        mpp=fields["mpp"],
+    )
 
 
-def _problem_of_name(value: object) -> str:
-    """Why something cannot be a name, or ""."""
+# Each returns what is wrong with a field, or "". All fields are there, and those before are right.
+
+
+def _check_name(fields: Mapping) -> str:
+    problem = _find_name_problem(fields["name"])
+    return f"is {_shorten(fields['name'])}; {problem}" if problem else ""
+
+
+def _check_classes(fields: Mapping) -> str:
+    classes = fields["classes"]
+    if not isinstance(classes, list) or not 2 <= len(classes) <= 255:
+        return "must be a list of 2 to 255 class names"
+    for index, value in enumerate(classes):
+        if problem := _find_name_problem(value):
+            return f"has {_shorten(value)} as class {index}; {problem}"
+        if _fold(value) in map(_fold, classes[:index]):
+            return (
+                f"has {value!r} twice, apart from upper and lower case, blanks or how an accent is "
+                "stored; give each class its own name"
+            )
+    return ""
+
+
+def _check_palette(fields: Mapping) -> str:
+    palette, count = fields["palette"], len(fields["classes"])
+    if not isinstance(palette, list) or len(palette) != count + 1:
+        return (
+            f"must be a list of {count + 1} colors: one for each of the {count} classes, then the "
+            "excluded color"
+        )
+    for index, color in enumerate(palette):
+        if not (
+            isinstance(color, list)
+            and len(color) == 3
+            and all(type(value) is int and 0 <= value <= 255 for value in color)
+        ):
+            return f"has {_shorten(color)} as color {index}; give [R, G, B] in 0..255"
+        if color in palette[:index]:
+            return f"has the color {color} twice; give each index its own"
+    return ""
+
+
+def _check_roles(fields: Mapping) -> str:
+    roles, classes = fields["roles"], fields["classes"]
+    if not isinstance(roles, Mapping):
+        return f'is {_shorten(roles)}; give an object such as {{"tumor": {classes[0]!r}}}'
+    for role, value in roles.items():
+        if role not in ROLES:
+            return f"has {_shorten(role)}; the roles are {', '.join(ROLES)}"
+        if value not in classes:
+            return f"has {_shorten(value)} as {role}; give one of {', '.join(classes)}"
+        if list(roles.values()).count(value) > 1:
+            return f"has {value!r} twice; give each role its own class"
+    return ""
+
+
+def _require(field: str, is_valid: Callable[[Any], bool], remedy: str) -> Callable[[Mapping], str]:
+    def check(fields: Mapping) -> str:
+        value = fields[field]
+        return "" if is_valid(value) else f"is {_shorten(value)}; {remedy}"
+
+    return check
+
+
+_CHECKS = {
+    "name": _check_name,
+    "classes": _check_classes,
+    "palette": _check_palette,
+    "white": _require("white", lambda value: isinstance(value, bool), "give true or false"),
+    "label_notation": _require(
+        "label_notation",
+        lambda value: value in list(NOTATIONS),  # a list: values from JSON may have no hash
+        f"give one of {', '.join(NOTATIONS)}",
+    ),
+    "present_share": _require(
+        "present_share",
+        lambda value: _is_number(value) and 0 <= value < 1,
+        "give a number from 0 to below 1",
+    ),
+    "roles": _check_roles,
+    "mpp": _require(
+        "mpp",
+        lambda value: value is None or (_is_number(value) and 0 < value <= COARSEST_MPP),
+        "give micrometers per pixel, such as 0.5, or null",
+    ),
+}
+
+
+def _find_name_problem(value: object) -> str:
+    """Says why something cannot be a name, or returns ""."""
     if not isinstance(value, str) or not value.strip():
         return "give a text"
     if not is_printable(value):
@@ -203,86 +320,12 @@ def _problem_of_name(value: object) -> str:
     return ""
 
 
-def _from_fields(fields: object, path: Path) -> Dataset:
-    """A `Dataset` of a decoded JSON object, every field checked."""
-    shown = reprlib.repr  # shortened
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
-    def refuse(field: str, problem: str) -> InputError:
-        return InputError(f"{path}: field {shown(field)} {problem}")
 
-    if not isinstance(fields, Mapping):
-        raise InputError(f"{path}: not a JSON object; write one (see data/README.md)")
-    known = [field.name for field in dataclasses.fields(Dataset)]
-    for field in fields:
-        if field not in known:
-            raise refuse(field, f"is unknown; the fields are {', '.join(known)}")
-    for field in known:
-        if field not in fields and field not in ("roles", "mpp"):
-            raise refuse(field, "is missing; add it (see data/README.md)")
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
-    name, classes, palette = fields["name"], fields["classes"], fields["palette"]
-    if problem := _problem_of_name(name):
-        raise refuse("name", f"is {shown(name)}; {problem}")
-    if not isinstance(classes, list) or not 2 <= len(classes) <= 255:
-        raise refuse("classes", "must be a list of 2 to 255 class names")
-    for index, value in enumerate(classes):
-        if problem := _problem_of_name(value):
-            raise refuse("classes", f"has {shown(value)} as class {index}; {problem}")
-        if _folded(value) in map(_folded, classes[:index]):
-            raise refuse(
-                "classes",
-                f"has {value!r} twice, but for upper and lower case, blanks or how an accent is "
-                "stored; give each class its own name",
-            )
-    if not isinstance(palette, list) or len(palette) != len(classes) + 1:
-        raise refuse(
-            "palette",
-            f"must be a list of {len(classes) + 1} colors: one for each of the {len(classes)} "
-            "classes, then the excluded color",
-        )
-    for index, color in enumerate(palette):
-        if not (
-            isinstance(color, list)
-            and len(color) == 3
-            and all(type(value) is int and 0 <= value <= 255 for value in color)
-        ):
-            raise refuse(
-                "palette", f"has {shown(color)} as color {index}; give [R, G, B] in 0..255"
-            )
-        if color in palette[:index]:
-            raise refuse("palette", f"has the color {color} twice; give each index its own")
-    if not isinstance(fields["white"], bool):
-        raise refuse("white", f"is {shown(fields['white'])}; give true or false")
-    if fields["label_notation"] not in list(NOTATIONS):
-        value = shown(fields["label_notation"])
-        raise refuse("label_notation", f"is {value}; give one of {', '.join(NOTATIONS)}")
-    share = fields["present_share"]
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise refuse("present_share", f"is {shown(share)}; give a number from 0 to below 1")
-    roles = fields.get("roles", {})
-    if not isinstance(roles, Mapping):
-        raise refuse(
-            "roles", f'is {shown(roles)}; give an object such as {{"tumor": {classes[0]!r}}}'
-        )
-    for role, value in roles.items():
-        if role not in ROLES:
-            raise refuse("roles", f"has {shown(role)}; the roles are {', '.join(ROLES)}")
-        if value not in classes:
-            raise refuse("roles", f"has {shown(value)} as {role}; give one of {', '.join(classes)}")
-        if list(roles.values()).count(value) > 1:
-            raise refuse("roles", f"has {value!r} twice; give each role its own class")
-    mpp = fields.get("mpp")
-    if mpp is not None and (
-        isinstance(mpp, bool) or not isinstance(mpp, int | float) or not 0 < mpp <= COARSEST_MPP
-    ):
-        raise refuse("mpp", f"is {shown(mpp)}; give micrometers per pixel, such as 0.5, or null")
-    return Dataset(
-        name=name,
-        classes=tuple(classes),
-        palette=tuple(tuple(color) for color in palette),
-        white=fields["white"],
-        label_notation=fields["label_notation"],
-        present_share=float(share),
-        roles=dict(roles),
-        mpp=mpp,
-    )
+
+_shorten = reprlib.repr  # for messages

@@ -1,6 +1,7 @@
-"""A data set's folder as ArrayRecord, by a TFDS builder that needs no TensorFlow.
+"""Stores a data set's folder as ArrayRecord, with a TFDS builder that needs no TensorFlow.
 
-Decoding a PNG costs some 2 ms, a record of raw pixels a tenth of that; what is stored is the same.
+Decoding a PNG takes about 2 ms, reading a record of raw pixels a tenth of that; the pixels are the
+same.
 """
 
 import hashlib
@@ -12,29 +13,26 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.dataset import Dataset, label_from_mask
+from data.dataset import Dataset, derive_label
 from data.folders import (
     SPELLINGS,
     Patch,
-    annotated_patches,
-    check_patches,
-    checksums,
     has_masks,
     has_split,
-    labelled_patches,
-    patch_records,
-    read_image,
-    read_mask,
+    list_annotated_patches,
+    list_labeled_patches,
 )
+from data.patch_checks import check_patches, compute_checksums, make_records
+from data.patch_files import read_image, read_mask
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_folder, atomic_path
-from wsss_jax.patch_records import PatchRecord, first_difference, patch_record_list
+from wsss_jax.patch_records import PatchRecord, find_difference, parse_records
 
-CONTENT = "content.json"  # what the store was made from, and the names in the order of the records
+CONTENT = "content.json"  # what the store was made from, and the records of its patches
 
 
 class Patches(tfds.core.GeneratorBasedBuilder):
-    """The patches of one folder; `disable_shuffling` keeps them in the order of their names."""
+    """TFDS builder for the patches of a folder; keeps them in the order of their names."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -65,7 +63,7 @@ class Patches(tfds.core.GeneratorBasedBuilder):
             mask, label = np.zeros((0, self._size), np.uint8), patch.label
             if patch.mask is not None:
                 mask = read_mask(patch.mask, self._dataset, self._size, checked=True)
-                label = label_from_mask(mask, self._dataset)
+                label = derive_label(mask, self._dataset)
             yield (
                 index,
                 {
@@ -81,14 +79,14 @@ class Store:
     """Random access to one split of a store; picklable, for worker processes.
 
     An element has `image` (S, S, 3) uint8, `label` (C,) uint8, `mask` (S, S) uint8 or, in the
-    training split, (0, S), and `name`, the patch's stem; `names[index]` is the same; `records` say
-    which patches these are.
+    training split, (0, S), and `name`, the patch's stem, which is also `names[index]`; `records`
+    tell which patches these are.
     """
 
     def __init__(self, folder: Path, split: str, records: list[PatchRecord]) -> None:
         self.names, self.records = [record.name for record in records], records
         self._folder, self._split = folder, split
-        self._records = _records(folder, split)
+        self._records = _open_records(folder, split)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,7 +97,7 @@ class Store:
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{self._folder}: a record of the store is damaged ({str(error).splitlines()[0]}); "
-                "remove the folder, it is then built anew"
+                "remove the folder, it will be built again"
             ) from error
         return {**record, "name": record["name"].decode()}
 
@@ -107,34 +105,35 @@ class Store:
         return {**self.__dict__, "_records": None}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _records=_records(state["_folder"], state["_split"]))
+        self.__dict__.update(state, _records=_open_records(state["_folder"], state["_split"]))
 
 
 def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) -> None:
-    """Makes the store of a data set's folder once; where it is ready, makes sure that it fits.
+    """Makes the store of a data set's folder, or checks that an earlier one fits.
 
     Args:
-        root: the folder, as `folders` reads it; a split that it does not have is left out.
-        size: side of every patch in pixels.
-        out_dir: folder to make; it appears complete or not at all.
+      root: the folder, as `folders` reads it; splits that it lacks are left out.
+      dataset: its description.
+      size: side of every patch in pixels.
+      out_dir: folder to make; it is complete or absent.
 
     Raises:
-        InputError: a bad file, or the store there was made from other files, another description
-            or another size.
+      InputError: a bad file, or the store was made from other files, another description or
+        another size.
     """
     root, out_dir = Path(root), Path(out_dir)
-    splits = _splits(root, dataset)
+    splits = _list_splits(root, dataset)
     content = {
         "size": size,
         "classes": list(dataset.classes),
         "present_share": dataset.present_share,
-        "files": {split: _fingerprint(patches) for split, patches in splits.items()},
+        "files": {split: _compute_fingerprint(patches) for split, patches in splits.items()},
     }
     if out_dir.exists():
         _refuse_other(out_dir, content, splits)
         return
     records = {
-        split: patch_records(patches, check_patches(patches, size, dataset))
+        split: make_records(patches, check_patches(patches, size, dataset))
         for split, patches in splits.items()
     }
     with atomic_folder(out_dir) as temporary:
@@ -148,46 +147,46 @@ def open_split(out_dir: str | Path, split: str) -> Store:
     """Opens one split of a finished store.
 
     Raises:
-        InputError: no store there, or it has no such split.
+      InputError: no store there, or it has no such split.
     """
     out_dir = Path(out_dir)
-    _, records = _stored(out_dir)
+    _, records = _read_content(out_dir)
     if split not in records:
         raise InputError(
             f"{out_dir}: the store has no {split} split but {', '.join(records)}; add the folder "
-            "to the data set and remove the store, it is then built anew"
+            "to the data set and remove the store, it will be built again"
         )
     return Store(out_dir, split, records[split])
 
 
-def _records(folder: Path, split: str):
+def _open_records(folder: Path, split: str):
     prepared = [path for path in folder.glob("patches/*") if not path.name.startswith(".")]
     try:
         (version,) = prepared
         return tfds.builder_from_directory(version).as_data_source(split)
-    except MemoryError:  # says nothing of the store
+    except MemoryError:  # no fault of the store
         raise
-    except Exception as error:  # of many kinds, of TFDS, ArrayRecord and protocol buffers
+    except Exception as error:  # TFDS, ArrayRecord and protocol buffers raise many kinds
         raise InputError(
-            f"{folder}: damaged ({(str(error).splitlines() or [''])[0]}); remove it, it is then "
-            "built anew"
+            f"{folder}: damaged ({(str(error).splitlines() or [''])[0]}); remove it, it will be "
+            "built again"
         ) from error
 
 
-def _splits(root: Path, dataset: Dataset) -> dict[str, list[Patch]]:
+def _list_splits(root: Path, dataset: Dataset) -> dict[str, list[Patch]]:
     splits = {}
     for split in SPELLINGS:
         if has_split(root, split):
             annotated = split != "train" and has_masks(root, split)
-            read = annotated_patches if annotated else labelled_patches
+            read = list_annotated_patches if annotated else list_labeled_patches
             splits[split] = read(root, split, dataset)
     if not splits:
         raise InputError(f"{root}: neither a train nor a val nor a test folder; correct the path")
     return splits
 
 
-def _fingerprint(patches: list[Patch]) -> str:
-    """Of the names and sizes of all files: unchanged by copying, cheap for thousands of files."""
+def _compute_fingerprint(patches: list[Patch]) -> str:
+    """Hashes names and sizes of all files: copying keeps it, and it is cheap for thousands."""
     digest = hashlib.sha256()
     for patch in patches:
         for path in filter(None, (patch.image, patch.mask)):
@@ -200,8 +199,8 @@ def _write_content(out_dir: Path, content: dict, records: dict[str, list[PatchRe
         path.write_text(json.dumps({"content": content, "records": records}), encoding="utf-8")
 
 
-def _stored(out_dir: Path) -> tuple[dict, dict[str, list[PatchRecord]]]:
-    """What a store was made from, and its records; none in one of version 0.1."""
+def _read_content(out_dir: Path) -> tuple[dict, dict[str, list[PatchRecord]]]:
+    """Reads what a store was made from, and its records, which version 0.1 did not write."""
     path = out_dir / CONTENT
     if not path.is_file():
         raise InputError(
@@ -210,37 +209,38 @@ def _stored(out_dir: Path) -> tuple[dict, dict[str, list[PatchRecord]]]:
     try:
         stored = json.loads(path.read_bytes())
         records = {
-            split: patch_record_list(listed) for split, listed in stored.get("records", {}).items()
+            split: parse_records(listed) for split, listed in stored.get("records", {}).items()
         }
         return dict(stored["content"]), records
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path}: damaged ({error}); remove the folder {out_dir}, it is then built anew"
+            f"{path}: damaged ({error}); remove the folder {out_dir}, it will be built again"
         ) from error
 
 
 def _refuse_other(out_dir: Path, content: dict, splits: dict[str, list[Patch]]) -> None:
-    """Refuses a store of other settings or files; one of version 0.1 gets its records."""
-    stored, stored_records = _stored(out_dir)
+    """Refuses a store of other settings or files; adds records to a store of version 0.1."""
+    stored, stored_records = _read_content(out_dir)
     for field, value in content.items():
         if field != "files" and stored.get(field) != value:
             raise InputError(
                 f"{out_dir}: the store was made with {field} {stored.get(field)}, not {value}; "
-                "remove it, it is then built anew"
+                "remove it, it will be built again"
             )
     records = {
-        split: patch_records(patches, checksums(patches)) for split, patches in splits.items()
+        split: make_records(patches, compute_checksums(patches))
+        for split, patches in splits.items()
     }
     differences = [
         f"{split}: {difference}"
         for split, before in stored_records.items()
-        if (difference := first_difference(before, records.get(split, [])))
+        if (difference := find_difference(before, records.get(split, [])))
     ]
     if differences or stored.get("files") != content["files"]:
         detail = f" ({differences[0]})" if differences else ""
         raise InputError(
             f"{out_dir}: the store was made from other files than the data set has now{detail}; "
-            "remove it, it is then built anew"
+            "remove it, it will be built again"
         )
     if not stored_records:
         _write_content(out_dir, content, records)

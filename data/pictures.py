@@ -1,8 +1,8 @@
-"""Reading picture files: the one place where they are opened, whatever they show.
+"""Opens picture files; all other modules open them here.
 
-A file's name says nothing about its content. Only the formats that a field needs are tried: Pillow
-knows dozens, and some of its decoders start other programs (Ghostscript, for a PostScript file that
-is called `.png`).
+The name of a file says nothing about its content. Only the formats that the caller expects are
+tried: Pillow knows dozens, and some of its decoders start other programs (Ghostscript, for a
+PostScript file with the name `.png`).
 """
 
 import os
@@ -26,12 +26,12 @@ SUFFIXES = (  # of picture files of any format
 PATCH_FORMATS = ("PNG",)
 REGION_FORMATS = ("PNG", "JPEG", "TIFF")
 _BITS_PER_SAMPLE, _SUBFILE_TYPE = 258, 254  # tags of TIFF
-_SMALLER_COPY = 1  # bit of a page's kind
+_SMALLER_COPY = 1  # bit of `_SUBFILE_TYPE`
 _SAMPLE_FORMAT, _SIGNED = 339, 2
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
-_JPEG_PIXELS = 1024  # per byte; the largest blocks, of 16 x 16 pixels, take some six bits each
-# What Pillow raises on a file that is truncated, has a wrong checksum or another format; the second
-# line where it reads tags of TIFF and EXIF that hold what they cannot.
+_JPEG_PIXELS = 1024  # at most, per byte; the largest blocks, 16 x 16 pixels, take about six bits
+# What Pillow raises for a file that is truncated, has a wrong checksum or another format; the
+# second line for TIFF and EXIF tags with impossible values.
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error),
     *(TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
@@ -42,28 +42,31 @@ DAMAGE = (
 def open_picture(
     path: str | Path, formats: Sequence[str], *, checked: bool = False
 ) -> Iterator[Image.Image]:
-    """Opens a picture of one of `formats`; what Pillow raises inside the block becomes a line.
+    """Opens a picture in one of `formats`; errors of Pillow inside the block become `InputError`.
 
     Its `info["bits"]` says how many bits per channel the file has.
 
     Args:
-        path: of a regular file; pipes and devices are not opened.
-        formats: names of Pillow's decoders ("PNG", "JPEG", "TIFF"); no others are tried.
-        checked: the file was opened before and found whole; a PNG is not inflated once more.
+      path: of a regular file; pipes and devices are not opened.
+      formats: names of Pillow's decoders ("PNG", "JPEG", "TIFF"); no others are tried.
+      checked: skips the check of a PNG for damage, which was made before.
+
+    Yields:
+      The picture.
 
     Raises:
-        InputError: no such file, no regular one, another format, damaged, of several pictures, in
-            color of over 8 bits per channel, or over 178 million pixels.
+      InputError: no such file, not a regular one, another format, damaged, several pictures,
+        color with over 8 bits per channel, or over 178 million pixels.
     """
     check_regular(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and odd EXIF; damage is an error
+            warnings.simplefilter("ignore")  # large pictures, invalid EXIF; damage is an error
             with Image.open(path, formats=formats) as picture:
                 if picture.format == "PNG":
-                    _look_into_png(picture, path, checked)
+                    _check_png(picture, path, checked)
                 elif picture.format == "TIFF":
-                    _look_into_tiff(picture, path)
+                    _check_tiff(picture, path)
                 else:
                     _refuse_impossible_jpeg(picture, path)
                     picture.info["bits"] = 8
@@ -74,44 +77,44 @@ def open_picture(
         raise
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{path}: more pixels than are read at once ({_reason(error, path)}); make it smaller"
+            f"{path}: too many pixels ({_format_error(error, path)}); make it smaller"
         ) from error
     except DAMAGE as error:
         raise InputError(
-            f"{path}: not a whole picture of the format {' or '.join(formats)} "
-            f"({_reason(error, path)}); copy it again from the source, save it as {formats[0]}, or "
-            "remove it"
+            f"{path}: damaged, or not a {' or '.join(formats)} picture "
+            f"({_format_error(error, path)}); copy it again from the source, save it as "
+            f"{formats[0]}, or remove it"
         ) from error
 
 
-def _look_into_png(picture: Image.Image, path: str | Path, checked: bool) -> None:
-    """Sets `info["bits"]`, and checks that the file is whole unless it was `checked` before."""
+def _check_png(picture: Image.Image, path: str | Path, checked: bool) -> None:
+    """Sets `info["bits"]` and checks the file for damage unless it was `checked` before."""
     with open(path, "rb") as file:
         bits = png.read_header(file).bits
         if not checked:
-            png.check_whole(file)
+            png.check_pixels(file)
     picture.info["bits"] = bits
     if picture.mode == "L" and bits < 8 and "transparency" in picture.info:
-        # Pillow spreads the grey values over 0..255, but not the one that is transparent.
+        # Pillow scales the gray values to 0..255, but not the transparent one.
         picture.info["transparency"] *= 255 // (2**bits - 1)
 
 
 def _refuse_impossible_jpeg(picture: Image.Image, path: str | Path) -> None:
-    """Refuses a size that takes memory long before Pillow sees that there are no such pixels."""
+    """Refuses a size that would take much memory before Pillow notices the missing pixels."""
     if picture.width * picture.height > _JPEG_PIXELS * os.stat(path).st_size:
-        raise ValueError(f"{picture.width} x {picture.height} pixels in so few bytes")
+        raise ValueError(f"{picture.width} x {picture.height} pixels do not fit in the file")
 
 
-def _look_into_tiff(picture: Image.Image, path: str | Path) -> None:
-    """Sets `info["bits"]`, and refuses pixels that Pillow would read from the wrong place."""
+def _check_tiff(picture: Image.Image, path: str | Path) -> None:
+    """Sets `info["bits"]` and refuses pixels that Pillow would read from the wrong place."""
     tags, size = picture.tag_v2, os.stat(path).st_size
     picture.info["bits"] = max(tags.get(_BITS_PER_SAMPLE, (1,)))
     if any(kind == _SIGNED for kind in tags.get(_SAMPLE_FORMAT, ())):
-        raise ValueError("signed numbers for colors")
+        raise ValueError("its colors are signed numbers")
     for offsets, counts in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
         starts, lengths = (_as_tuple(tags.get(tag, ())) for tag in (offsets, counts))
         if any(start <= 0 or start >= size for start in starts) or 0 in lengths:
-            raise ValueError("parts of its pixels are not in the file")
+            raise ValueError("some of its pixels are not in the file")
 
 
 def _as_tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -119,32 +122,32 @@ def _as_tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _refuse_several(picture: Image.Image, path: str | Path) -> None:
-    """Refuses an animation and pages; smaller copies of the first page do not count."""
+    """Refuses animations and several pages; smaller copies of the first page do not count."""
     count = getattr(picture, "n_frames", 1)
     if picture.format == "TIFF":
         for index in range(1, count):
             picture.seek(index)
             count -= picture.tag_v2.get(_SUBFILE_TYPE, 0) & _SMALLER_COPY
         picture.seek(0)
-    if count > 1 and picture.format != "MPO":  # what cameras add to a JPEG: thumbnails, depth
+    if count > 1 and picture.format != "MPO":  # cameras add thumbnails or depth to a JPEG
         raise InputError(f"{path}: {count} pictures in one file; save the one to use by itself")
 
 
 def _refuse_deep_colors(picture: Image.Image, path: str | Path) -> None:
-    """Refuses what Pillow would cut to the upper 8 bits without a word."""
+    """Refuses colors that Pillow would silently cut to the upper 8 bits."""
     bits = picture.info["bits"]
     if bits > 8 and picture.mode[0] not in "IF":
         raise InputError(f"{path}: {bits} bits per channel; save it with 8")
 
 
 def turn_upright(picture: Image.Image) -> Image.Image:
-    """The picture itself, turned by its EXIF orientation to what viewers show."""
+    """Turns a picture, in place, by its EXIF orientation, as viewers show it."""
     ImageOps.exif_transpose(picture, in_place=True)
     return picture
 
 
 def lay_on_white(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; what is transparent shows white paper, as glass does."""
+    """Returns (H, W, 3) uint8 RGB, transparent parts on white, as a slide lies on white light."""
     if not picture.has_transparency_data:
         return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     picture = picture.convert("RGBA")
@@ -153,6 +156,6 @@ def lay_on_white(picture: Image.Image) -> np.ndarray:
     return np.array(image)
 
 
-def _reason(error: Exception, path: str | Path) -> str:
+def _format_error(error: Exception, path: str | Path) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace(f" {str(path)!r}", "")

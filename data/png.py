@@ -1,6 +1,6 @@
-"""Whether a PNG file is whole: all checksums right, and all rows there that its header claims.
+"""Checks PNG files for damage: wrong checksums and missing rows.
 
-Pillow leaves black what a file lacks, and looks at no checksum of pixels when it decodes.
+Pillow shows missing rows as black and does not check the checksums of pixels.
 """
 
 import struct
@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
-# First column, first row and distances of the seven passes of an interlaced picture.
+# First column, first row, column step and row step of the seven passes of an interlaced picture.
 _ADAM7 = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -19,11 +19,11 @@ _ADAM7 = (
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 )
-_BLOCK = 1 << 20  # bytes read, and inflated, at a time
+_BLOCK = 1 << 20  # bytes read, or inflated, at a time
 
 
 class Header(NamedTuple):
-    """Size in pixels, bits per channel, channels, and whether rows come interlaced."""
+    """Size in pixels, bits per channel, number of channels, and whether it is interlaced."""
 
     width: int
     height: int
@@ -36,7 +36,7 @@ def read_header(file: BinaryIO) -> Header:
     """Reads the header of a PNG file.
 
     Raises:
-        ValueError: it has none.
+      ValueError: it has none, or an invalid one.
     """
     file.seek(0)
     start = file.read(29)
@@ -48,13 +48,13 @@ def read_header(file: BinaryIO) -> Header:
     return Header(width, height, bits, _CHANNELS[color], bool(interlaced))
 
 
-def check_whole(file: BinaryIO) -> None:
-    """Inflates the pixels of a PNG file, block by block, without keeping them.
+def check_pixels(file: BinaryIO) -> None:
+    """Inflates the pixels of a PNG file block by block, without keeping them.
 
     Raises:
-        ValueError: says what is damaged, missing, or more than the header claims.
+      ValueError: says what is damaged or missing, or that there are too many pixels.
     """
-    expected = _pixel_bytes(read_header(file))
+    expected = _count_bytes(read_header(file))
     inflater, inflated = zlib.decompressobj(), 0
     file.seek(len(_SIGNATURE))
     kind = b""
@@ -80,7 +80,7 @@ def check_whole(file: BinaryIO) -> None:
 def _read(file: BinaryIO, count: int) -> bytes:
     data = file.read(count)
     if len(data) < count:
-        raise ValueError("it breaks off")
+        raise ValueError("the file is truncated")
     return data
 
 
@@ -93,8 +93,8 @@ def _inflate(inflater: "zlib._Decompress", block: bytes) -> bytes:
         raise ValueError(f"damaged pixels: {error}") from error
 
 
-def _pixel_bytes(header: Header) -> int:
-    """Bytes of all rows, each after the byte of its filter."""
+def _count_bytes(header: Header) -> int:
+    """Counts the bytes of all rows, each with one byte for its filter."""
     width, height = header.width, header.height
     sizes = [(width, height)]
     if header.interlaced:

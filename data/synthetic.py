@@ -1,10 +1,10 @@
-"""Tissue drawn by a program: four textures that look like H&E and differ in form, not in color.
+"""Draws synthetic tissue: four textures that look like H&E and differ in form, not in color.
 
-Each tissue is drawn as two maps, the amount of hematoxylin and of eosin, in a smooth region of
+Each tissue is drawn as two maps, the amounts of hematoxylin and of eosin, in a smooth region of
 its own. Both are then scaled to means drawn per patch and region from ranges that are nearly the
 same for the four tissues, and turned into color by the Beer-Lambert law with stain vectors that
-vary per patch. So a tissue is known by its nuclei and fibers (3 to 12 pixels), and the mean color
-says next to nothing.
+vary per patch. So nuclei and fibers (3 to 12 pixels) tell the tissues apart; the mean color hardly
+does.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.dataset import Dataset, format_label, label_from_mask, save_dataset
-from data.folders import write_image, write_mask
+from data.dataset import Dataset, derive_label, format_label, save_dataset
+from data.patch_files import write_image, write_mask
 from wsss_jax import workers as worker_processes
 from wsss_jax.files import atomic_folder
 
@@ -31,12 +31,12 @@ DATASET = Dataset(
 # Optical density of red, green, blue per unit of stain (Ruifrok & Johnston 2001).
 HEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
 EOSIN = np.array([0.07, 0.99, 0.11], np.float32)
-# Mean amount of (hematoxylin, eosin) added to a tissue's own: a hint of the colors they have.
+# Mean amounts of (hematoxylin, eosin) added for each tissue: a hint of its real color.
 TINT = {TUMOR: (0.02, 0.0), NECROSIS: (-0.02, 0.02), LYMPHOCYTES: (0.03, -0.02), STROMA: (-0.02, 0)}
 TISSUE_COUNTS = (0.4, 0.4, 0.2)  # share of patches with one, two and three tissues
 WHITE_SHARE = 0.35  # share of patches with white background
-MIN_WHITE_AREA = 50  # px; the LUAD rule sees no smaller area
-# Grey values on either side of the LUAD rule's threshold of 200.
+MIN_WHITE_AREA = 50  # pixels; the LUAD rule ignores smaller areas
+# Gray values on either side of the LUAD rule's threshold of 200.
 DARKEST_WHITE, LIGHTEST_TISSUE = 210, 190
 FINE = 2  # shapes are drawn this many times larger: OpenCV draws a circle of 2 pixels as a square
 SUBPIXEL = 4  # fractional bits of the coordinates given to OpenCV
@@ -48,16 +48,19 @@ def draw_patch(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     """Draws one patch with one to three tissues, in a third of the cases with white background.
 
     Args:
-        size: side in pixels; the textures do not grow with it. 64 or more shows them well.
+      rng: source of all random values.
+      size: side in pixels, 64 or more to show the textures well; they do not grow with it.
 
     Returns:
-        image: (size, size, 3) uint8 RGB; grey value above 200 exactly where the mask is white.
-        mask: (size, size) uint8 of 0..4 (`DATASET`).
+      image: (size, size, 3) uint8 RGB; gray value above 200 exactly where the mask is white.
+      mask: (size, size) uint8 of 0..4 (`DATASET`).
     """
-    mask = _regions(rng, size)
+    mask = _draw_regions(rng, size)
     hematoxylin = np.zeros((size, size), np.float32)
     eosin = np.zeros((size, size), np.float32)
-    for tissue, texture in enumerate((_tumor, _necrosis, _lymphocytes, _stroma)):
+    for tissue, texture in enumerate(
+        (_draw_tumor, _draw_necrosis, _draw_lymphocytes, _draw_stroma)
+    ):
         region = mask == tissue
         if not region.any():
             continue
@@ -65,7 +68,7 @@ def draw_patch(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
         targets = (rng.uniform(0.28, 0.55), rng.uniform(0.22, 0.48))
         for total, stain, target, tint in zip((hematoxylin, eosin), stains, targets, TINT[tissue]):
             total[region] = (stain * ((target + tint) / stain[region].mean()))[region]
-    return _stained(rng, hematoxylin, eosin, mask), mask
+    return _stain(rng, hematoxylin, eosin, mask), mask
 
 
 def write_dataset(
@@ -73,19 +76,20 @@ def write_dataset(
 ) -> Dataset:
     """Draws a data set in the layout of LUAD-HistoSeg: `train`, `val/img`, `val/mask`, `test/...`.
 
-    Every patch depends on (seed, split, number) alone, so neither the number of workers nor the
-    counts change a picture.
+    Every patch depends on (seed, split, number) alone, not on the number of workers or patches.
 
     Args:
-        root: folder to make; must not exist or be empty, and appears complete or not at all.
-        counts: patches per split ("train", "val", "test"); a split left out is not written.
-        size: side of a patch in pixels.
+      root: folder to make; it must be new or empty, and is then complete or absent.
+      counts: patches per split ("train", "val", "test"); other splits are not written.
+      size: side of a patch in pixels.
+      seed: of all random values.
+      workers: processes.
 
     Returns:
-        The description, also written to `<root>/dataset.json`.
+      The description, also written to `<root>/dataset.json`.
 
     Raises:
-        InputError: something is in `root` already.
+      InputError: `root` is not empty.
     """
     root = Path(root)
     with atomic_folder(root) as temporary:
@@ -99,7 +103,7 @@ def write_dataset(
             for part in parts:
                 (temporary / split / part).mkdir(parents=True)
         if workers > 1:
-            with worker_processes.pool(workers) as pool:
+            with worker_processes.open_pool(workers) as pool:
                 list(pool.map(_write_patch, tasks, chunksize=32))
         else:
             for task in tasks:
@@ -114,21 +118,21 @@ def _write_patch(task: tuple[Path, str, int, int, int]) -> None:
     image, mask = draw_patch(np.random.default_rng([seed, split_key, number]), size)
     stem = f"{split}_{number:05d}"
     if split == "train":
-        label = format_label(label_from_mask(mask, DATASET), DATASET)
+        label = format_label(derive_label(mask, DATASET), DATASET)
         write_image(root / "train" / f"{stem}{label}.png", image)
     else:
         write_image(root / split / "img" / f"{stem}.png", image)
         write_mask(root / split / "mask" / f"{stem}.png", mask, DATASET)
 
 
-def _regions(rng: np.random.Generator, size: int) -> np.ndarray:
-    """(S, S) uint8: which tissue lies where; smooth outlines, shares of the same order."""
+def _draw_regions(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Draws which tissue is where, (S, S) uint8: smooth outlines, areas of the same order."""
     count = 1 + rng.choice(3, p=TISSUE_COUNTS)
     tissues = rng.permutation(4)[:count].astype(np.uint8)
-    fields = np.stack([_noise(rng, size, size / 2.5) for _ in tissues])
+    fields = np.stack([_draw_noise(rng, size, size / 2.5) for _ in tissues])
     mask = tissues[np.argmax(fields, axis=0)]
     if rng.random() < WHITE_SHARE:
-        field = _noise(rng, size, size / 3)
+        field = _draw_noise(rng, size, size / 3)
         white = (field > np.quantile(field, rng.uniform(0.7, 0.9))).astype(np.uint8)
         _, pieces, stats, _ = cv2.connectedComponentsWithStats(white, connectivity=4)
         large = stats[:, cv2.CC_STAT_AREA] >= MIN_WHITE_AREA
@@ -137,101 +141,105 @@ def _regions(rng: np.random.Generator, size: int) -> np.ndarray:
     return mask
 
 
-def _tumor(rng: np.random.Generator, region: np.ndarray) -> Stains:
-    """Crowded large nuclei, uneven in size and outline, with a rim, pale inside and a nucleolus."""
+def _draw_tumor(rng: np.random.Generator, region: np.ndarray) -> Stains:
+    """Draws crowded large nuclei, uneven in size and outline: dark rim, pale inside, nucleolus."""
     size = len(region)
-    nuclei = _canvas(size)
-    centers = _scatter(rng, region, spacing=11.5, jitter=0.2)
+    nuclei = _make_canvas(size)
+    centers = _scatter_points(rng, region, spacing=11.5, jitter=0.2)
     radii = rng.uniform(3.6, 5.4, (len(centers), 2))
     for center, axes, angle in zip(centers, radii, rng.uniform(0, 180, len(centers))):
-        _ellipse(nuclei, center, axes, angle, 235)
-        _ellipse(nuclei, center, axes - 1.3, angle, 105)
-        _ellipse(nuclei, center + rng.uniform(-1, 1, 2), (1.0, 1.0), 0, 255)
-    nuclei = _warp(rng, _layer(nuclei), scale=7, shift=1.0)
-    chromatin = 1 + 0.12 * _noise(rng, size, 2)
-    cytoplasm = 1 + 0.15 * _noise(rng, size, 6)
+        _draw_ellipse(nuclei, center, axes, angle, 235)
+        _draw_ellipse(nuclei, center, axes - 1.3, angle, 105)
+        _draw_ellipse(nuclei, center + rng.uniform(-1, 1, 2), (1.0, 1.0), 0, 255)
+    nuclei = _warp(rng, _shrink_canvas(nuclei), scale=7, shift=1.0)
+    chromatin = 1 + 0.12 * _draw_noise(rng, size, 2)
+    cytoplasm = 1 + 0.15 * _draw_noise(rng, size, 6)
     return 0.1 + nuclei * chromatin, (1 - 0.55 * nuclei) * cytoplasm
 
 
-def _lymphocytes(rng: np.random.Generator, region: np.ndarray) -> Stains:
-    """Packed small round nuclei, solid and dark, hardly any cytoplasm."""
+def _draw_lymphocytes(rng: np.random.Generator, region: np.ndarray) -> Stains:
+    """Draws packed small round nuclei, solid and dark, with hardly any cytoplasm."""
     size = len(region)
-    nuclei = _canvas(size)
-    centers = _scatter(rng, region, spacing=6.6, jitter=0.2)
+    nuclei = _make_canvas(size)
+    centers = _scatter_points(rng, region, spacing=6.6, jitter=0.2)
     radii = rng.uniform(2.1, 2.7, (len(centers), 1)) * rng.uniform(0.92, 1.08, (len(centers), 2))
     shades = rng.integers(190, 256, len(centers))
     for center, axes, shade in zip(centers, radii, shades):
-        _ellipse(nuclei, center, axes, 0, int(shade))
-    nuclei = _layer(nuclei)
-    return 0.08 + nuclei, (1 - 0.5 * nuclei) * (1 + 0.15 * _noise(rng, size, 5))
+        _draw_ellipse(nuclei, center, axes, 0, int(shade))
+    nuclei = _shrink_canvas(nuclei)
+    return 0.08 + nuclei, (1 - 0.5 * nuclei) * (1 + 0.15 * _draw_noise(rng, size, 5))
 
 
-def _stroma(rng: np.random.Generator, region: np.ndarray) -> Stains:
-    """Wavy collagen fibers side by side, with thin nuclei that lie along them."""
+def _draw_stroma(rng: np.random.Generator, region: np.ndarray) -> Stains:
+    """Draws wavy collagen fibers side by side, with thin nuclei along them."""
     size = len(region)
     angle = rng.uniform(0, np.pi)
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
     across = columns * np.float32(np.cos(angle)) + rows * np.float32(np.sin(angle))
-    across += 4.5 * _noise(rng, size, 22)
-    phase = across * np.float32(2 * np.pi / rng.uniform(5.0, 6.5)) + 0.6 * _noise(rng, size, 8)
-    fibers = (0.5 + 0.5 * np.sin(phase)) * (1 + 0.2 * _noise(rng, size, 9))
-    nuclei = _canvas(size)
-    centers = _scatter(rng, region, spacing=14, jitter=0.35)
+    across += 4.5 * _draw_noise(rng, size, 22)
+    phase = across * np.float32(2 * np.pi / rng.uniform(5.0, 6.5)) + 0.6 * _draw_noise(rng, size, 8)
+    fibers = (0.5 + 0.5 * np.sin(phase)) * (1 + 0.2 * _draw_noise(rng, size, 9))
+    nuclei = _make_canvas(size)
+    centers = _scatter_points(rng, region, spacing=14, jitter=0.35)
     down, right = np.gradient(across)
     for center in centers:
         column, row = np.clip(center.astype(int), 0, size - 1)
         along = np.degrees(np.arctan2(right[row, column], -down[row, column]))
-        _ellipse(nuclei, center, (rng.uniform(5, 7.5), rng.uniform(1.0, 1.5)), along, 255)
-    nuclei = _layer(nuclei)
+        _draw_ellipse(nuclei, center, (rng.uniform(5, 7.5), rng.uniform(1.0, 1.5)), along, 255)
+    nuclei = _shrink_canvas(nuclei)
     return 0.14 + 0.22 * fibers + nuclei, 0.35 + 0.9 * fibers * (1 - 0.6 * nuclei)
 
 
-def _necrosis(rng: np.random.Generator, region: np.ndarray) -> Stains:
-    """Smudged debris: clouds without structure, ghosts of cells, dust of broken nuclei."""
+def _draw_necrosis(rng: np.random.Generator, region: np.ndarray) -> Stains:
+    """Draws smudged debris: clouds without structure, ghosts of cells, dust of broken nuclei."""
     size = len(region)
-    ghosts = _canvas(size)
-    for center in _scatter(rng, region, spacing=13, jitter=0.3):
-        _ellipse(ghosts, center, rng.uniform(3.5, 5.5, 2), rng.uniform(0, 180), 255, thickness=3)
-    ghosts = cv2.GaussianBlur(_layer(ghosts), (0, 0), 1.0)
-    dust = _canvas(size)
-    grains = _scatter(rng, region, spacing=4.5, jitter=0.5)
+    ghosts = _make_canvas(size)
+    for center in _scatter_points(rng, region, spacing=13, jitter=0.3):
+        _draw_ellipse(
+            ghosts, center, rng.uniform(3.5, 5.5, 2), rng.uniform(0, 180), 255, thickness=3
+        )
+    ghosts = cv2.GaussianBlur(_shrink_canvas(ghosts), (0, 0), 1.0)
+    dust = _make_canvas(size)
+    grains = _scatter_points(rng, region, spacing=4.5, jitter=0.5)
     grains = grains[rng.random(len(grains)) < 0.5]
     for center, radius in zip(grains, rng.uniform(0.5, 1.1, len(grains))):
-        _ellipse(dust, center, (radius, radius), 0, 255)
-    dust = _layer(dust)
-    clouds = np.clip(1 + 0.3 * _noise(rng, size, 12) + 0.12 * _noise(rng, size, 4), 0.3, None)
+        _draw_ellipse(dust, center, (radius, radius), 0, 255)
+    dust = _shrink_canvas(dust)
+    clouds = np.clip(
+        1 + 0.3 * _draw_noise(rng, size, 12) + 0.12 * _draw_noise(rng, size, 4), 0.3, None
+    )
     return 0.4 * clouds + 0.25 * ghosts + 0.9 * dust, clouds + 0.6 * ghosts
 
 
-def _stained(
+def _stain(
     rng: np.random.Generator, hematoxylin: np.ndarray, eosin: np.ndarray, mask: np.ndarray
 ) -> np.ndarray:
-    """(S, S, 3) uint8 RGB of stain amounts (S, S), in this patch's hues and lamp light."""
+    """Turns stain amounts (S, S) into (S, S, 3) uint8 RGB, with hues and lamp of this patch."""
     vectors = np.stack([HEMATOXYLIN, EOSIN]) + rng.normal(0, 0.05, (2, 3)).astype(np.float32)
     amounts = np.stack([hematoxylin, eosin], axis=-1) * rng.uniform(0.85, 1.2)
     light = rng.uniform(232, 250, 3).astype(np.float32)
     image = light * np.exp(-(amounts @ np.clip(vectors, 0.02, None)))
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.55)
     image += rng.standard_normal((*mask.shape, 3), np.float32) * np.float32(3)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     white = mask == DATASET.excluded
-    bound = np.where(white, np.maximum(grey, DARKEST_WHITE), np.minimum(grey, LIGHTEST_TISSUE))
-    image *= (bound / np.maximum(grey, 1))[..., None]
+    bound = np.where(white, np.maximum(gray, DARKEST_WHITE), np.minimum(gray, LIGHTEST_TISSUE))
+    image *= (bound / np.maximum(gray, 1))[..., None]
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def _noise(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
-    """(S, S) float32 smooth noise of about unit deviation whose bumps are `scale` pixels apart."""
+def _draw_noise(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
+    """Draws smooth noise, (S, S) float32, of about unit deviation, bumps `scale` pixels apart."""
     grid = rng.standard_normal((int(size / scale) + 4,) * 2, np.float32)
     wide = cv2.resize(grid, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     start = (len(wide) - size) // 2
     return wide[start : start + size, start : start + size]
 
 
-def _scatter(
+def _scatter_points(
     rng: np.random.Generator, region: np.ndarray, spacing: float, jitter: float
 ) -> np.ndarray:
-    """(N, 2) x, y inside the region: a hexagonal grid, turned and shaken by `jitter` x spacing."""
+    """Draws points, (N, 2) x, y, in a region: a hexagonal grid, turned, moved by `jitter`."""
     size = len(region)
     reach = int(size / spacing) + 2
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
@@ -246,18 +254,18 @@ def _scatter(
     return points[region[pixels[:, 1], pixels[:, 0]]]
 
 
-def _canvas(size: int) -> np.ndarray:
-    """An empty uint8 canvas for `_ellipse`, `FINE` times as wide as the patch."""
+def _make_canvas(size: int) -> np.ndarray:
+    """Makes an empty uint8 canvas for `_draw_ellipse`, `FINE` times as wide as the patch."""
     return np.zeros((FINE * size, FINE * size), np.uint8)
 
 
-def _layer(canvas: np.ndarray) -> np.ndarray:
-    """(S, S) float32 of 0..1: the finished canvas at the size of the patch."""
+def _shrink_canvas(canvas: np.ndarray) -> np.ndarray:
+    """Shrinks a canvas to the size of the patch, (S, S) float32 of 0..1."""
     size = len(canvas) // FINE
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) / np.float32(255)
 
 
-def _ellipse(
+def _draw_ellipse(
     canvas: np.ndarray,
     center: np.ndarray,
     axes: tuple[float, float] | np.ndarray,
@@ -265,7 +273,7 @@ def _ellipse(
     value: int,
     thickness: int = cv2.FILLED,
 ) -> None:
-    """Draws an ellipse on a fine canvas; center (x, y) and half axes in pixels of the patch."""
+    """Draws an ellipse on a canvas; center (x, y) and half axes are in pixels of the patch."""
     factor = FINE << SUBPIXEL
     at = (round(center[0] * factor), round(center[1] * factor))
     half = (max(round(axes[0] * factor), 1), max(round(axes[1] * factor), 1))
@@ -273,9 +281,9 @@ def _ellipse(
 
 
 def _warp(rng: np.random.Generator, layer: np.ndarray, scale: float, shift: float) -> np.ndarray:
-    """The layer with every pixel moved by smooth noise of `shift` pixels, so outlines wobble."""
+    """Moves every pixel of a layer by smooth noise of `shift` pixels, so that outlines wobble."""
     size = len(layer)
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
-    columns += shift * _noise(rng, size, scale)
-    rows += shift * _noise(rng, size, scale)
+    columns += shift * _draw_noise(rng, size, scale)
+    rows += shift * _draw_noise(rng, size, scale)
     return cv2.remap(layer, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)

@@ -23,7 +23,7 @@ from configs import base
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
 from wsss_jax import jobs, parallel, schedules, signals, sources
-from wsss_jax.checkpoints import exist
+from wsss_jax.checkpoints import has_checkpoint
 from wsss_jax.errors import Preempted
 from wsss_jax.methods import phase1
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
@@ -107,7 +107,7 @@ def do_job(config: ml_collections.ConfigDict, workdir: Path) -> None:
         config.out = str(workdir)
         if workdir.exists():  # done, which the next start would refuse
             return
-    if config.job == "convert" and exist(workdir):
+    if config.job == "convert" and has_checkpoint(workdir):
         return
     jobs.run(config, workdir)
 

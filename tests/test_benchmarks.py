@@ -1,8 +1,7 @@
-"""Every benchmark at its smallest: its rows have their fields, and what is counted is right."""
+"""Runs every benchmark at its smallest and checks the fields of its rows and the counts."""
 
 import argparse
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ def test_pseudo_masks():
     arguments = _arguments(
         batch=2, patches=3, reference_patches=1, workers=0, precision=["float32"]
     )
-    arguments.torch = measure.torch_wanted(True)
+    arguments.torch = measure.use_torch(True)
     ours, *reference = masks.run(arguments)
     assert ours["patches"] == 3 and ours["masks/s"] == pytest.approx(3 / ours["s/patch"])
     assert ours["writing"] > 0 and 0 <= ours["waiting"] < 1
@@ -33,7 +32,7 @@ def test_pseudo_masks():
 
 
 def test_inputs(monkeypatch):
-    monkeypatch.setattr(inputs, "_AHEAD", 1)
+    monkeypatch.setattr(inputs, "READ_AHEAD", 1)
     rows = inputs.run(
         _arguments(
             workers=[0],
@@ -51,53 +50,57 @@ def test_inputs(monkeypatch):
 
 def test_convolutions_one_by_one(monkeypatch):
     shapes = {"one": Shape(24, 24, 64, 16, 3, 2, 1), "again": Shape(24, 24, 64, 16, 3, 2, 1)}
-    monkeypatch.setattr(convolutions, "shapes", lambda *_: shapes)
+    monkeypatch.setattr(convolutions, "list_shapes", lambda *_: shapes)
     rows = convolutions.run(_arguments(phase=[1], batch=1))
     assert [row["what"] for row in rows] == ["forward", "input gradient", "kernel gradient"]
     assert [row["used"] for row in rows] == ["XLA", "XLA", "product"]
     assert all(row["times"] == 2 and row[row["used"]] > 0 for row in rows)
-    (_, total, _) = convolutions.totals(rows)
+    (_, total, _) = convolutions.sum_by_network(rows)
     assert total["used"] == pytest.approx(2 * rows[1]["XLA"])
 
 
 @pytest.mark.parametrize("channels", [511, 512])
-def test_the_way_that_is_used_is_that_of_training(channels):
-    """A matrix product where `used` says so, and only there."""
+def test_the_chosen_way_is_that_of_training(channels):
+    """The program has a matrix product exactly if `choose_way` says so."""
     shape = Shape(24, 24, channels, 4, 3, 1, 1)
     x, gradient = (jnp.zeros((1, 24, 24, depth)) for depth in (channels, 4))
-    gradient_for_x = partial(convolution._input_product, stride=1, dilation=1)
-    lowered = jax.jit(gradient_for_x).lower(x, jnp.zeros((3, 3, channels, 4)), gradient)
-    product = "dot_general" in lowered.as_text()
-    assert convolutions.used(shape, "input gradient") == ("product" if product else "XLA")
+    kernel = jnp.zeros((3, 3, channels, 4))
+
+    def differentiate(x, gradient):
+        return jax.vjp(lambda x: convolution.convolve(x, kernel, 1, 1), x)[1](gradient)
+
+    product = "dot_general" in jax.jit(differentiate).lower(x, gradient).as_text()
+    way = convolutions.choose_way(shape, "input gradient")
+    assert way == ("product" if product else "XLA") == ("product" if channels >= 512 else "XLA")
 
 
 @pytest.mark.parametrize("dilation,way", [(2, "XLA"), (3, "inside")])
-def test_what_lies_on_padding_is_left_out_where_training_does(dilation, way):
+def test_padding_is_left_out_where_training_does(dilation, way):
     shape = Shape(24, 24, 512, 4, 3, 1, dilation)
     x, kernel = jnp.zeros((1, 24, 24, 512)), jnp.zeros((3, 3, 512, 4))
     lowered = jax.jit(lambda x: convolution.convolve(x, kernel, 1, dilation)).lower(x)
-    assert convolutions.used(shape, "forward") == way
+    assert convolutions.choose_way(shape, "forward") == way
     assert lowered.as_text().count("dot_general") == (9 if way == "inside" else 0)
 
 
-def test_products_that_meet_padding():
-    # At the border of three pixels with dilation 2, only the middle one of three meets the image.
-    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 1), padded=True) == 81 * 10
-    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 1), padded=False) == 49 * 10
-    assert convolutions.products(Shape(3, 3, 2, 5, 3, 1, 4), padded=False) == 9 * 10
+def test_products_with_padding():
+    # With dilation 4 on three pixels, only the middle position of the kernel meets the image.
+    assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 1), padded=True) == 81 * 10
+    assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 1), padded=False) == 49 * 10
+    assert convolutions.count_products(Shape(3, 3, 2, 5, 3, 1, 4), padded=False) == 9 * 10
 
 
 def test_resnet38_by_stage():
     """199.6 GFLOP for a patch of 224 pixels at full width, which is only traced."""
-    rows = counts.stages(1, 224, 1.0)
+    rows = counts.count_stages(1, 224, 1.0)
     assert [row["stage"] for row in rows] == ["conv1a", "b2", "b3", "b4", "b5", "b6", "b7"]
     assert sum(row["GFLOP"] for row in rows) == pytest.approx(199.6, abs=0.1)
     assert all(row["inside"] < row["GFLOP"] or row["stage"] == "b7" for row in rows)
 
 
 def test_the_operations_of_xla_are_those_by_hand():
-    program = programs.grad_cam("float32", WIDTH, 1, SIZE)
-    row = counts.row("Grad-CAM", program, _arguments(batch=1))
+    program = programs.make_grad_cam("float32", WIDTH, 1, SIZE)
+    row = counts.count_program("Grad-CAM", program, _arguments(batch=1))
     assert row["by hand"] < row["GFLOP (XLA)"] < 1.1 * row["by hand"]
     assert row["FLOP/byte"] == pytest.approx(row["GFLOP (XLA)"] / row["GB"])
 
@@ -108,14 +111,14 @@ def test_all_reduces_of_a_program():
       ROOT %r.2 = f32[5]{0} all-reduce-start(%c)
       %d = f32[5]{0} all-reduce-done(%r.2)
     """
-    assert scaling.all_reduces(text) == [3 * 4 * 4 + 2, 20]
+    assert scaling.list_all_reduces(text) == [3 * 4 * 4 + 2, 20]
 
 
 def test_a_step_sends_its_gradients():
-    (sent,) = scaling.volumes(2, [1], WIDTH)
+    (sent,) = scaling.measure_volumes(2, [1], WIDTH)
     assert sent["devices"] == 2 and sent["statistics"] == 0
     assert sent["MB"] == pytest.approx(sent["gradients"], rel=1e-3)
-    rows = scaling.modelled(sent, 0.1, 0)
+    rows = scaling.model_steps(sent, 0.1, 0)
     assert [row["system"] for row in rows] == [system.name for system in scaling.SYSTEMS]
     for row in rows:
         assert 0 < row["efficiency, none hidden"] <= row["efficiency, hidden"] <= 1

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.checkpoints import Checkpoints, State, exist, load_variables
+from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint, load_variables
 from wsss_jax.errors import InputError
 
 
@@ -32,14 +32,14 @@ def _steps(workdir):
 
 def test_the_newest_two_and_the_best_are_kept(tmp_path):
     checkpoints = _save(tmp_path, [0.1, 0.8, 0.3, 0.2, 0.1])
-    assert checkpoints.best() == 2
+    assert checkpoints.find_best() == 2
     state, meta = checkpoints.restore_latest(_state(0))
     jax.tree.map(np.testing.assert_array_equal, state, _state(5))
     assert meta == {"history": [5]}
     assert _steps(tmp_path) == ["2", "4", "5"]
     checkpoints.save(_state(6), {}, None)  # in the middle of an epoch, so without a score
     checkpoints.save(_state(7), {}, None)
-    assert checkpoints.best() == 2 and _steps(tmp_path) == ["2", "6", "7"]
+    assert checkpoints.find_best() == 2 and _steps(tmp_path) == ["2", "6", "7"]
     checkpoints.close()
 
 
@@ -49,7 +49,7 @@ def _damage(workdir, step):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_damaged_checkpoint_is_gone_back_from(tmp_path, capsys):
+def test_going_back_from_a_damaged_checkpoint(tmp_path, capsys):
     _save(tmp_path, [0.1, 0.8, 0.3]).close()
     _damage(tmp_path, 3)
     like = jax.eval_shape(lambda: _state(0).variables)
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_gone_back_from(tmp_path, capsys):
     assert int(state.step) == 3 and meta == {"history": [3]}
     for step in (2, 3):
         _damage(tmp_path, step)
-    with pytest.raises(InputError, match="no checkpoint there is whole"):
+    with pytest.raises(InputError, match="all checkpoints are damaged"):
         checkpoints.restore_latest(_state(0))
     checkpoints.close()
 
@@ -81,8 +81,8 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "file", ["_CHECKPOINT_METADATA", "variables/_METADATA", "variables/manifest.ocdbt"]
 )
-def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
-    """Of the newest step, which is the best as well."""
+def test_going_back_from_every_damage(file, damage, tmp_path, capsys):
+    """The newest step, which is also the best, is damaged."""
     _save(tmp_path, [0.1, 0.3, 0.8]).close()
     DAMAGES[damage](tmp_path / "checkpoints" / "3" / file)
     like = jax.eval_shape(lambda: _state(0).variables)
@@ -90,7 +90,7 @@ def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
         variables = load_variables(tmp_path, score, like)
         jax.tree.map(np.testing.assert_array_equal, variables, _state(2).variables)
         said = capsys.readouterr().out
-        assert "checkpoints/3 is damaged" in said or "checkpoints/3 is no whole" in said
+        assert "checkpoints/3 is damaged" in said or "checkpoints/3 is not a complete" in said
     checkpoints = Checkpoints(tmp_path, "miou")
     state, _ = checkpoints.restore_latest(_state(0))
     assert int(state.step) == 2
@@ -104,16 +104,16 @@ def test_every_damage_is_gone_back_from(file, damage, tmp_path, capsys):
     ["", "{", "[]", '{"other": 1}']
     + [f'{{"miou": {value}}}' for value in ('"high"', '"0.5"', "null", "NaN", "true", "Infinity")],
 )
-def test_damaged_figures_of_a_step(scores, tmp_path, capsys):
+def test_damaged_scores_of_a_step(scores, tmp_path, capsys):
     _save(tmp_path, [0.1, 0.3, 0.8]).close()
     (tmp_path / "checkpoints" / "3" / "metrics" / "metrics").write_text(scores)
     variables = load_variables(tmp_path, "miou", None)
     jax.tree.map(np.testing.assert_array_equal, variables["params"], _state(2).variables["params"])
-    assert "checkpoints/3 is no whole checkpoint" in capsys.readouterr().out
+    assert "checkpoints/3 is not a complete checkpoint" in capsys.readouterr().out
 
 
 def _rewrite(workdir, step, change):
-    """Saves a step anew with other arrays, under the checksums of those it had."""
+    """Saves a step again with other arrays, under its earlier checksums."""
     meta = workdir / "checkpoints" / str(step) / "meta" / "metadata"
     before = meta.read_bytes()
     checkpoints = Checkpoints(workdir, "miou")
@@ -133,20 +133,20 @@ def _in_training(state):
 
 
 @pytest.mark.parametrize("change", [_in_variables, _in_training])
-def test_a_damaged_value_is_gone_back_from(change, tmp_path, capsys):
+def test_going_back_from_a_damaged_value(change, tmp_path, capsys):
     _save(tmp_path, [0.1, 0.3, 0.8]).close()
     _rewrite(tmp_path, 3, change)
     checkpoints = Checkpoints(tmp_path, "miou")
     assert int(checkpoints.restore_latest(_state(0))[0].step) == 2
     checkpoints.close()
-    assert "is not what was written); going back" in capsys.readouterr().out
-    expected = 2 if change is _in_variables else 3  # the variables alone are whole
+    assert "is not what was saved); going back" in capsys.readouterr().out
+    expected = 2 if change is _in_variables else 3  # the variables alone are not damaged
     for score in (None, "miou"):
         variables = load_variables(tmp_path, score, None)["params"]
         jax.tree.map(np.testing.assert_array_equal, variables, _state(expected).variables["params"])
 
 
-def test_checkpoints_of_before_checksums(tmp_path):
+def test_checkpoints_without_checksums(tmp_path):
     _save(tmp_path, [0.1, 0.3]).close()
     _rewrite(tmp_path, 2, lambda state: state.variables["params"]["fc8"]["kernel"].fill(np.nan))
     for step in (1, 2):
@@ -160,7 +160,7 @@ def test_checkpoints_of_before_checksums(tmp_path):
 
 
 @pytest.mark.parametrize("meta", ["", "null", "[]", "{}", '{"history": 3}'])
-def test_a_damaged_position_is_gone_back_from(meta, tmp_path):
+def test_going_back_from_a_damaged_position(meta, tmp_path):
     _save(tmp_path, [0.1, 0.8]).close()
     (tmp_path / "checkpoints" / "2" / "meta" / "metadata").write_text(meta)
     checkpoints = Checkpoints(tmp_path, "miou")
@@ -168,7 +168,7 @@ def test_a_damaged_position_is_gone_back_from(meta, tmp_path):
     checkpoints.close()
 
 
-def test_what_a_killed_deletion_left_is_removed(tmp_path):
+def test_the_rest_of_an_interrupted_deletion_is_removed(tmp_path):
     _save(tmp_path, [0.1, 0.8, 0.3]).close()
     old = tmp_path / "checkpoints" / "1"
     (old / "variables").mkdir(parents=True)
@@ -178,19 +178,19 @@ def test_what_a_killed_deletion_left_is_removed(tmp_path):
     assert _steps(tmp_path) == ["2", "3"]
 
 
-def test_what_is_no_checkpoint_is_left_alone(tmp_path, capsys):
+def test_other_files_are_left_alone(tmp_path, capsys):
     folder = tmp_path / "checkpoints"
     (folder / "3").mkdir(parents=True)
     (folder / "12345").mkdir()
     (folder / "12345" / "notes.txt").write_text("theirs")
     (folder / "4").write_text("theirs")
-    assert not exist(tmp_path)
+    assert not has_checkpoint(tmp_path)
     with pytest.raises(InputError, match="no checkpoint there; train that phase first"):
         load_variables(tmp_path, None)
     _save(tmp_path, [0.1, 0.2, 0.3, 0.8, 0.3]).close()
-    assert "12345 is no whole checkpoint" in capsys.readouterr().out
+    assert "12345 is not a complete checkpoint" in capsys.readouterr().out
     checkpoints = Checkpoints(tmp_path, "miou")
-    assert int(checkpoints.restore_latest(_state(0))[0].step) == 5 and checkpoints.best() == 4
+    assert int(checkpoints.restore_latest(_state(0))[0].step) == 5 and checkpoints.find_best() == 4
     checkpoints.close()
     assert (folder / "12345" / "notes.txt").read_text() == "theirs"
     (moved,) = folder.glob("no_checkpoint_4_*")
@@ -201,7 +201,9 @@ def test_a_run_that_was_not_validated_yet(tmp_path):
     checkpoints = Checkpoints(tmp_path, "miou")
     checkpoints.save(_state(1), {"history": []}, None)
     checkpoints.close()
-    with pytest.raises(InputError, match=r"was validated, as they are at the end .*: go on with"):
+    with pytest.raises(
+        InputError, match=r"no checkpoint was validated yet, .* at the end .*: continue"
+    ):
         load_variables(tmp_path, "miou", _state(0).variables)
 
 

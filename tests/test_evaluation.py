@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from data import folders
+from data import patch_files
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import config as config_lib
@@ -35,9 +35,9 @@ def test_the_label_maps_of_the_last_method_are_written(runs_dir, tissue_dir):
     confusion = np.zeros((4, 5), int)
     truths = sorted((tissue_dir / "test" / "mask").glob("*.png"))
     for path in truths:
-        truth = folders.read_mask(path, dataset, SIZE)
+        truth = patch_files.read_mask(path, dataset, SIZE)
         found = runs_dir / "evaluate" / "predictions" / path.name
-        prediction = folders.read_mask(found, dataset, SIZE)
+        prediction = patch_files.read_mask(found, dataset, SIZE)
         confusion += np.asarray(metrics.confusion_matrices(truth[None], prediction[None], 4))[0]
     assert len(truths) == COUNTS["test"]
     scores = json.loads((runs_dir / "evaluate" / "scores.json").read_text())

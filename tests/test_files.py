@@ -16,7 +16,7 @@ from wsss_jax.files import (
     atomic_path,
     check_writable,
     clear_unfinished,
-    locked,
+    hold_lock,
 )
 
 REPOSITORY = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def test_failure_keeps_the_earlier_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_names_may_be_as_long_as_names_can_be(tmp_path):
+def test_the_longest_possible_names(tmp_path):
     for name in (255 * "n", 240 * "n" + ".json"):
         with atomic_path(tmp_path / name) as temporary:
             temporary.write_text("whole")
@@ -59,37 +59,37 @@ def test_names_may_be_as_long_as_names_can_be(tmp_path):
 
 def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
     path = tmp_path / "runs" / "run" / LOCK
-    with locked(path):
+    with hold_lock(path):
         for shared in (False, True):
             with (
                 pytest.raises(InputError, match=r"another process works in .*/run: wait until"),
-                locked(path, shared=shared),
+                hold_lock(path, shared=shared),
             ):
                 pass
         (path.parent / "result").touch()
     assert os.listdir(path.parent) == ["result"]
     (path.parent / "result").unlink()
-    with locked(path), pytest.raises(InputError, match="another process"), locked(path):
+    with hold_lock(path), pytest.raises(InputError, match="another process"), hold_lock(path):
         pass
     assert path.parent.is_dir()  # it was there before
-    with locked(tmp_path / "new" / "folder" / LOCK):
+    with hold_lock(tmp_path / "new" / "folder" / LOCK):
         pass
     assert not (tmp_path / "new").exists()
 
 
-def test_a_shared_lock_keeps_out_those_who_want_it_alone(tmp_path):
+def test_a_shared_lock_prevents_an_exclusive_one(tmp_path):
     path = tmp_path / LOCK
-    with locked(path, shared=True):
-        with locked(path, shared=True):
+    with hold_lock(path, shared=True):
+        with hold_lock(path, shared=True):
             pass
-        with pytest.raises(InputError, match="another process"), locked(path):
+        with pytest.raises(InputError, match="another process"), hold_lock(path):
             pass
-    with locked(path):
+    with hold_lock(path):
         pass
     assert not os.listdir(tmp_path)
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_is_complete_or_absent(tmp_path):
     path = tmp_path / "out"
     path.mkdir()
     (path / ".hidden").write_text("kept")
@@ -112,7 +112,7 @@ def _fill(path):
         raise RuntimeError("disk full")
 
 
-def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
+def test_the_rest_of_a_killed_process_is_removed(tmp_path):
     script = """
 import os, sys
 from wsss_jax.files import atomic_folder
@@ -173,14 +173,16 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.chdir(path)
-        with pytest.raises(InputError, match="out: the folder this was started in; name another"):
+        with pytest.raises(InputError, match="out: the current folder; choose a new one"):
             refuse()
 
     def rmdir(folder):  # as the kernel does, without asking what is in it
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     monkeypatch.setattr(Path, "rmdir", rmdir)
-    with pytest.raises(InputError, match=r"out: cannot be replaced \(a mount point\); name a new"):
+    with pytest.raises(
+        InputError, match=r"out: cannot be replaced \(a mount point\); choose a new"
+    ):
         refuse()
     assert os.listdir(tmp_path) == ["out"] and not os.listdir(path)
 
@@ -194,36 +196,36 @@ def test_what_another_process_is_writing_is_not_cleared(tmp_path):
     assert os.listdir(tmp_path / "out") == ["patch"]
 
 
-def test_what_is_no_file_or_leads_nowhere_is_named(tmp_path):
+def test_pipes_and_broken_links_are_named(tmp_path):
     os.mkfifo(tmp_path / LOCK)
     with pytest.raises(InputError, match=r"\.lock: a named pipe or a device, .*; remove it"):
-        locked(tmp_path / LOCK).__enter__()
+        hold_lock(tmp_path / LOCK).__enter__()
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(InputError, match="link: a link that leads nowhere, to nowhere"):
+    with pytest.raises(InputError, match="link: a link to nowhere, which does not exist"):
         check_writable(tmp_path / "link" / "run")
 
 
-def test_who_shares_a_lock_waits_for_one_that_leaves_it(tmp_path):
-    """A leaver holds it alone for a moment, to see whether it may remove the file."""
+def test_a_shared_lock_waits_for_a_holder_that_releases_it(tmp_path):
+    """Who releases it takes it alone for a moment, to check whether it may remove the file."""
     path = tmp_path / LOCK
-    with path.open("a+b") as file, locked(path, shared=True) as held:
+    with path.open("a+b") as file, hold_lock(path, shared=True) as held:
         assert held
     path.touch()
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
         leaving.start()
-        with locked(path, shared=True):
+        with hold_lock(path, shared=True):
             pass
         leaving.join()
 
 
-def test_a_lock_may_be_waited_for(tmp_path):
+def test_waiting_for_a_lock(tmp_path):
     path = tmp_path / LOCK
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         leaving = threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN))
         leaving.start()
-        with locked(path, wait=10):
+        with hold_lock(path, wait=10):
             pass
         leaving.join()

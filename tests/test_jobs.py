@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from configs import base, demo
-from data import folders, synthetic
+from data import folders, patch_files, synthetic
 from data.dataset import load_dataset, save_dataset
 from tests.conftest import SIZE, tiny_phase1, tiny_phase2
 from wsss_jax import config as config_lib
@@ -32,9 +32,9 @@ def test_true_masks_give_the_supervised_baseline(tmp_path):
     dataset = synthetic.write_dataset(root, {"train": 8, "val": 2}, SIZE, seed=0)
     truth = tmp_path / "truth"
     truth.mkdir()
-    for patch in folders.labelled_patches(root, "train", dataset):
+    for patch in folders.list_labeled_patches(root, "train", dataset):
         mask = np.full((SIZE, SIZE), np.flatnonzero(patch.label)[0], np.uint8)
-        folders.write_mask(truth / f"{patch.stem}.png", mask, dataset)
+        patch_files.write_mask(truth / f"{patch.stem}.png", mask, dataset)
     config = tiny_phase2(str(truth), layers=("truth",))
     config.data.root, config.data.patch_size, config.epochs = str(root), SIZE, 1
     jobs.run(config, tmp_path / "run")
@@ -48,7 +48,7 @@ def test_prepare(tmp_path):
         (tmp_path / name).mkdir()
     for region in range(6):
         image, mask = synthetic.draw_patch(rng, 96)
-        folders.write_image(tmp_path / "images" / f"r{region}.png", image)
+        patch_files.write_image(tmp_path / "images" / f"r{region}.png", image)
         Image.fromarray(mask + 10).save(tmp_path / "masks" / f"r{region}.png")
     description = tmp_path / "tissue.json"
     save_dataset(synthetic.DATASET, description)
@@ -61,9 +61,9 @@ def test_prepare(tmp_path):
     config_lib.validate(config)
     jobs.run(config, tmp_path)
     dataset = load_dataset("", tmp_path / "out")
-    count = len(folders.labelled_patches(tmp_path / "out", "train", dataset))
+    count = len(folders.list_labeled_patches(tmp_path / "out", "train", dataset))
     for split in ("val", "test"):
-        count += len(folders.annotated_patches(tmp_path / "out", split, dataset))
+        count += len(folders.list_annotated_patches(tmp_path / "out", split, dataset))
     assert count == 6 * 9
 
 

@@ -93,7 +93,7 @@ def test_bad_files_are_named(tissue):
     patch.with_name("short-[1 0].png").unlink()
 
     patch.write_bytes(good[: len(good) // 2])
-    assert f"{patch.name}: not a whole picture" in _phase1(tissue)
+    assert f"{patch.name}: damaged, or not a" in _phase1(tissue)
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(patch)
     assert f"30x20 pixels, expected {SIZE}x{SIZE}" in _phase1(tissue)
     patch.write_bytes(good)
@@ -112,7 +112,7 @@ def test_a_batch_that_the_devices_cannot_share(tissue):
 
 def test_a_folder_that_cannot_be_made():
     words = _refusal("--config=configs/demo.py", "--workdir=/dev/null/run")
-    assert words == "error: /dev/null is a file, not a folder: name another folder"
+    assert words == "error: /dev/null is a file, not a folder: choose another folder"
 
 
 def test_what_writing_raises_is_one_line():

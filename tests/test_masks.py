@@ -8,7 +8,7 @@ from wsss_jax.masks import WhiteRule, find_white_background, label_maps, segment
 
 
 def _min_max_scores(maps, labels):
-    """The paper's rule as it is written, on maps that already have the image's size."""
+    """The rule as the paper writes it, for maps that already have the size of the image."""
     low, high = maps.min(), maps.max()
     return (maps - low) / (high - low) * labels[:, None, None]
 
@@ -95,7 +95,7 @@ def test_an_all_white_and_an_all_dark_patch():
     assert not find_white_background(np.zeros((10, 10, 3), np.uint8)).any()
 
 
-def test_grey_is_weighted_as_opencv_does():
+def test_gray_is_weighted_as_opencv_does():
     image = np.zeros((10, 10, 3), np.uint8)
     image[:] = (255, 120, 255)  # 0.299 R + 0.587 G + 0.114 B = 175.8; the plain mean is 210
     assert not find_white_background(image).any()

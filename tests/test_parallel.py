@@ -74,7 +74,7 @@ def test_map_batch_keeps_the_order():
 
 @pytest.fixture
 def no_cache(monkeypatch, tmp_path):
-    """JAX as if no cache was set, and a home folder of one's own."""
+    """JAX without a configured cache, and a home folder for the test."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -83,44 +83,44 @@ def no_cache(monkeypatch, tmp_path):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_kept_programs_are_the_user_s_own(no_cache):
+def test_cached_programs_belong_to_the_user(no_cache):
     folder = no_cache / ".cache" / "wsss_jax"
-    parallel.keep_compiled_programs()
+    parallel.cache_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == str(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)  # as version 0.1 may have made it
     jax.config.update("jax_compilation_cache_dir", None)
-    parallel.keep_compiled_programs()
+    parallel.cache_compiled_programs()
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_programs_of_somebody_else_are_not_run(no_cache, monkeypatch, capsys):
+def test_programs_of_another_user_are_not_run(no_cache, monkeypatch, capsys):
     theirs = no_cache / "theirs"
     theirs.mkdir()
     (no_cache / ".cache").mkdir()
     (no_cache / ".cache" / "wsss_jax").symlink_to(theirs)
     monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
-    parallel.keep_compiled_programs()
+    parallel.cache_compiled_programs()
     assert jax.config.jax_compilation_cache_dir is None
     said = capsys.readouterr().err
     assert "wsss_jax belongs to another user; set JAX_COMPILATION_CACHE_DIR" in said
     assert said.count("\n") == 1
 
 
-def test_a_cache_that_only_a_shell_would_find_is_told_of(no_cache, monkeypatch, capsys):
+def test_a_cache_that_only_a_shell_would_expand_is_reported(no_cache, monkeypatch, capsys):
     monkeypatch.chdir(no_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
-    parallel.keep_compiled_programs()
+    parallel.cache_compiled_programs()
     assert jax.config.jax_compilation_cache_dir is None and not list(no_cache.iterdir())
     assert "XDG_CACHE_HOME is ~/cache, not an absolute path; set " in capsys.readouterr().err
 
 
-def test_without_a_home_nothing_is_kept(no_cache, monkeypatch, capsys):
+def test_without_a_home_nothing_is_cached(no_cache, monkeypatch, capsys):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", _raise_key_error)
-    parallel.keep_compiled_programs()
+    parallel.cache_compiled_programs()
     assert jax.config.jax_compilation_cache_dir is None
-    assert "no programs are kept for later runs: " in capsys.readouterr().err
+    assert "compiled programs are not cached for later runs: " in capsys.readouterr().err
 
 
 def _raise_key_error(_):

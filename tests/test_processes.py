@@ -42,7 +42,7 @@ def _run(processes: int, *folders: Path) -> None:
 
 @pytest.fixture(scope="module")
 def both(tissue_dir, runs_dir, tmp_path_factory) -> list[Path]:
-    """What one process and what two processes wrote."""
+    """The folders that one process and two processes have written."""
     folders = [tmp_path_factory.mktemp(f"processes{n}") for n in (1, 2)]
     for processes, folder in enumerate(folders, start=1):
         _run(processes, tissue_dir, runs_dir, folder)

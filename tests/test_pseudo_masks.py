@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from data import folders
+from data import folders, patch_files
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import config as config_lib
@@ -17,14 +17,14 @@ from wsss_jax.jobs import masks as masks_job
 
 def test_pseudo_masks_keep_to_labels_and_white(runs_dir, tissue_dir):
     dataset = load_dataset("", tissue_dir)
-    patches = folders.labelled_patches(tissue_dir, "train", dataset)
+    patches = folders.list_labeled_patches(tissue_dir, "train", dataset)
     assert len(patches) == COUNTS["train"]
     for layer in ("b4_3", "b5_2", "bn7"):
         folder = runs_dir / "masks" / "train_PM" / f"PM_{layer}"
         assert sorted(p.stem for p in folder.iterdir()) == [p.stem for p in patches]
         for patch in patches:
-            mask = folders.read_mask(folder / f"{patch.stem}.png", dataset, SIZE)
-            white = masks.find_white_background(folders.read_image(patch.image, SIZE))
+            mask = patch_files.read_mask(folder / f"{patch.stem}.png", dataset, SIZE)
+            white = masks.find_white_background(patch_files.read_image(patch.image, SIZE))
             np.testing.assert_array_equal(mask == dataset.excluded, white)
             assert {k for k in np.unique(mask) if k < 4} <= set(np.flatnonzero(patch.label))
     palette = np.reshape(Image.open(folder / f"{patches[0].stem}.png").getpalette()[:15], (5, 3))
@@ -70,7 +70,7 @@ def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch
     for path in missing:
         path.unlink()
     written = []
-    write_mask = folders.write_mask
+    write_mask = patch_files.write_mask
 
     def count(path, *arguments):
         written.append(path)
@@ -151,7 +151,7 @@ def test_masks_of_other_patches_are_made_anew(runs_dir, tissue_dir, tmp_path, mo
     image = np.asarray(Image.open(first))
     Image.fromarray(image[::-1].copy()).save(first)
     written = []
-    write_mask = folders.write_mask
+    write_mask = patch_files.write_mask
 
     def count(path, *arguments):
         written.append(path)

@@ -1,4 +1,4 @@
-"""Runs that are killed or told to stop at any moment end as if nothing had been."""
+"""Runs that are killed or stopped at any moment end like uninterrupted ones."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import folders, synthetic
+from data import patch_files, synthetic
 from wsss_jax.checkpoints import load_variables
 
 REPOSITORY = Path(__file__).parents[1]
@@ -19,7 +19,7 @@ KILLS, OTHERS = int(os.environ.get("KILLS", "10")), int(os.environ.get("OTHER_SI
 
 
 def _disturb(which, root, folder, cache, *arguments):
-    """Leaves no process, which the script looks at itself, and no shared memory."""
+    """Checks that no shared memory is left; the script itself checks processes."""
     folder.mkdir()
     shared_memory = _shared_memory()
     script = "from tests.short_run import main; main()"  # which worker processes do not import
@@ -34,11 +34,11 @@ def _disturb(which, root, folder, cache, *arguments):
 
 
 def _shared_memory():
-    """Blocks of memory: Grain and multiprocessing name them so."""
+    """Lists blocks of shared memory by the names of Grain and multiprocessing."""
     return set(Path("/dev/shm").glob("psm_*"))
 
 
-def test_disturbed_runs_end_bit_for_bit_as_an_undisturbed_one(tissue_dir, tmp_path):
+def test_interrupted_runs_end_with_the_same_bits(tissue_dir, tmp_path):
     work = tmp_path / "work"
     _disturb("training", tissue_dir, work, tmp_path / "cache", str(KILLS), str(OTHERS))
     whole = {score: load_variables(work / "undisturbed", score) for score in (None, "miou")}
@@ -60,7 +60,7 @@ def test_disturbed_runs_end_bit_for_bit_as_an_undisturbed_one(tissue_dir, tmp_pa
 
 
 def _contents(folder):
-    """What a job writes, as bytes, where it is the same in every place and at every time."""
+    """Returns the bytes that a job writes, without those that depend on place or time."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -69,16 +69,14 @@ def _contents(folder):
 
 
 @pytest.mark.long
-def test_other_jobs_that_are_disturbed_leave_what_undisturbed_ones_do(
-    runs_dir, tissue_dir, tmp_path
-):
+def test_other_interrupted_jobs_end_with_the_same_bytes(runs_dir, tissue_dir, tmp_path):
     regions, work = tmp_path / "regions", tmp_path / "work"
     for name in ("images", "masks"):
         (regions / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(6):
         image, mask = synthetic.draw_patch(rng, 96)
-        folders.write_image(regions / "images" / f"r{number}.png", image)
+        patch_files.write_image(regions / "images" / f"r{number}.png", image)
         Image.fromarray(mask).save(regions / "masks" / f"r{number}.png")
     cache = jax.config.jax_compilation_cache_dir
     _disturb("others", tissue_dir, work, cache, str(max(1, OTHERS // 2)), runs_dir, regions)

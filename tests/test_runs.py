@@ -161,7 +161,7 @@ def test_a_folder_in_which_another_process_works_is_refused(job, tmp_path):
     runs.save(CONFIGS[job], DATASET, tmp_path)
     before = _files(tmp_path)
     with (
-        files.locked(tmp_path / files.LOCK),
+        files.hold_lock(tmp_path / files.LOCK),
         pytest.raises(InputError, match="another process works in"),
     ):
         jobs.run(CONFIGS[job].copy_and_resolve_references(), tmp_path)
@@ -176,7 +176,7 @@ def test_what_killed_array_jobs_left_goes_when_nobody_shares_the_folder(tmp_path
         with pytest.raises(InputError, match="no slide"):
             jobs.run(CONFIGS["segment"].copy_and_resolve_references(), tmp_path)
 
-    with files.locked(tmp_path / files.LOCK, shared=True):
+    with files.hold_lock(tmp_path / files.LOCK, shared=True):
         segment()
         assert left.is_dir()
     segment()
@@ -185,7 +185,7 @@ def test_what_killed_array_jobs_left_goes_when_nobody_shares_the_folder(tmp_path
 
 def test_array_jobs_share_a_folder(tmp_path):
     with (
-        files.locked(tmp_path / files.LOCK, shared=True),
+        files.hold_lock(tmp_path / files.LOCK, shared=True),
         pytest.raises(InputError, match="no slide"),
     ):
         jobs.run(CONFIGS["segment"].copy_and_resolve_references(), tmp_path)

@@ -41,15 +41,15 @@ def test_learning_rates_of_the_groups():
     assert float(rates["weight"](10)) == 0
 
 
-def test_the_learning_rate_grows_with_the_batch_where_asked_for():
+def test_the_learning_rate_grows_with_the_batch_if_configured():
     optimizer = base.phase1("luad_histoseg").optimizer
-    assert schedules.for_batch_size(optimizer, 80).learning_rate == 0.01
+    assert schedules.scale_learning_rate(optimizer, 80).learning_rate == 0.01
     optimizer.base_batch_size = 20
-    assert schedules.for_batch_size(optimizer, 80).learning_rate == pytest.approx(0.04)
-    assert schedules.for_batch_size(optimizer, 20).learning_rate == 0.01
+    assert schedules.scale_learning_rate(optimizer, 80).learning_rate == pytest.approx(0.04)
+    assert schedules.scale_learning_rate(optimizer, 20).learning_rate == 0.01
 
 
-def test_sgd_is_pytorchs():
+def test_sgd_equals_that_of_pytorch():
     optimizer = base.phase1("luad_histoseg").optimizer
     optimizer.momentum, optimizer.weight_decay = 0.9, 0.1
     rng = np.random.default_rng(0)

@@ -34,7 +34,7 @@ def _end(child: subprocess.Popen) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_unwinds_and_is_said_in_one_line(number):
+def test_a_signal_unwinds_and_is_reported_in_one_line(number):
     child = _start(
         """
 try:
@@ -62,10 +62,10 @@ def test_sighup_is_ignored_under_nohup():
     script = """
 for _ in range(2):
     os.kill(os.getpid(), signal.SIGHUP)
-    with signals.deferred() as received:
+    with signals.defer() as received:
         os.kill(os.getpid(), signal.SIGHUP)
     assert not received
-    signals.listen()
+    signals.restore_handlers()
 say("went on")
 """
     finished = subprocess.run(
@@ -91,7 +91,7 @@ sys.late = late
     assert _end(child) == (0, "", "")
 
 
-def test_a_second_sigint_ends_it_even_where_python_does_not_listen():
+def test_a_second_sigint_ends_a_process_that_is_busy():
     child = _start(
         """
 import threading
@@ -110,7 +110,7 @@ time.sleep(60)
     assert _end(child)[0] == 130 and time.monotonic() - begun < 20
 
 
-def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
+def test_a_signal_in_a_finalizer_is_not_lost():
     child = _start(
         """
 class Last:
@@ -127,10 +127,10 @@ time.sleep(60)
     assert err == "stopped by SIGINT; the same command goes on, or begins again\n"
 
 
-def test_deferred_work_looks_for_itself():
+def test_deferred_work_checks_for_signals_itself():
     child = _start(
         """
-with signals.deferred() as received:
+with signals.defer() as received:
     say("ready")
     while not received:
         time.sleep(0.01)
@@ -145,7 +145,7 @@ say("not reached")
     assert status == 75 and out == "SIGINT\n" and err.startswith("stopped by SIGINT; ")
 
 
-def test_an_error_that_a_library_makes_of_it_counts_as_the_signal():
+def test_an_error_of_a_library_after_a_signal_counts_as_the_signal():
     child = _start(
         """
 try:

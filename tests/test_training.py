@@ -31,7 +31,7 @@ class _Run:
         self.config, dataset = config, load_dataset("", root)
         self.source = sources.open_source(config.data, dataset, "train")
         validation = sources.open_source(config.data, dataset, "val")
-        steps = inputs.steps_per_epoch(len(self.source), config.batch_size, config.drop_last)
+        steps = inputs.count_steps(len(self.source), config.batch_size, config.drop_last)
         self.task = phase1.make_task(config, dataset.num_classes, config.epochs * steps)
         self.validate = make_validation(config, dataset.num_classes, validation)
 

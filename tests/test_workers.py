@@ -26,21 +26,21 @@ def _lives(process: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def test_ctrl_c_is_left_to_the_parent_and_a_death_is_told():
-    with workers.pool(1) as pool:
+def test_ctrl_c_is_left_to_the_parent_and_a_death_is_reported():
+    with workers.open_pool(1) as pool:
         pool.submit(_end, signal.SIGINT).result()
     with pytest.raises(InputError, match=r"a worker process died.*fewer --config\.workers"):
         _use_and_kill()
 
 
-def test_a_closed_terminal_ends_neither_workers_nor_what_counts_semaphores():
+def test_a_closed_terminal_ends_neither_workers_nor_the_semaphore_tracker():
     script = (
         "import os, signal, time\n"
         "from wsss_jax import signals, workers\n"
         "signals.handle()\n"
-        "with workers.pool(1) as pool:\n"
+        "with workers.open_pool(1) as pool:\n"
         "    pool.submit(os.getpid).result()\n"
-        "    with signals.deferred() as received:\n"
+        "    with signals.defer() as received:\n"
         "        os.killpg(0, signal.SIGHUP)\n"
         "        time.sleep(0.2)\n"
         "        assert pool.submit(os.getpid).result() and received\n"
@@ -57,7 +57,7 @@ def test_a_closed_terminal_ends_neither_workers_nor_what_counts_semaphores():
 
 
 def _use_and_kill() -> None:
-    with workers.pool(1) as pool:
+    with workers.open_pool(1) as pool:
         pool.submit(_end, signal.SIGKILL).result()
 
 
@@ -65,7 +65,7 @@ def test_workers_end_with_a_parent_that_is_killed():
     script = (
         "import os, time\n"
         "from wsss_jax import workers\n"
-        "with workers.pool(2) as pool:\n"
+        "with workers.open_pool(2) as pool:\n"
         "    futures = [pool.submit(time.sleep, 1) for _ in range(2)]\n"
         "    [future.result() for future in futures]\n"
         "    pool.submit(time.sleep, 300)\n"

@@ -37,7 +37,7 @@ def make_task(config, num_classes, total_steps):
     network = build_network(config, num_classes)
 
     def loss(variables, batch, totals, values, rng):
-        logits = network.apply(variables, pixels.scaled(batch["image"], config.model), train=True)
+        logits = network.apply(variables, pixels.scale(batch["image"], config.model), train=True)
         losses = multilabel_soft_margin(logits.mean(axis=(1, 2)), batch["label"].astype(float))
         mean = (losses * batch["weight"]).sum() / totals["patches"]
         return mean, (variables.get("batch_stats", {}), {"loss": mean})
@@ -55,5 +55,5 @@ def make_task(config, num_classes, total_steps):
 
 
 def predict(config, network, variables, image):
-    logits = network.apply(variables, pixels.scaled(image, config.model), train=False)
+    logits = network.apply(variables, pixels.scale(image, config.model), train=False)
     return Prediction(logits.argmax(axis=-1).astype(jnp.uint8), logits=logits)

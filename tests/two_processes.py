@@ -28,8 +28,8 @@ assert (jax.process_count(), jax.process_index()) == (processes, process)
 source = list(range(11))
 seen = [
     (batch["index"], batch["weight"], batch["position"])
-    for batch in inputs.batches(
-        [{"index": np.int32(i)} for i in source], 4, workers=0, seed=1, epochs=2
+    for batch in inputs.read_batches(
+        [{"index": np.int32(i)} for i in source], 4, workers=0, order=inputs.Order(seed=1, epochs=2)
     )
 ]
 np.savez(out / f"seen{process}.npz", *map(np.stack, zip(*seen)))

@@ -1,4 +1,4 @@
-"""Class activation maps: Grad-CAM through `jax.vjp`, and the plain kind."""
+"""Class activation maps: Grad-CAM through `jax.vjp`, and plain CAM."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +15,11 @@ from wsss_jax.models.layers import accumulator
 def grad_cam(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, layers: Sequence[str]
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Grad-CAM (Selvaraju et al. 2017) of every class and several layers from one forward pass.
+    """Computes Grad-CAM (Eq. 6) of every class and several layers from one forward pass.
 
-    The target is the logit, before the sigmoid. A class's map is the sum of the layer's channels,
-    each weighted by the spatial mean of the logit's gradient; there is no ReLU.
+    The target is the logit, before the sigmoid. The map of a class is the sum of the layer's
+    channels, each weighted by the spatial mean of the logit's gradient, without ReLU (Selvaraju et
+    al. 2017, who apply one).
 
     Args:
       model: a module called as `model(images, train=False) -> (logits (B, C), taps)` that adds the
@@ -31,7 +32,7 @@ def grad_cam(
       The maps, layer -> (B, C, h, w) float32 at the layer's resolution, and the logits (B, C).
 
     Raises:
-      InputError: a layer is no tap of the model.
+      InputError: the model has no such tap.
     """
 
     def forward(perturbations: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -40,7 +41,9 @@ def grad_cam(
     shapes = jax.eval_shape(forward, {})[1]
     for layer in layers:
         if layer not in shapes:
-            raise InputError(f"layer {layer!r} has no output to open; choose from {sorted(shapes)}")
+            raise InputError(
+                f"layer {layer!r} has no output for Grad-CAM; choose from {sorted(shapes)}"
+            )
     zeros = {layer: jnp.zeros(shapes[layer].shape, shapes[layer].dtype) for layer in layers}
     logits, pullback, taps = jax.vjp(forward, zeros, has_aux=True)
     num_classes = logits.shape[-1]
@@ -64,12 +67,14 @@ def grad_cam(
 def class_activation_maps(
     features: jax.Array, class_weights: jax.Array, *, relu: bool
 ) -> jax.Array:
-    """Class activation maps (Zhou et al. 2016): at "bn7" the Grad-CAM times the number of pixels.
+    """Computes class activation maps (Zhou et al. 2016; Eq. 7).
+
+    At "bn7" they are Grad-CAM times the number of pixels.
 
     Args:
       features: (B, h, w, D), the feature map that is pooled ("bn7").
       class_weights: (D, C), the weights of the linear classifier on the pooled features.
-      relu: clips the maps at zero, as the released code does for phase 1 as a segmentation.
+      relu: clips the maps at zero, as the released code does for the segmentation of phase 1.
 
     Returns:
       (B, C, h, w) float32.

@@ -1,4 +1,4 @@
-"""Writing a file so that it is either whole or absent, and by one process at a time."""
+"""Atomic writing of files and folders, locks, and checks of paths before long work."""
 
 import errno
 import fcntl
@@ -16,28 +16,35 @@ from typing import BinaryIO
 
 from wsss_jax.errors import InputError
 
+UNFINISHED = ".unfinished."  # prefix of files and folders until they are complete
+LOCK = ".lock"  # usual name of a lock file
+_NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # from file systems without locks
+_FOLDER_LOCK = f"{UNFINISHED}lock"  # of a folder that is being made; no user has such a file
+_SHARED_WAIT = 0.5  # seconds: the last holder of a shared lock takes it alone for a moment
+_PAUSE = 0.01  # seconds between two attempts
+
 
 def check_writable(folder: Path | str) -> None:
-    """Refuses, before long work, a folder that could not be made or written to.
+    """Refuses, before long work, a folder that cannot be made or written to.
 
     Raises:
-      InputError: names what is in the way.
+      InputError: names the folder or file that prevents it.
     """
     existing = Path(folder).absolute()
     while not existing.exists():
         if existing.is_symlink():
             raise InputError(
-                f"{existing}: a link that leads nowhere, to {os.readlink(existing)}: remove it, or "
-                "make that folder"
+                f"{existing}: a link to {os.readlink(existing)}, which does not exist: remove "
+                "it, or make that folder"
             )
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "not writable" if existing.is_dir() else "a file, not a folder"
-        raise InputError(f"{existing} is {what}: name another folder")
+        raise InputError(f"{existing} is {what}: choose another folder")
 
 
 def check_regular(path: Path | str) -> None:
-    """Refuses what is no regular file: opening a named pipe waits for ever.
+    """Refuses all but regular files; opening a named pipe would wait forever.
 
     Raises:
       InputError: no such file, or a folder, pipe, socket or device.
@@ -47,15 +54,15 @@ def check_regular(path: Path | str) -> None:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; correct the path or restore it") from error
     except ValueError as error:  # a NUL in the name
-        raise InputError(f"{str(path)!r}: no file can be called so; correct the path") from error
+        raise InputError(f"{str(path)!r}: not a valid file name; correct the path") from error
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         what = kinds.get(stat.S_IFMT(mode), "a device")
-        raise InputError(f"{path}: {what}, not a file; remove it or name another")
+        raise InputError(f"{path}: {what}, not a file; remove it or choose another")
 
 
 def check_utf8(path: Path | str) -> None:
-    """Refuses a folder of a run that checkpoints cannot be in: Orbax wants its name as text.
+    """Refuses a folder of a run whose name Orbax cannot handle.
 
     Raises:
       InputError: a part of its absolute path is not UTF-8.
@@ -65,21 +72,18 @@ def check_utf8(path: Path | str) -> None:
         absolute.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{path}: a folder of a run needs a name in UTF-8; rename {absolute!r}, or name another"
+            f"{path}: the folder of a run needs a name in UTF-8; rename {absolute!r}, or "
+            "choose another"
         ) from error
 
 
-# What the names of files begin with until they are whole.
-UNFINISHED = ".unfinished."
-
-
 def clear_unfinished(folder: Path) -> None:
-    """Removes from a folder what a killed process was about to write; not what one is writing."""
+    """Removes what killed processes left unfinished in a folder; not what is being written."""
     for path in folder.glob(f"{UNFINISHED}*"):
         if not (path / _FOLDER_LOCK).is_file():
             _remove(path)
             continue
-        with suppress(InputError), locked(path / _FOLDER_LOCK):  # InputError: it is being written
+        with suppress(InputError), hold_lock(path / _FOLDER_LOCK):  # InputError: being written
             _remove(path)
 
 
@@ -90,35 +94,31 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-_NO_LOCKS = errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK  # of some shared file systems
-LOCK = ".lock"  # its usual name
-_FOLDER_LOCK = f"{UNFINISHED}lock"  # of a folder that is being made; users have no such file
-_PATIENCE = 0.5  # seconds: who leaves a shared lock has it alone for a moment
-_PAUSE = 0.01  # seconds
-
-
 @contextmanager
-def locked(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[bool]:
-    """Holds the lock of the file `path`, made if need be; it ends with the process at the latest.
+def hold_lock(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[bool]:
+    """Holds a lock while the block runs; it ends with the process at the latest.
 
-    At the end the file is removed, with the folders made for it if nothing else is in them. Where
-    the file system knows no locks, nothing is held. Yields whether it is.
+    The file is made and then removed, with the folders made for it if they are empty. A file system
+    without locks holds nothing.
 
     Args:
       path: of the lock file.
-      shared: others may share it; they keep out those who want it for themselves.
-      wait: seconds to wait for others at most.
+      shared: other processes may share the lock, but none can have it alone.
+      wait: seconds to wait for other processes at most.
+
+    Yields:
+      Whether the lock is held.
 
     Raises:
-      InputError: another process holds it, or `path` is no file.
+      InputError: another process holds it, or `path` is not a file.
     """
     folder = path.parent
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    latest = time.monotonic() + (max(wait, _PATIENCE) if shared else wait)
+    latest = time.monotonic() + (max(wait, _SHARED_WAIT) if shared else wait)
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with _opened(path) as file:
+        with _open_lock(path) as file:
             held = _try_lock(file, kind)
             if held is False and time.monotonic() < latest:
                 time.sleep(_PAUSE)
@@ -127,17 +127,17 @@ def locked(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[b
                 raise InputError(
                     f"another process works in {folder}: wait until it ends, or stop it"
                 )
-            if held and not _is_at(file, path):
-                continue  # the one that held it before has removed it
+            if held and not _is_same_file(file, path):
+                continue  # its last holder has removed it
             try:
                 yield bool(held)
             finally:
-                if held and _try_lock(file, fcntl.LOCK_EX):  # nobody shares it
-                    _remove_lock(path, made)
+                if held and _try_lock(file, fcntl.LOCK_EX):  # no other process shares it
+                    _remove_lock(path, new_folders)
             return
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_lock(path: Path) -> BinaryIO:
     try:
         return path.open("a+b")
     except io.UnsupportedOperation as error:
@@ -145,7 +145,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _try_lock(file: BinaryIO, kind: int) -> bool | None:
-    """Whether the lock is held now; None where there are no locks."""
+    """Takes a lock if it is free; returns whether it did, or None without locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -157,7 +157,7 @@ def _try_lock(file: BinaryIO, kind: int) -> bool | None:
     return True
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
+def _is_same_file(file: BinaryIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -165,7 +165,7 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _remove_lock(path: Path, folders: Iterable[Path]) -> None:
-    path.unlink(missing_ok=True)  # its folder may have another name by now
+    path.unlink(missing_ok=True)  # its folder may have been renamed
     for folder in folders:
         with suppress(FileNotFoundError):
             try:
@@ -178,23 +178,24 @@ def _remove_lock(path: Path, folders: Iterable[Path]) -> None:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a new folder beside `path` that takes its place when the block ends well.
+    """Yields a new folder beside `path` that replaces it when the block succeeds.
 
-    What a killed process has left of it is removed first. Only hidden files, which are kept, may be
-    in an earlier `path`, as are its mode and owner.
+    If the block raises, the new folder is removed and `path` stays as it was. An earlier `path` may
+    hold only hidden files; they are kept, as are its mode and owner. What a killed process left is
+    removed first.
 
     Raises:
-      InputError: as of `check_replaceable`, or another process makes it.
+      InputError: as of `check_replaceable`, or another process is making the folder.
     """
     check_replaceable(path)
-    path = Path(path).resolve()  # of a link, the folder takes the place
-    # One name for it, so that what is left is found again; a short one, as that of `path` may be.
+    path = Path(path).resolve()  # a link stays; its target is replaced
+    # Always the same name, to find what a killed process left; short, as `path` may not be.
     temporary = path.parent / f"{UNFINISHED}{zlib.crc32(os.fsencode(path.name)):08x}"
-    with locked(temporary / _FOLDER_LOCK):
+    with hold_lock(temporary / _FOLDER_LOCK):
         _move_hidden(temporary, path)
-        for left in temporary.iterdir():
-            if left.name != _FOLDER_LOCK:
-                _remove(left)
+        for leftover in temporary.iterdir():
+            if leftover.name != _FOLDER_LOCK:
+                _remove(leftover)
         try:
             yield temporary
             check_empty(path)
@@ -203,7 +204,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 clear_unfinished(path)
                 _move_hidden(path, temporary)
             (temporary / _FOLDER_LOCK).unlink(missing_ok=True)
-            temporary.rename(path)  # an empty folder gives way
+            temporary.rename(path)  # replaces an empty folder
         except BaseException:
             _move_hidden(temporary, path)
             shutil.rmtree(temporary)
@@ -211,7 +212,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def _move_hidden(source: Path, target: Path) -> None:
-    """Moves the hidden files of a user; those that are not whole are no user's."""
+    """Moves hidden files of the user, but not unfinished ones."""
     for path in list(source.iterdir()):
         if path.name.startswith(".") and not path.name.startswith(UNFINISHED):
             target.mkdir(exist_ok=True)
@@ -221,18 +222,18 @@ def _move_hidden(source: Path, target: Path) -> None:
 def _copy_attributes(source: Path, target: Path) -> None:
     shutil.copystat(source, target)
     status = source.stat()
-    with suppress(PermissionError):  # a group that this user is not in stays as it was made
+    with suppress(PermissionError):  # the user may not be in that group
         os.chown(target, -1, status.st_gid)
-    with suppress(PermissionError):  # only root gives folders away
+    with suppress(PermissionError):  # only root may change the owner
         os.chown(target, status.st_uid, -1)
 
 
 def check_replaceable(path: Path | str) -> None:
-    """Refuses, before long work, a folder whose place another could not take.
+    """Refuses, before long work, a folder that `atomic_folder` cannot replace.
 
     Raises:
-      InputError: names what is in the way, as `check_empty` does; it is the current folder, the
-        root of a file system, or one that this user may not remove or write beside.
+      InputError: as of `check_empty`; or it is the current folder, the root of a file system, or
+        one that this user may not remove or write beside.
     """
     check_empty(path)
     resolved = Path(path).resolve()
@@ -241,23 +242,23 @@ def check_replaceable(path: Path | str) -> None:
         return
     check_writable(resolved)
     if resolved == Path.cwd():
-        raise InputError(f"{path}: the folder this was started in; name another, which is new")
-    with tempfile.NamedTemporaryFile(dir=resolved, prefix=UNFINISHED):  # so that it is not removed
+        raise InputError(f"{path}: the current folder; choose a new one")
+    with tempfile.NamedTemporaryFile(dir=resolved, prefix=UNFINISHED):  # prevents the removal
         try:
             resolved.rmdir()
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 what = "a mount point" if error.errno == errno.EBUSY else error.strerror
                 raise InputError(
-                    f"{path}: cannot be replaced ({what}); name a new folder in it"
+                    f"{path}: cannot be replaced ({what}); choose a new folder in it"
                 ) from error
 
 
 def check_empty(path: Path | str) -> None:
-    """Refuses a folder with anything but hidden files in it, and a file; none at all is fine.
+    """Refuses a file, and a folder with anything but hidden files; `path` may be missing.
 
     Raises:
-      InputError: names what is there.
+      InputError: names the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -265,18 +266,18 @@ def check_empty(path: Path | str) -> None:
             if not name.startswith("."):
                 raise InputError(
                     f"{path}: exists and is not an empty folder, {name} is in it; remove it or "
-                    "name another"
+                    "choose another"
                 )
     elif os.path.lexists(path):
-        raise InputError(f"{path}: exists and is no folder; remove it or name another")
+        raise InputError(f"{path}: exists and is not a folder; remove it or choose another")
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
+    """Yields a temporary path that replaces `path` when the block succeeds.
 
-    Parents are created; the suffix is kept, for writers that read the format from it. If the block
-    raises, the temporary file is removed and an earlier `path` stays as it was.
+    Makes the parent folders; keeps the name, from whose suffix some writers read the format. If the
+    block raises, the temporary file is removed and an earlier `path` stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

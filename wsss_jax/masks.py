@@ -1,4 +1,4 @@
-"""From class activation maps to label maps."""
+"""Label maps from class activation maps, and white background."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,25 +14,25 @@ from wsss_jax.models.layers import resize_half_pixel
 def label_maps(
     maps: jax.Array, labels: jax.Array, size: Sequence[int], *, absent: str
 ) -> jax.Array:
-    """Pseudo masks: at every pixel the strongest class among those the patch contains.
+    """Makes pseudo masks: the strongest class at every pixel among those the patch contains.
 
     The rule of the paper (joint min-max over all classes, absent classes set to 0, argmax) without
-    the normalization: it is one increasing map for all classes of a patch and cannot change which
-    class is strongest.
+    the normalization, which is the same increasing function for all classes of a patch and cannot
+    change which class is the strongest.
 
     Args:
       maps: (B, C, h, w) class activation maps of either sign.
       labels: (B, C), nonzero where the patch contains the class.
       size: (H, W) of the label maps; the maps are resized bilinearly, half-pixel centers.
-      absent: what becomes of the classes that a patch does not contain. "excluded": they never
-        win. "zero": as in the released code they score what the joint minimum scores, so that in a
-        patch of one class the pixels of its minimum can go to an absent one.
+      absent: the score of classes that a patch does not contain. "excluded": they never win.
+        "zero": that of the joint minimum, as in the released code; in a patch of one class, the
+        pixels of its minimum can then go to an absent class.
 
     Returns:
-      (B, H, W) uint8 class indices. Of a patch without any label nothing is known: it is C,
-      excluded, throughout, or class 0 with "zero".
+      (B, H, W) uint8 class indices. A patch without any label is C, excluded, everywhere, or class
+      0 with "zero".
     """
-    maps = resized(maps, size)
+    maps = resize_maps(maps, size)
     present = labels[:, :, None, None] != 0
     if absent == "zero":
         floor = maps.min(axis=(1, 2, 3), keepdims=True)
@@ -45,9 +45,9 @@ def label_maps(
 def segmentation(
     cams: jax.Array, probability: jax.Array, size: Sequence[int], threshold: float = 0.25
 ) -> jax.Array:
-    """Phase-1 segmentation: the strongest map among the classes the classifier predicts.
+    """Segments by phase 1: the strongest map among the classes that the classifier predicts.
 
-    Joint min-max is left out for the reason given at `label_maps`.
+    There is no joint min-max, for the reason given at `label_maps`.
 
     Args:
       cams: (B, C, h, w) class activation maps, clipped at zero (released code) or not (paper).
@@ -56,13 +56,13 @@ def segmentation(
       threshold: classes with a probability at or below it are removed.
 
     Returns:
-      (B, H, W) uint8 class indices. Where clipped maps are zero for every class left, and where no
-      class is left, the index is 0, as in the released code.
+      (B, H, W) uint8 class indices. The index is 0, as in the released code, where clipped maps
+      are zero for all remaining classes, and where no class remains.
     """
-    maps = resized(cams, size)
-    kept = (probability > threshold)[:, :, None, None]
+    maps = resize_maps(cams, size)
+    is_predicted = (probability > threshold)[:, :, None, None]
     floor = jnp.minimum(maps.min(axis=(1, 2, 3), keepdims=True), 0)
-    return jnp.where(kept, maps, floor).argmax(axis=1).astype(jnp.uint8)
+    return jnp.where(is_predicted, maps, floor).argmax(axis=1).astype(jnp.uint8)
 
 
 class WhiteRule(NamedTuple):
@@ -95,6 +95,6 @@ def find_white_background(image: np.ndarray, rule: WhiteRule | None = None) -> n
     return large[areas]
 
 
-def resized(maps: jax.Array, size: Sequence[int]) -> jax.Array:
-    """Maps (B, C, h, w) brought to (B, C, *size) bilinearly, half-pixel centers."""
+def resize_maps(maps: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Resizes maps (B, C, h, w) to (B, C, *size) bilinearly, half-pixel centers."""
     return jnp.moveaxis(resize_half_pixel(jnp.moveaxis(maps, 1, -1), size), -1, 1)

@@ -1,10 +1,10 @@
-"""One confusion matrix per patch, and every score that is derived from it.
+"""One confusion matrix per patch, and all scores that are derived from it.
 
 Counting runs on the device (jax); the scores are derived on the host (numpy, float64) from counts
 that the caller sums in int64. A matrix has C rows, the true classes, and C + 1 columns, the
-predicted classes and last the excluded index: a tissue pixel that was called white is an error of
-its class, but a hit or a false alarm of none, and a C x C matrix would have no place for it.
-Pixels whose truth is excluded (index C) are counted nowhere.
+predicted classes and then the excluded index: a tissue pixel predicted as white is an error of its
+class, but no hit or false alarm of another class. Pixels whose truth is excluded (index C) do not
+count.
 """
 
 from typing import Any
@@ -15,24 +15,24 @@ import numpy as np
 
 
 def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
-    """Count true against predicted classes, for each example of a batch.
+    """Counts true against predicted classes, for each example of a batch.
 
     Args:
-        truth: (B, ...) integers; values outside 0..C-1 are excluded and do not count.
-        prediction: (B, ...) integers; values outside 0..C-1 count in the last column.
-        num_classes: C.
+      truth: (B, ...) integers; values outside 0..C-1 are excluded and do not count.
+      prediction: (B, ...) integers; values outside 0..C-1 count in the last column.
+      num_classes: C.
 
     Returns:
-        (B, C, C + 1) int32, exact; rows truth, columns prediction. Sum them in int64: int32 holds
-        42,000 patches of 224 x 224.
+      (B, C, C + 1) int32, exact; rows truth, columns prediction. Sum them in int64: int32 is
+      enough for 42,000 patches of 224 x 224.
     """
     batch = truth.shape[0]
     truth = truth.reshape(batch, -1).astype(jnp.int32)
     prediction = prediction.reshape(batch, -1).astype(jnp.int32)
     prediction = jnp.where(_is_class(prediction, num_classes), prediction, num_classes)
     truth = jnp.where(_is_class(truth, num_classes), truth, num_classes)
-    # One scatter into B (C + 1)^2 bins: 1.1 ms for 20 x 224 x 224 pixels on two CPU cores, where
-    # a product of one-hot encodings takes 16 ms with 4 classes and 90 ms with 21.
+    # One scatter into B (C + 1)^2 bins: 1.1 ms for 20 x 224 x 224 pixels on two CPU cores. A
+    # product of one-hot encodings takes 16 ms with 4 classes and 90 ms with 21.
     bins = (num_classes + 1) ** 2
     codes = truth * (num_classes + 1) + prediction + bins * jnp.arange(batch)[:, None]
     counts = jnp.bincount(codes.ravel(), length=batch * bins)
@@ -41,16 +41,16 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
 
 
 def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:
-    """Derive the paper's segmentation scores from one confusion matrix over all pixels.
+    """Derives the paper's segmentation scores from one confusion matrix over all pixels.
 
     Args:
-        confusion: (C, C + 1) counts, rows truth; (C, C) is accepted too.
+      confusion: (C, C + 1) counts, rows truth; (C, C) is accepted too.
 
     Returns:
-        `iou`: C floats, intersection over union, nan for a class in neither truth nor prediction;
-        `miou`: their mean without the nan; `fwiou`: mean weighted by the pixels of each true
-        class; `acc`: share of pixels that are right; `class_acc`: mean over the true classes of
-        the share of their pixels that are right. All nan where nothing was counted.
+      `iou`: C floats, intersection over union, nan for a class in neither truth nor prediction;
+      `miou`: their mean without the nan; `fwiou`: mean weighted by the pixels of each true
+      class; `acc`: share of pixels that are right; `class_acc`: mean over the true classes of
+      the share of their pixels that are right. All are nan if no pixel counts.
     """
     confusion = np.asarray(confusion, np.float64)
     hits = _hits(confusion)
@@ -68,25 +68,25 @@ def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:
 
 
 def patch_miou(confusions: np.ndarray) -> np.ndarray:
-    """Mean IoU of each patch over the classes in its truth or prediction, to rank patches by.
+    """Computes the mean IoU of each patch over the classes in its truth or prediction.
 
     Args:
-        confusions: (B, C, C + 1) counts.
+      confusions: (B, C, C + 1) counts.
 
     Returns:
-        (B,) float64, nan for a patch without any counted pixel, which `np.argsort` puts last.
+      (B,) float64, nan for a patch in which no pixel counts, which `np.argsort` puts last.
     """
     return np.array([_mean(_iou(confusion)) for confusion in np.asarray(confusions, np.float64)])
 
 
 def majority_scores(confusion: np.ndarray) -> dict[str, Any]:
-    """Score the prediction of the most frequent true class everywhere, the least to be beaten.
+    """Scores the prediction of the most frequent true class everywhere, the simplest baseline.
 
     Args:
-        confusion: (C, C + 1) counts of any prediction; only its row sums matter.
+      confusion: (C, C + 1) counts of any prediction; only its row sums matter.
 
     Returns:
-        As `segmentation_scores`.
+      As `segmentation_scores`.
     """
     true_pixels = np.asarray(confusion).sum(axis=1)
     constant = np.zeros((len(true_pixels), len(true_pixels) + 1), true_pixels.dtype)
@@ -97,17 +97,17 @@ def majority_scores(confusion: np.ndarray) -> dict[str, Any]:
 def multilabel_scores(
     probability: np.ndarray, labels: np.ndarray, threshold: float = 0.5
 ) -> dict[str, Any]:
-    """Score patch labels.
+    """Scores patch labels.
 
     Args:
-        probability: (N, C) floats in [0, 1].
-        labels: (N, C) multi-hot.
-        threshold: a class is predicted where its probability exceeds this.
+      probability: (N, C) floats in [0, 1].
+      labels: (N, C) multi-hot.
+      threshold: a class is predicted where its probability exceeds this.
 
     Returns:
-        `exact_match`: share of patches with all labels right; `patch_accuracy`: share of all
-        N C labels that are right; `f1`: C floats, nan for a class neither present nor predicted;
-        `mean_f1`: their mean without the nan.
+      `exact_match`: share of patches with all labels right; `patch_accuracy`: share of all
+      N C labels that are right; `f1`: C floats, nan for a class neither present nor predicted;
+      `mean_f1`: their mean without the nan.
     """
     predicted = np.asarray(probability) > threshold
     present = np.asarray(labels) > 0.5

@@ -1,12 +1,12 @@
-"""Everything that knows how many devices and processes there are.
+"""Devices and processes: only this module knows how many there are.
 
-State and settings carry no device axis: they go in with `in_axes=None` and come back with
-`out_axes=None`, which returns the value of the first device. So whatever a mapped function returns
-that way must be equal on all devices: sums and means over `AXIS` are the function's business.
+State and settings have no device axis: they go in with `in_axes=None` and come back with
+`out_axes=None`, which returns the value of the first device. What a mapped function returns that
+way must therefore be equal on all devices; the function itself sums or averages over `AXIS`.
 
 With several processes, one for each host, the mapped training step runs over the devices of all of
-them, and each process brings its own rows of every batch. What only predicts runs over the devices
-of each process by itself.
+them, and each process brings its own rows of every batch. Predictions run over the devices of each
+process alone.
 """
 
 import os
@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from wsss_jax.errors import InputError
 
 AXIS = "batch"
-# Set by launchers that start one process for each host, with how many there are.
+# Environment variables with the number of processes, set by launchers that start one per host.
 _LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": int,
     "OMPI_COMM_WORLD_SIZE": int,
@@ -31,16 +31,15 @@ _LAUNCHERS = {
 
 
 def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Joins the processes of a run; does nothing where there is but one.
+    """Joins the processes of a run; does nothing for a single one.
 
-    To be called before any other function of JAX.
+    Call it before any other function of JAX.
 
     Args:
-      coordinator: address and port of the first process, "host:port"; "auto" asks the launcher or
-        the machine, as JAX knows how to; None does so where a launcher is seen to have started
-        several processes.
-      processes: how many there are.
-      process: which of them this is, from 0.
+      coordinator: address and port of the first process, "host:port"; "auto": JAX asks the launcher
+        or the machine; None: the same, if a launcher has started several processes.
+      processes: their number.
+      process: index of this one, from 0.
 
     Raises:
       InputError: only some of the three are given, or the others cannot be reached.
@@ -65,32 +64,32 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what is written once."""
+    """Whether this process is the one that writes the files of a run."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come to the place of that name."""
+    """Returns when every process has called it with that name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def gather(arrays: Any) -> Any:
-    """A tree of NumPy arrays, of equal shapes in all processes, stacked over them: (P, ...)."""
+    """Stacks a tree of NumPy arrays, of equal shapes in all processes, over these: (P, ...)."""
     if jax.process_count() == 1:
         return jax.tree.map(lambda x: np.asarray(x)[None], arrays)
     return multihost_utils.process_allgather(arrays)
 
 
-def stops_at(step: int, *, terminated: bool) -> bool:
-    """Whether all processes stop after this step, given that some were told to terminate."""
+def agree_to_stop(step: int, *, terminated: bool) -> bool:
+    """Decides, for all processes alike, whether to stop after a step, if some got a signal."""
     if jax.process_count() == 1:
         return terminated
     return multihost_utils.reached_preemption_sync_point(step)
 
 
 def check_batch_size(batch_size: int, parts: int = 1) -> None:
-    """Refuses a batch that cannot be divided among all devices, and on each into `parts`."""
+    """Refuses a batch size that cannot be divided among all devices, and there into `parts`."""
     devices = jax.device_count()
     if batch_size % (devices * parts):
         near = max(1, batch_size // (devices * parts)) * devices * parts
@@ -101,38 +100,39 @@ def check_batch_size(batch_size: int, parts: int = 1) -> None:
         )
 
 
-def own_rows(batch_size: int) -> slice:
-    """The rows of a global batch that this process brings."""
+def local_rows(batch_size: int) -> slice:
+    """Returns the rows of a global batch that belong to this process."""
     own = batch_size // jax.process_count()
     return slice(jax.process_index() * own, (jax.process_index() + 1) * own)
 
 
-def keep_compiled_programs() -> None:
-    """Compiles a program once for all runs: in the user's cache folder, or where JAX is told to.
+def cache_compiled_programs() -> None:
+    """Caches compiled programs for later runs, in the user's cache folder or as JAX is told.
 
-    Programs are code: without a folder of the user's own, each run compiles for itself.
+    Programs are code: without a folder of the user's own, each run compiles them again.
     """
     if jax.config.jax_compilation_cache_dir:
         return
     try:
-        jax.config.update("jax_compilation_cache_dir", str(_own_cache()))
-    except (InputError, OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
+        jax.config.update("jax_compilation_cache_dir", str(_make_cache_folder()))
+    except (InputError, OSError, RuntimeError) as error:  # RuntimeError: no home folder
         print(
-            f"no programs are kept for later runs: {error}; set JAX_COMPILATION_CACHE_DIR to a "
-            "folder of your own",
+            f"compiled programs are not cached for later runs: {error}; set "
+            "JAX_COMPILATION_CACHE_DIR to a folder of your own",
             file=sys.stderr,
         )
 
 
-def _own_cache() -> Path:
-    """The cache folder of this system, which nobody but the user may read or write.
+def _make_cache_folder() -> Path:
+    """Makes the cache folder, which nobody but the user may read or write.
 
     Raises:
-      InputError: it is somebody else's, or a link of theirs, or XDG_CACHE_HOME is a relative path.
-      OSError, RuntimeError: it cannot be made, or nowhere is known to make it.
+      InputError: it belongs to another user, or is a link of one; XDG_CACHE_HOME is a relative
+        path.
+      OSError, RuntimeError: it cannot be made, or there is no home folder.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if not cache.is_absolute():  # such as ~/cache, which only a shell understands
+    if not cache.is_absolute():  # such as ~/cache, which only a shell expands
         raise InputError(f"XDG_CACHE_HOME is {cache}, not an absolute path")
     folder = cache / "wsss_jax"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,29 +143,29 @@ def _own_cache() -> Path:
     return folder
 
 
-def replicated() -> jax.sharding.Sharding:
-    """Where `pmap` keeps arrays without device axis: a copy on every local device.
+def local_sharding() -> jax.sharding.Sharding:
+    """Returns the sharding of arrays without device axis in `pmap`: a copy on each local device.
 
-    State that enters a mapped step placed like this does not compile it a second time.
+    A mapped step compiles only once if its state enters with this sharding.
     """
-    return _on_all(jax.local_devices())
+    return _replicate_over(jax.local_devices())
 
 
-def replicated_everywhere() -> jax.sharding.Sharding:
-    """A copy on every device of every process, as Orbax wants what is the same everywhere."""
-    return _on_all(jax.devices())
+def global_sharding() -> jax.sharding.Sharding:
+    """Returns the sharding that Orbax expects of equal arrays: a copy on all devices."""
+    return _replicate_over(jax.devices())
 
 
-def _on_all(devices: list[jax.Device]) -> jax.sharding.Sharding:
+def _replicate_over(devices: list[jax.Device]) -> jax.sharding.Sharding:
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def to_everywhere(tree: Any) -> Any:
-    """Arrays of `replicated` as arrays of `replicated_everywhere`, without moving anything."""
+def to_global(tree: Any) -> Any:
+    """Converts arrays of `local_sharding` to `global_sharding`, without moving data."""
     if jax.process_count() == 1:
         return tree
-    sharding = replicated_everywhere()
+    sharding = global_sharding()
 
     def convert(x: jax.Array) -> jax.Array:
         copies = [jax.device_put(x.addressable_data(0), d) for d in jax.local_devices()]
@@ -174,15 +174,15 @@ def to_everywhere(tree: Any) -> Any:
     return jax.tree.map(convert, tree)
 
 
-def from_everywhere(tree: Any) -> Any:
-    """Inverse of `to_everywhere`."""
+def to_local(tree: Any) -> Any:
+    """Converts arrays back; inverts `to_global`."""
     if jax.process_count() == 1:
         return tree
-    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated())
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), local_sharding())
 
 
 def shard(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The process's rows (B, ...) -> (local devices, B / local devices, ...) for every array."""
+    """Splits the process's rows (B, ...) into (local devices, B / local devices, ...)."""
     devices = jax.local_device_count()
     return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
 
@@ -190,11 +190,11 @@ def shard(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def map_train_step(step: Callable) -> Callable:
     """Maps `step(state, batch, values, rng)` over the devices of all processes.
 
-    The batch, this process's rows, is sharded here; the state that goes in is donated. What comes
-    back must be the same on all devices.
+    The batch, with the rows of this process, is split here; the state that goes in is donated. The
+    result must be the same on all devices.
     """
     mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=None, donate_argnums=0)
-    # Several steps in flight dead-lock the collectives of simulated CPU devices.
+    # Several steps at once deadlock the collectives of simulated CPU devices.
     wait = jax.default_backend() == "cpu" and jax.device_count() > 1
 
     def run(state: Any, batch: dict[str, np.ndarray], values: Any, rng: jax.Array) -> Any:

@@ -1,6 +1,6 @@
-"""Which patches a run has used: their names, labels and contents, in `patches.json`.
+"""Records of the patches of a run: names, labels and checksums, in `patches.json`.
 
-A run goes on only with the patches it began with, and deletes only files that it made for them.
+A run continues only with the patches it started with, and deletes only files it made for them.
 """
 
 import json
@@ -15,11 +15,11 @@ FILE = "patches.json"
 
 
 class PatchRecord(NamedTuple):
-    """One patch as a run has used it.
+    """One patch of a run.
 
     Attributes:
       name: its stem.
-      label: "1 0 0 1", in the order of the classes; "" where its masks say.
+      label: such as "1 0 0 1", in the order of the classes; "" if it has masks instead.
       checksum: CRC-32 of the bytes of its files (image, then masks), as hexadecimal text.
     """
 
@@ -29,14 +29,14 @@ class PatchRecord(NamedTuple):
 
 
 def save(records: Sequence[PatchRecord], workdir: Path) -> None:
-    """Writes `patches.json` into a run's folder, a line for each patch."""
+    """Writes `patches.json` into the folder of a run, a line for each patch."""
     lines = ",\n".join(json.dumps(record) for record in records)
     with atomic_path(Path(workdir) / FILE) as path:
         path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def load(workdir: Path) -> list[PatchRecord] | None:
-    """The records of a run; None where there are none, as in runs before version 0.2.
+    """Loads the records of a run; None if there are none, as in runs before version 0.2.
 
     Raises:
       InputError: the file is damaged.
@@ -45,38 +45,38 @@ def load(workdir: Path) -> list[PatchRecord] | None:
     if not path.is_file():
         return None
     try:
-        records = patch_record_list(json.loads(path.read_bytes()))
+        records = parse_records(json.loads(path.read_bytes()))
         if not records:
             raise ValueError("no records")
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path}: damaged ({error}); name another --workdir, or remove the file to go on "
+            f"{path}: damaged ({error}); choose another --workdir, or remove the file to continue "
             "without comparing the patches"
         ) from error
     return records
 
 
-def patch_record_list(value: Any) -> list[PatchRecord]:
-    """The records in what was read from JSON; raises ValueError or TypeError for anything else."""
+def parse_records(value: Any) -> list[PatchRecord]:
+    """Makes records of a value from JSON; raises ValueError or TypeError for anything else."""
     if not isinstance(value, list):
-        raise ValueError("no list")
+        raise ValueError("not a list")
     records = [PatchRecord(*fields) for fields in value]
     if not all(isinstance(text, str) for record in records for text in record):
-        raise ValueError("fields that are no texts")
+        raise ValueError("fields that are not text")
     return records
 
 
-def first_difference(before: Sequence[PatchRecord], now: Sequence[PatchRecord]) -> str:
-    """The first difference between the patches of a run and those there are now; "" for none."""
-    known = {record.name: record for record in before}
-    found = {record.name: record for record in now}
-    for name in sorted(known.keys() | found.keys()):
-        if name not in found:
+def find_difference(before: Sequence[PatchRecord], now: Sequence[PatchRecord]) -> str:
+    """Returns the first difference between the patches of a run and those of now; "" for none."""
+    old = {record.name: record for record in before}
+    new = {record.name: record for record in now}
+    for name in sorted(old.keys() | new.keys()):
+        if name not in new:
             return f"{name} is gone"
-        if name not in known:
+        if name not in old:
             return f"{name} is new"
-        if known[name].label != found[name].label:
-            return f"the label of {name} was {known[name].label} and is {found[name].label}"
-        if known[name].checksum != found[name].checksum:
+        if old[name].label != new[name].label:
+            return f"the label of {name} was {old[name].label} and is {new[name].label}"
+        if old[name].checksum != new[name].checksum:
             return f"the content of {name} has changed"
     return ""

@@ -1,4 +1,4 @@
-"""What happens to pixels on the device: scaling, and the augmentation of training patches."""
+"""Pixels on the device: scaling, and the augmentation of training patches."""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +6,15 @@ import ml_collections
 import numpy as np
 
 _RECIPROCAL_HIGH = np.float32(round(2**22 / 255) / 2**22)  # 1 / 255 to 15 bits
-
-
 _RECIPROCAL_LOW = np.float32(1 / 255 - float(_RECIPROCAL_HIGH))
 
 
-def scaled(image: jax.Array, model: ml_collections.ConfigDict) -> jax.Array:
-    """uint8 (B, H, W, 3) -> float32 (x / 255 - mean) / std with `config.model`'s mean and std."""
+def scale(image: jax.Array, model: ml_collections.ConfigDict) -> jax.Array:
+    """Scales uint8 (B, H, W, 3) to float32 (x / 255 - mean) / std, with those of `config.model`."""
     mean, std = jnp.asarray(model.mean), jnp.asarray(model.std)
     x = image.astype(jnp.float32)
-    # XLA makes x * (1 / 255) of a division, which is off by a rounding for half of all values. In
-    # two parts, the first product exact, it is what division gives.
+    # XLA turns a division into x * (1 / 255), which rounds half of all values differently. In two
+    # parts, of which the first product is exact, the result is that of the division.
     x = x * _RECIPROCAL_HIGH + x * _RECIPROCAL_LOW
     return (x - mean) / std
 
@@ -28,27 +26,27 @@ def augment(
     config: ml_collections.ConfigDict,
     position: jax.Array,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Flips and blurs each example by its own dice.
+    """Flips and blurs each example by its own random numbers.
 
     Args:
       rng: key of the step, the same on all devices.
       image: (B, H, W, 3) uint8.
       masks: (B, L, H, W) uint8 flipped along, or None.
       config: the fields `config.augment`.
-      position: (B,) of the examples in the global batch, so that the dice of an example do not
+      position: (B,) places in the global batch, so that the random numbers of an example do not
         depend on the device that holds it.
 
     Returns:
       image (B, H, W, 3) uint8, masks.
     """
 
-    def one(key: jax.Array, image: jax.Array, masks: jax.Array | None):
+    def augment_one(key: jax.Array, image: jax.Array, masks: jax.Array | None):
         horizontal, vertical, blur, sigma = jax.random.uniform(key, (4,))
-        for axis, dice, probability in (
+        for axis, number, probability in (
             (1, horizontal, config.flip_horizontal),
             (0, vertical, config.flip_vertical),
         ):
-            flip = dice < probability
+            flip = number < probability
             image = jnp.where(flip, jnp.flip(image, axis), image)
             if masks is not None:
                 masks = jnp.where(flip, jnp.flip(masks, axis + 1), masks)
@@ -58,7 +56,7 @@ def augment(
         return image, masks
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, position)
-    return jax.vmap(one)(keys, image, masks)
+    return jax.vmap(augment_one)(keys, image, masks)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array | float) -> jax.Array:

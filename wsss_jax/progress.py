@@ -1,4 +1,4 @@
-"""What long work shows, and how it hears that it is to stop."""
+"""Progress lines of long work, and signals that stop it."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ from wsss_jax import signals
 
 
 @contextlib.contextmanager
-def termination() -> Iterator[list[str]]:
-    """A list that gets the name of a signal that comes, instead of its ending the process."""
+def catch_termination() -> Iterator[list[str]]:
+    """Yields a list that receives the name of a signal, which then does not end the process."""
     if jax.process_count() == 1:
-        with signals.deferred() as received:
+        with signals.defer() as received:
             yield received
         return
-    # JAX listens to SIGTERM, so that all processes stop after the same step.
+    # JAX handles SIGTERM, so that all processes stop after the same step.
     before = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         yield []
@@ -29,7 +29,7 @@ def termination() -> Iterator[list[str]]:
 
 
 def show_progress(**options: Any) -> tqdm:
-    """Opens a progress line: lively on a terminal, a line now and then in a log file.
+    """Opens a progress line: often updated on a terminal, a line now and then in a log file.
 
     Args:
       **options: of tqdm, such as `total` and `unit`.

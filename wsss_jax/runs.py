@@ -22,7 +22,7 @@ from wsss_jax.files import (
     check_utf8,
     check_writable,
     clear_unfinished,
-    locked,
+    hold_lock,
 )
 from wsss_jax.patch_records import PatchRecord
 
@@ -90,7 +90,7 @@ def _hold(workdir: Path, *, shared: bool) -> Iterator[None]:
                 _refuse_foreign(workdir)
                 if shared:
                     _clear_if_alone(workdir)
-                stack.enter_context(locked(workdir / LOCK, shared=shared))
+                stack.enter_context(hold_lock(workdir / LOCK, shared=shared))
                 if not shared:
                     clear_unfinished(workdir)
             except (InputError, OSError) as error:
@@ -104,7 +104,7 @@ def _clear_if_alone(workdir: Path) -> None:
     """Removes what killed processes left, unless others are at work and may be writing it."""
     if not any(workdir.glob(f"{UNFINISHED}*")):
         return
-    with contextlib.suppress(InputError), locked(workdir / LOCK) as held:
+    with contextlib.suppress(InputError), hold_lock(workdir / LOCK) as held:
         if held:
             clear_unfinished(workdir)
 
@@ -197,7 +197,7 @@ def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: boo
             f"{workdir}: begun by version 0.1, which did not record its patches: they are not "
             "compared"
         )
-    elif started and (difference := patch_records.first_difference(before, records)):
+    elif started and (difference := patch_records.find_difference(before, records)):
         raise InputError(
             f"{workdir} was trained on other patches than there are now ({difference}): restore "
             "them to go on with it, or name another --workdir"

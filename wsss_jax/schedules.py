@@ -1,4 +1,4 @@
-"""Schedules: mu of Progressive Dropout Attention and learning rates; the optimizer."""
+"""Schedules of Progressive Dropout Attention and of learning rates, and the optimizer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,16 @@ import optax
 
 
 def mu(epoch: int, pda: ml_collections.ConfigDict) -> float:
-    """The coefficient of Progressive Dropout Attention in an epoch (Eq. 9).
+    """Returns the coefficient of Progressive Dropout Attention in an epoch (Eq. 11).
 
     Args:
       epoch: from 0.
-      pda: the fields `config.pda`. Progressive: 1 in the first `hold_epochs` epochs, then times
-        `decay` in each further one; from the first value that is not above `floor` on it stays,
-        at `floor` itself with `clip` (paper) or where it is (released code).
+      pda: the fields `config.pda`. Progressive: mu is 1 in the first `hold_epochs` epochs and is
+        then multiplied by `decay` in each epoch, until it is not above `floor`; there it stays, at
+        `floor` itself with `clip` (paper), else at the value it has (released code).
 
     Returns:
-      mu in (0, 1], or 0 where the attention is off.
+      mu in (0, 1], or 0 if the attention is off.
     """
     if pda.schedule == "off" or epoch < pda.off_epochs:
         return 0.0
@@ -35,7 +35,7 @@ def mu(epoch: int, pda: ml_collections.ConfigDict) -> float:
 
 
 def polynomial(base: float, total_steps: int, power: float) -> optax.Schedule:
-    """Learning rate of step t (from 0): base * (1 - t / total_steps) ** power."""
+    """Returns the schedule base * (1 - t / total_steps) ** power of step t, from 0."""
 
     def rate(step: jax.Array) -> jax.Array:
         # As a float of JAX's default width: an int32 divided is float32, also in float64.
@@ -45,13 +45,13 @@ def polynomial(base: float, total_steps: int, power: float) -> optax.Schedule:
     return rate
 
 
-def for_batch_size(
+def scale_learning_rate(
     optimizer: ml_collections.ConfigDict, batch_size: int
 ) -> ml_collections.ConfigDict:
-    """The fields `config.optimizer` with the learning rate that a batch of this size gets.
+    """Scales the learning rate of the fields `config.optimizer` to a batch size.
 
-    Where `optimizer.base_batch_size` is set, the learning rate is meant for batches of that size
-    and grows in proportion (Goyal et al. 2017).
+    With `optimizer.base_batch_size`, the learning rate is for batches of that size and grows in
+    proportion (Goyal et al. 2017).
     """
     scaled = ml_collections.ConfigDict(optimizer)  # one that is not frozen
     if optimizer.base_batch_size:
@@ -60,9 +60,9 @@ def for_batch_size(
 
 
 def learning_rates(optimizer: ml_collections.ConfigDict, total_steps: int) -> dict:
-    """The learning rate schedule of every parameter group.
+    """Returns the learning rate schedule of each parameter group.
 
-    The groups are `weight`, `bias`, `head_weight`, `head_bias`: the new layers learn
+    The groups are `weight`, `bias`, `head_weight` and `head_bias`. New layers (the head) learn
     `head_multiplier` times as fast, biases `bias_multiplier` times.
     """
     rates = {}
@@ -80,14 +80,14 @@ def learning_rates(optimizer: ml_collections.ConfigDict, total_steps: int) -> di
 def sgd(
     optimizer: ml_collections.ConfigDict, total_steps: int, head_modules: tuple[str, ...]
 ) -> optax.GradientTransformation:
-    """SGD as PyTorch defines it, with the parameter groups of `learning_rates`.
+    """Builds SGD as PyTorch defines it, with the parameter groups of `learning_rates`.
 
     g <- g + weight_decay * p;  v <- momentum * v + g;  p <- p - rate * v.
 
     Args:
       optimizer: the fields `config.optimizer`.
       total_steps: length of the polynomial decay.
-      head_modules: the top-level modules of the parameter tree that are new layers.
+      head_modules: top-level modules of the parameter tree that are new layers.
     """
 
     def labels(params: Mapping[str, Any]) -> Any:

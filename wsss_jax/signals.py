@@ -1,8 +1,7 @@
-"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal) end what is under way with exit code 75.
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal) end a process with exit code 75.
 
-Either `deferred` work looks for itself whether it was told to stop, or the process unwinds from
-where it is, so that `finally` and `with` leave nothing half-written. A second SIGINT ends it there
-and then.
+Work in a `defer` block checks for signals itself. Elsewhere the process unwinds from where it is,
+so that `finally` and `with` leave nothing half-written. A second SIGINT ends it at once.
 """
 
 import atexit
@@ -15,103 +14,102 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-EXIT_PREEMPTED = 75  # "temporary failure" of sysexits.h: try again
-_EXIT_INTERRUPTED = 130  # what shells say of a process that SIGINT ended
+EXIT_PREEMPTED = 75  # sysexits.h: temporary failure, try again
+_EXIT_INTERRUPTED = 130  # what shells report for a process that SIGINT ended
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_ONE_KEY = 0.2  # seconds; launchers pass on the SIGINT that the terminal has sent already
-_unwinding = _told = False
+_SAME_KEY = 0.2  # seconds; launchers repeat the SIGINT that the terminal has sent already
+_is_unwinding = _is_reported = False
 
 
 def handle() -> None:
-    """From here on these signals end this process; call it first of all, in the main thread."""
+    """Lets these signals end the process from now on; call it first, in the main thread."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_end_at_second_sigint, args=(reader,), daemon=True).start()
     sys.unraisablehook = _unwind_later
-    atexit.register(_ignore)  # the first of all, so done as the last
-    listen()
+    atexit.register(_ignore_signals)  # registered first, so called last
+    restore_handlers()
 
 
-def listen() -> None:
-    """Takes the signals back from a library that has set its own handlers."""
-    for number in _heeded():
+def restore_handlers() -> None:
+    """Sets the handlers again after a library has set its own."""
+    for number in _list_signals():
         signal.signal(number, _unwind)
 
 
-def _heeded() -> list[signal.Signals]:
-    """All that stop a process, but for SIGHUP under `nohup`."""
-    is_kept = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [number for number in STOPPING if number != signal.SIGHUP or not is_kept]
+def _list_signals() -> list[signal.Signals]:
+    """Lists the signals that stop a process, without SIGHUP under `nohup`."""
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOPPING if number != signal.SIGHUP or not is_nohup]
 
 
-def _ignore() -> None:
-    """What is left is to exit: a signal now would give it another exit code."""
+def _ignore_signals() -> None:
+    """Ignores signals while the interpreter exits; they would change its exit code."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _unwind(number: int, _: FrameType | None) -> None:
-    global _unwinding, _told
-    if _unwinding:  # what cleans up is not interrupted
+    global _is_unwinding, _is_reported
+    if _is_unwinding:  # clean-up is not interrupted
         return
-    _unwinding = True
-    if not _told:
-        _told = True
-        # Said at the end, when progress lines are closed.
+    _is_unwinding = True
+    if not _is_reported:
+        _is_reported = True
+        # Printed at the end, when progress lines are closed.
         atexit.register(
             print,
             f"stopped by {signal.Signals(number).name}; the same command goes on, or begins again",
             file=sys.stderr,
         )
-    # No `except Exception` takes it, and no library prints a traceback of it.
+    # No `except Exception` catches it, and no library prints a traceback for it.
     raise SystemExit(EXIT_PREEMPTED)
 
 
 def check() -> None:
-    """Ends the process if it is to end, and a library has made another error of that."""
-    if _unwinding:
+    """Ends the process if a signal has come that a library has turned into another error."""
+    if _is_unwinding:
         raise SystemExit(EXIT_PREEMPTED)
 
 
 def _unwind_later(lost: "sys.UnraisableHookArgs") -> None:
-    """Raises again what came up where nothing can be raised, such as in a finalizer."""
-    if not (_unwinding and isinstance(lost.exc_value, SystemExit)):
+    """Repeats an exit that was raised where Python ignores exceptions, such as in a finalizer."""
+    if not (_is_unwinding and isinstance(lost.exc_value, SystemExit)):
         sys.__unraisablehook__(lost)
         return
-
     threading.Timer(0.01, _unwind_again).start()
 
 
 def _unwind_again() -> None:
-    global _unwinding
-    _unwinding = False
+    global _is_unwinding
+    _is_unwinding = False
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_at_second_sigint(reader: int) -> None:
-    """Works even while the main thread is busy in a library, such as with compiling."""
+    """Ends the process even while the main thread is busy in a library, such as compiling."""
     first = None
     while number := os.read(reader, 1):
         if number[0] == signal.SIGINT:
             now = time.monotonic()
-            if first is not None and now - first > _ONE_KEY:
+            if first is not None and now - first > _SAME_KEY:
                 os._exit(_EXIT_INTERRUPTED)
             first = first or now
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[list[str]]:
-    """A list that gets the name of a signal that comes, while nothing else happens.
+def defer() -> Iterator[list[str]]:
+    """Yields a list that receives the names of signals, which have no other effect in the block.
 
-    If the work ends without having heeded it, it does then what it does around the block.
+    If there is one at the end of the block, it then has the effect that it has outside.
     """
     received: list[str] = []
 
     def note(number: int, _: FrameType | None) -> None:
         received.append(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, note) for number in _heeded()}
+    before = {number: signal.signal(number, note) for number in _list_signals()}
     try:
         yield received
     finally:
@@ -120,7 +118,7 @@ def deferred() -> Iterator[list[str]]:
     if received:
         number = signal.Signals[received[0]]
         handler = before[number]
-        if callable(handler):  # called, as a signal sent again would be a second one
+        if callable(handler):  # called, since another signal would count as a second one
             handler(number, None)
         else:
             signal.raise_signal(number)

@@ -1,4 +1,4 @@
-"""Where patches come from: PNG files of folders, or an ArrayRecord store; every file checked."""
+"""Sources of patches: PNG files of folders or an ArrayRecord store, all files checked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from data import folders
-from data.dataset import Dataset, label_from_mask, load_dataset
+from data import folders, patch_checks, patch_files
+from data.dataset import Dataset, derive_label, load_dataset
 from data.folders import Patch
 from wsss_jax import parallel
 from wsss_jax.errors import InputError
@@ -25,9 +25,9 @@ Batch = dict[str, np.ndarray]
 class Source(Protocol):
     """Random access to patches.
 
-    An element is `image` (S, S, 3) uint8, `label` (C,) uint8, `index` () int32 and, where there
-    are masks, `masks` (L, S, S) uint8. `names[index]` is the patch's stem; `records` say which
-    patches these are, for the run that uses them.
+    An element has `image` (S, S, 3) uint8, `label` (C,) uint8, `index` () int32 and, if there are
+    masks, `masks` (L, S, S) uint8. `names[index]` is the patch's stem; `records` tell a run which
+    patches these are.
     """
 
     names: Sequence[str]
@@ -39,7 +39,7 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """A `Source` of PNG files; see `folders`."""
+    """A `Source` of PNG files; see `data.folders`."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class FolderSource:
         resize: bool = False,
         records: Sequence[PatchRecord] = (),
     ):
-        """Reads `patches` of `size` pixels.
+        """Makes a source of patches of `size` pixels.
 
         Args:
-          patches: with a label, a mask, or both; found whole by `folders.check_patches`.
-          dataset: what they are of.
+          patches: with a label, a mask, or both; checked by `patch_checks.check_patches`.
+          dataset: their data set.
           size: S, the side in pixels.
-          masks: L times a file of S pixels for every patch; none: the patches' own masks.
-          resize: brings images (area or bilinear) and their own masks (nearest) to S.
+          masks: L lists with a file of S pixels for every patch; none: the patches' own masks.
+          resize: resizes images (area or bilinear) and their own masks (nearest) to S.
           records: of the patches.
         """
         self.names = [patch.stem for patch in patches]
@@ -72,19 +72,15 @@ class FolderSource:
     def __getitem__(self, index: int) -> Batch:
         patch = self._patches[index]
         own_size = None if self._resize else self._size
-        image = folders.read_image(patch.image, own_size, checked=True)
-        image = self._fitted(image, cv2.INTER_AREA)
-        masks = [
-            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
-            for paths in self._masks
-        ]
+        image = patch_files.read_image(patch.image, own_size, checked=True)
+        masks = _read_masks(self._masks, index, self._dataset, self._size)
         if not masks and patch.mask is not None:
-            mask = folders.read_mask(patch.mask, self._dataset, own_size, checked=True)
-            masks = [self._fitted(mask, cv2.INTER_NEAREST)]
-        label = patch.label if patch.label is not None else label_from_mask(masks[0], self._dataset)
-        return _element(index, image, label, masks)
+            mask = patch_files.read_mask(patch.mask, self._dataset, own_size, checked=True)
+            masks = [self._fit(mask, cv2.INTER_NEAREST)]
+        label = patch.label if patch.label is not None else derive_label(masks[0], self._dataset)
+        return _make_element(index, self._fit(image, cv2.INTER_AREA), label, masks)
 
-    def _fitted(self, array: np.ndarray, interpolation: int) -> np.ndarray:
+    def _fit(self, array: np.ndarray, interpolation: int) -> np.ndarray:
         if array.shape[:2] == (self._size, self._size):
             return array
         return cv2.resize(array, (self._size, self._size), interpolation=interpolation)
@@ -111,22 +107,10 @@ class StoreSource:
 
     def __getitem__(self, index: int) -> Batch:
         record = self._store[index]
-        masks = [
-            folders.read_mask(paths[index], self._dataset, self._size, checked=True)
-            for paths in self._masks
-        ]
+        masks = _read_masks(self._masks, index, self._dataset, self._size)
         if not masks and record["mask"].size:
             masks = [record["mask"]]
-        return _element(index, record["image"], record["label"], masks)
-
-
-def _element(index: int, image: np.ndarray, label: Sequence[int], masks: list) -> Batch:
-    element = {
-        "image": image,
-        "label": np.asarray(label, np.uint8),
-        "index": np.int32(index),
-    }
-    return element | ({"masks": np.stack(masks)} if masks else {})
+        return _make_element(index, record["image"], record["label"], masks)
 
 
 def open_source(
@@ -135,24 +119,24 @@ def open_source(
     split: Literal["train", "val", "test"],
     mask_dirs: Sequence[Path] = (),
 ) -> Source:
-    """Opens a split of the data set of `config.data`, every file of it checked.
+    """Opens a split of the data set of `config.data` after checking all of its files.
 
     Args:
       config: the fields `config.data`.
       dataset: its description.
-      split: training patches carry labels in their names; those of "val" and "test" true masks, or
-        labels where the split has no masks.
-      mask_dirs: folders of (pseudo) masks, `<stem>.png`, in the place of true ones.
+      split: training patches carry labels in their names; those of "val" and "test" have true
+        masks, or labels if the split has no masks.
+      mask_dirs: folders of (pseudo) masks, `<stem>.png`, which replace the true ones.
 
     Raises:
-      InputError: a folder or file that is missing or bad.
+      InputError: a folder or file is missing or bad.
     """
     root, size = Path(config.root), config.patch_size
     if not root.is_dir():
-        raise InputError(f"config.data.root: there is no folder {root}; data/README.md says more")
+        raise InputError(f"config.data.root: no such folder {root}; see data/README.md")
     _refuse_other_classes(root, config.dataset, dataset)
     if config.source == "tfds":
-        # Here, since tensorflow-datasets takes a while to load and few runs need it.
+        # Imported here: tensorflow-datasets takes a while to load, and few runs need it.
         from data import patches_tfds
 
         if config.resize:
@@ -162,62 +146,73 @@ def open_source(
             patches_tfds.build(root, dataset, size, store_dir)
         parallel.wait_for_all("built the store")
         store = patches_tfds.open_split(store_dir, split)
-        if split == "train":
-            _say_what_labels_lack(store.records, dataset)
-        masks, records = _checked_masks(mask_dirs, store.records, dataset, size)
-        return StoreSource(store, dataset, size, masks, records=records)
-    if split == "train" or not folders.has_masks(root, split):
-        patches = folders.labelled_patches(root, split, dataset)
+        records = store.records
     else:
-        patches = folders.annotated_patches(root, split, dataset)
-    checksums = folders.check_patches(patches, None if config.resize else size, dataset)
-    records = folders.patch_records(patches, checksums)
+        has_labels = split == "train" or not folders.has_masks(root, split)
+        read = folders.list_labeled_patches if has_labels else folders.list_annotated_patches
+        patches = read(root, split, dataset)
+        checksums = patch_checks.check_patches(patches, None if config.resize else size, dataset)
+        records = patch_checks.make_records(patches, checksums)
     if split == "train":
-        _say_what_labels_lack(records, dataset)
-    masks, records = _checked_masks(mask_dirs, records, dataset, size)
+        _warn_of_labels(records, dataset)
+    masks, records = _find_masks(mask_dirs, records, dataset, size)
+    if config.source == "tfds":
+        return StoreSource(store, dataset, size, masks, records=records)
     return FolderSource(patches, dataset, size, masks, resize=config.resize, records=records)
 
 
+def _read_masks(
+    masks: Sequence[Sequence[Path]], index: int, dataset: Dataset, size: int
+) -> list[np.ndarray]:
+    return [patch_files.read_mask(paths[index], dataset, size, checked=True) for paths in masks]
+
+
+def _make_element(index: int, image: np.ndarray, label: Sequence[int], masks: list) -> Batch:
+    element = {"image": image, "label": np.asarray(label, np.uint8), "index": np.int32(index)}
+    return element | ({"masks": np.stack(masks)} if masks else {})
+
+
 def _refuse_other_classes(root: Path, spec: str, dataset: Dataset) -> None:
-    """Refuses a folder whose own description does not say what the run's says."""
+    """Refuses a folder whose own description differs from that of the run."""
     if spec or not (root / "dataset.json").is_file():
         return
     own = load_dataset("", root)
     for field in ("classes", "white", "label_notation"):
         if getattr(own, field) != getattr(dataset, field):
             raise InputError(
-                f"{root / 'dataset.json'}: {field} is {getattr(own, field)}, but the run knows "
+                f"{root / 'dataset.json'}: {field} is {getattr(own, field)}, but the run has "
                 f"{getattr(dataset, field)}: set --config.data.root to the data set of the run"
             )
 
 
-def _checked_masks(
+def _find_masks(
     mask_dirs: Sequence[Path], records: Sequence[PatchRecord], dataset: Dataset, size: int
 ) -> tuple[list[list[Path]], list[PatchRecord]]:
-    """The masks of each folder, and the records with their checksums added."""
+    """Finds and checks the masks of each folder; adds their checksums to the records."""
     masks, records = [], list(records)
-    labelled = _classes_of_labels(records)
+    labeled = _list_classes(records)
     patches = [Patch(record.name, Path(), None, None) for record in records]
     for folder in mask_dirs:
-        masks.append([patch.mask for patch in folders.masks_for(patches, folder)])
-        checksums, present = folders.check_masks(masks[-1], size, dataset)
+        masks.append([patch.mask for patch in folders.find_masks(patches, folder)])
+        checksums, present = patch_checks.check_masks(masks[-1], size, dataset)
         records = [
             record._replace(checksum=f"{record.checksum}{checksum:08x}")
             for record, checksum in zip(records, checksums, strict=True)
         ]
-        if missing := sorted(labelled - present):
+        if missing := sorted(labeled - present):
             tqdm.write(
-                f"{folder}: no mask has {_class_names(missing, dataset)}, though labels do: "
+                f"{folder}: no mask has {_format_classes(missing, dataset)}, though labels do: "
                 "that cannot be learned from these masks"
             )
     return masks, records
 
 
-def _say_what_labels_lack(records: Sequence[PatchRecord], dataset: Dataset) -> None:
-    missing = set(range(dataset.num_classes)) - _classes_of_labels(records)
+def _warn_of_labels(records: Sequence[PatchRecord], dataset: Dataset) -> None:
+    """Names classes that are in no label, and patches without any class."""
+    missing = set(range(dataset.num_classes)) - _list_classes(records)
     if missing:
         tqdm.write(
-            f"no training patch has {_class_names(sorted(missing), dataset)} in its label: that "
+            f"no training patch has {_format_classes(sorted(missing), dataset)} in its label: that "
             "cannot be learned; add patches that have it, or leave it out of the data set"
         )
     without = [record.name for record in records if "1" not in record.label]
@@ -228,10 +223,10 @@ def _say_what_labels_lack(records: Sequence[PatchRecord], dataset: Dataset) -> N
         )
 
 
-def _classes_of_labels(records: Sequence[PatchRecord]) -> set[int]:
+def _list_classes(records: Sequence[PatchRecord]) -> set[int]:
     labels = {record.label for record in records}
     return {c for label in labels for c, value in enumerate(label.split()) if value == "1"}
 
 
-def _class_names(indices: Sequence[int], dataset: Dataset) -> str:
+def _format_classes(indices: Sequence[int], dataset: Dataset) -> str:
     return ", ".join(dataset.classes[index] for index in indices)

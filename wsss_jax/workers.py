@@ -1,4 +1,4 @@
-"""Processes that work for this one: they end with it, however it ends, and leave signals to it."""
+"""Worker processes, which end with this process however it ends, and leave signals to it."""
 
 import contextlib
 import multiprocessing
@@ -14,12 +14,12 @@ from multiprocessing import connection, resource_tracker
 from wsss_jax import signals
 from wsss_jax.errors import InputError
 
-_WATCH = 0.2  # seconds between two looks
+_POLL = 0.2  # seconds between two checks
 
 
-def begin(*_: int) -> None:
-    """What a worker process does first; takes, and leaves aside, its number and how many it has."""
-    # They reach all processes of a terminal: the first one saves, and needs them meanwhile.
+def initialize(*_: int) -> None:
+    """Initializes a worker process; ignores its arguments (Grain gives index and count)."""
+    # These signals reach all processes of a terminal; the parent needs its workers while it saves.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -28,25 +28,25 @@ def begin(*_: int) -> None:
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # A pipe, which the kernel closes even if the parent is killed.
+        # A pipe that the kernel closes even if the parent is killed.
         connection.wait([parent.sentinel])
-    else:  # it is still being started
+    else:  # this process is still starting
         number = os.getppid()
         while os.getppid() == number:
-            time.sleep(_WATCH)
+            time.sleep(_POLL)
     os._exit(1)
 
 
 @contextlib.contextmanager
-def out_of_reach(*numbers: signal.Signals) -> Iterator[None]:
-    """These signals do not reach the threads and processes that are started in the block.
+def block_signals(*numbers: signal.Signals) -> Iterator[None]:
+    """Blocks signals for the threads and processes that are started in the block.
 
-    They are not ignored but blocked, which holds from the first instruction of a process.
+    They are blocked, not ignored, which holds from the first instruction of a process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         if numbers:
-            resource_tracker.ensure_running()  # when it is started, it unblocks some
+            resource_tracker.ensure_running()  # its start unblocks some signals
             signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         yield
     finally:
@@ -54,21 +54,21 @@ def out_of_reach(*numbers: signal.Signals) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """So many processes for the length of a block; what has not begun at its end is left undone.
+def open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Yields a pool of processes for the block; tasks that have not begun at its end are dropped.
 
     Raises:
-      InputError: one of them was killed.
+      InputError: one of the processes was killed.
     """
-    with out_of_reach(signal.SIGHUP):  # which would end the process that counts semaphores
+    with block_signals(signal.SIGHUP):  # it would end the process that tracks semaphores
         executor = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=begin
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=initialize
         )
     try:
-        # SIGTERM reaches them: by it the executor ends those that are left when one has died. A
-        # process that is half started prints a traceback.
-        with signals.deferred(), out_of_reach(signal.SIGINT, signal.SIGHUP):
-            executor.submit(os.getpid)  # with the first task all are started
+        # SIGTERM is not blocked: with it, the executor ends the other processes when one has died.
+        # It is deferred, since a process that gets one while it starts prints a traceback.
+        with signals.defer(), block_signals(signal.SIGINT, signal.SIGHUP):
+            executor.submit(os.getpid)  # the first task starts all processes
         yield executor
     except BrokenProcessPool as error:
         raise InputError(

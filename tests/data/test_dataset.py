@@ -10,8 +10,8 @@ import pytest
 
 from data.dataset import (
     SHIPPED,
+    derive_label,
     format_label,
-    label_from_mask,
     load_dataset,
     parse_label,
     save_dataset,
@@ -127,13 +127,13 @@ def test_not_a_description(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps(FIELDS), encoding="utf-8-sig")
     assert load_dataset("", tmp_path).classes == ("a", "b")
 
 
-def test_a_description_that_is_no_file(tmp_path):
+def test_a_description_that_is_not_a_file(tmp_path):
     os.mkfifo(tmp_path / "dataset.json")
     with pytest.raises(InputError, match=r"dataset\.json: a named pipe, not a file"):
         load_dataset("", tmp_path)
@@ -200,18 +200,18 @@ def test_unreadable_label(spec, filename, message):
     assert filename in str(caught.value)
 
 
-def test_format_label_refuses_what_is_no_label():
+def test_format_label_refuses_other_values():
     for label in [(1, 0), (1, 0, 0, 2)]:
         with pytest.raises(ValueError, match="4 values"):
             format_label(label, load_dataset("luad_histoseg", ""))
 
 
-def test_label_from_mask_counts_all_pixels():
+def test_derive_label_counts_all_pixels():
     dataset = dataclasses.replace(load_dataset("luad_histoseg", ""), present_share=0.05)
     mask = np.full((10, 10), 4, np.uint8)
     mask[0, :5] = 1  # exactly 5 %
     mask[1, :4] = 2
-    assert label_from_mask(mask, dataset).tolist() == [0, 1, 0, 0]
+    assert derive_label(mask, dataset).tolist() == [0, 1, 0, 0]
     any_pixel = dataclasses.replace(dataset, present_share=0.0)
-    label = label_from_mask(mask, any_pixel)
+    label = derive_label(mask, any_pixel)
     assert label.tolist() == [0, 1, 1, 0] and label.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""data/patches_tfds.py: what comes out of the store is what lies in the folder."""
+"""data/patches_tfds.py: the store holds what the folder holds."""
 
 import json
 import pickle
@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from data import folders, patches_tfds, synthetic
-from data.dataset import label_from_mask, load_dataset
+from data import folders, patch_files, patches_tfds, synthetic
+from data.dataset import derive_label, load_dataset
 from wsss_jax.errors import InputError
 
 SIZE = 32
@@ -23,20 +23,20 @@ def test_the_store_holds_the_folder_in_its_order(root):
     dataset, store = load_dataset("", root), root / "arrayrecord"
     patches_tfds.build(root, dataset, SIZE, store)
     train = patches_tfds.open_split(store, "train")
-    patches = folders.labelled_patches(root, "train", dataset)
+    patches = folders.list_labeled_patches(root, "train", dataset)
     assert len(train) == 5 and train.names == [patch.stem for patch in patches]
     for index, patch in enumerate(patches):
         record = train[index]
-        np.testing.assert_array_equal(record["image"], folders.read_image(patch.image, SIZE))
+        np.testing.assert_array_equal(record["image"], patch_files.read_image(patch.image, SIZE))
         assert record["label"].dtype == np.uint8 and tuple(record["label"]) == patch.label
         assert record["mask"].size == 0 and record["name"] == patch.stem
 
     val = pickle.loads(pickle.dumps(patches_tfds.open_split(store, "val")))
-    for index, patch in enumerate(folders.annotated_patches(root, "val", dataset)):
+    for index, patch in enumerate(folders.list_annotated_patches(root, "val", dataset)):
         record = val[index]
-        mask = folders.read_mask(patch.mask, dataset, SIZE)
+        mask = patch_files.read_mask(patch.mask, dataset, SIZE)
         np.testing.assert_array_equal(record["mask"], mask)
-        np.testing.assert_array_equal(record["label"], label_from_mask(mask, dataset))
+        np.testing.assert_array_equal(record["label"], derive_label(mask, dataset))
         assert record["name"] == val.names[index] == patch.stem
     with pytest.raises(InputError, match="no test split but train, val"):
         patches_tfds.open_split(store, "test")
@@ -50,8 +50,8 @@ def test_a_finished_store_is_kept_and_another_refused(root, monkeypatch):
         patches_tfds.build(root, dataset, SIZE, store)
     with pytest.raises(InputError, match="was made with size 32, not 64; remove it"):
         patches_tfds.build(root, dataset, 64, store)
-    mask = folders.annotated_patches(root, "val", dataset)[0].mask
-    folders.write_mask(mask, np.zeros((SIZE, SIZE), np.uint8), dataset)
+    mask = folders.list_annotated_patches(root, "val", dataset)[0].mask
+    patch_files.write_mask(mask, np.zeros((SIZE, SIZE), np.uint8), dataset)
     with pytest.raises(InputError, match="was made from other files than the data set has now"):
         patches_tfds.build(root, dataset, SIZE, store)
 
@@ -59,7 +59,7 @@ def test_a_finished_store_is_kept_and_another_refused(root, monkeypatch):
 def test_changed_contents_of_the_same_size_are_noticed(root):
     dataset, store = load_dataset("", root), root / "arrayrecord"
     patches_tfds.build(root, dataset, SIZE, store)
-    path = folders.labelled_patches(root, "train", dataset)[2].image
+    path = folders.list_labeled_patches(root, "train", dataset)[2].image
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"!")
     with pytest.raises(InputError, match=r"the content of train_00002.* has changed\); remove it"):
@@ -87,16 +87,16 @@ def test_a_store_of_version_0_1_gets_its_records(root):
 @pytest.mark.parametrize("text", ["", "[]", '{"content": 1}', '{"records": {"train": [["a"]]}}'])
 def test_a_damaged_store_is_named(tmp_path, text):
     (tmp_path / patches_tfds.CONTENT).write_text(text)
-    with pytest.raises(InputError, match=r"content\.json: damaged .*it is then built anew"):
+    with pytest.raises(InputError, match=r"content\.json: damaged .*it will be built again"):
         patches_tfds.open_split(tmp_path, "train")
 
 
 def test_a_bad_file_leaves_no_store(root):
     dataset = load_dataset("", root)
-    patch = folders.labelled_patches(root, "train", dataset)[0]
+    patch = folders.list_labeled_patches(root, "train", dataset)[0]
     patch.image.write_bytes(patch.image.read_bytes()[:100])
     before = sorted(root.iterdir())
-    with pytest.raises(InputError, match="not a whole picture"):
+    with pytest.raises(InputError, match="damaged, or not a"):
         patches_tfds.build(root, dataset, SIZE, root / "arrayrecord")
     assert sorted(root.iterdir()) == before
 

@@ -1,4 +1,4 @@
-"""data/pictures.py: what is opened, what is refused, and what the pixels look like."""
+"""data/pictures.py: what is opened, what is refused, and the pixels."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import tifffile
 from PIL import EpsImagePlugin, Image
 
 from data import pictures
-from tests.data.made_png import chunk, made, rows
+from tests.data.png_writer import make_chunk, make_png, make_rows
 from wsss_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +42,13 @@ def test_postscript_by_another_name_starts_no_program(tmp_path, monkeypatch, for
     monkeypatch.setattr(EpsImagePlugin.EpsImageFile, "_open", started)
     monkeypatch.setattr(subprocess, "Popen", started)
     (tmp_path / "a.png").write_bytes(EPS)
-    assert "not a whole picture of the format PNG" in refused(tmp_path / "a.png", formats)
+    assert f"damaged, or not a {' or '.join(formats)} picture" in refused(
+        tmp_path / "a.png", formats
+    )
 
 
 def test_pictures_are_opened_with_named_formats_only():
-    """Elsewhere than in `data/pictures.py`: `docs/serve.py`, which needs none of this package."""
+    """Outside `data/pictures.py`; `docs/serve.py` needs nothing of this package."""
     allowed = {"data/pictures.py", "docs/serve.py"}
     for folder in ("data", "wsss_jax", "docs", "configs", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -58,7 +60,7 @@ def test_pictures_are_opened_with_named_formats_only():
         assert calls and all("formats=" in arguments for arguments in calls)
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
@@ -71,35 +73,35 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("side", [20000, 2**31 - 1, 2**32 - 1])
-def test_claims_of_size_take_no_memory(tmp_path, side):
+def test_false_sizes_take_no_memory(tmp_path, side):
     path = tmp_path / "huge.png"
-    path.write_bytes(made(side, side, b"\0" * 100))
-    assert "more pixels than are read at once" in refused(path)
-    path.write_bytes(made(13000, 13000, b"\0" * 100))
+    path.write_bytes(make_png(side, side, b"\0" * 100))
+    assert "too many pixels" in refused(path)
+    path.write_bytes(make_png(13000, 13000, b"\0" * 100))
     assert "only 0% of its pixels" in refused(path)
     jpeg = tmp_path / "small.jpg"
     Image.new("RGB", (13000, 13000)).save(jpeg)
     jpeg.write_bytes(jpeg.read_bytes()[:4096])
-    assert "13000 x 13000 pixels in so few bytes" in refused(jpeg)
+    assert "13000 x 13000 pixels do not fit in the file" in refused(jpeg)
 
 
 def test_no_pixels(tmp_path):
     for size in ((0, 5), (5, 0)):
-        (tmp_path / "none.png").write_bytes(made(*size, b""))
-        assert "not a whole picture" in refused(tmp_path / "none.png")
+        (tmp_path / "none.png").write_bytes(make_png(*size, b""))
+        assert "damaged, or not a" in refused(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_colors_of_16_bits_are_refused(tmp_path, color, channels):
     """Pillow keeps the upper 8: values of 0 to 255 would be black."""
     pixels = np.full((4, 4 * channels), 200, ">u2")
-    (tmp_path / "deep.png").write_bytes(made(4, 4, rows(pixels), bits=16, color=color))
+    (tmp_path / "deep.png").write_bytes(make_png(4, 4, make_rows(pixels), bits=16, color=color))
     assert "16 bits per channel; save it with 8" in refused(tmp_path / "deep.png")
 
 
-def test_grey_of_16_bits_keeps_its_mode(tmp_path):
-    Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "grey.png")
-    with pictures.open_picture(tmp_path / "grey.png", ALL) as picture:
+def test_gray_of_16_bits_keeps_its_mode(tmp_path):
+    Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "gray.png")
+    with pictures.open_picture(tmp_path / "gray.png", ALL) as picture:
         assert picture.mode == "I;16" and picture.info["bits"] == 16
 
 
@@ -120,7 +122,7 @@ def test_a_tiff_without_its_size(tmp_path):
     assert content.count(width) == 2
     for place in (content.index(width), content.rindex(width)):
         (tmp_path / "a.tif").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
-        assert "not a whole picture" in refused(tmp_path / "a.tif")
+        assert "damaged, or not a" in refused(tmp_path / "a.tif")
 
 
 def test_one_picture_in_a_file(tmp_path):
@@ -134,7 +136,7 @@ def test_one_picture_in_a_file(tmp_path):
     assert (read(tmp_path / "still.png") == (255, 0, 0)).all()
 
 
-def test_smaller_copies_are_no_further_pictures(tmp_path):
+def test_smaller_copies_do_not_count_as_pictures(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(np.full((8, 8, 3), 9, np.uint8), photometric="rgb")
         file.write(np.zeros((4, 4, 3), np.uint8), photometric="rgb", subfiletype=1)
@@ -176,39 +178,39 @@ def test_pictures_are_upright(tmp_path, suffix):
 
 def transparent() -> dict[str, bytes]:
     """Two pixels, the first of them transparent, as every kind of PNG can say it."""
-    palette = chunk(b"PLTE", bytes([0, 0, 0, 60, 60, 60]))
+    palette = make_chunk(b"PLTE", bytes([0, 0, 0, 60, 60, 60]))
     return {
-        "RGBA": made(2, 1, b"\0" + bytes([0, 0, 0, 0, 60, 60, 60, 255]), color=6),
-        "LA": made(2, 1, b"\0" + bytes([0, 0, 60, 255]), color=4),
-        "RGB": made(
+        "RGBA": make_png(2, 1, b"\0" + bytes([0, 0, 0, 0, 60, 60, 60, 255]), color=6),
+        "LA": make_png(2, 1, b"\0" + bytes([0, 0, 60, 255]), color=4),
+        "RGB": make_png(
             2,
             1,
             b"\0" + bytes([9, 8, 7, 60, 60, 60]),
             color=2,
-            extra=chunk(b"tRNS", b"\0\t\0\b\0\a"),
+            extra=make_chunk(b"tRNS", b"\0\t\0\b\0\a"),
         ),
-        "grey": made(2, 1, b"\0" + bytes([9, 60]), extra=chunk(b"tRNS", b"\0\t")),
-        "palette": made(
-            2, 1, b"\0" + bytes([0, 1]), color=3, extra=palette + chunk(b"tRNS", b"\0")
+        "gray": make_png(2, 1, b"\0" + bytes([9, 60]), extra=make_chunk(b"tRNS", b"\0\t")),
+        "palette": make_png(
+            2, 1, b"\0" + bytes([0, 1]), color=3, extra=palette + make_chunk(b"tRNS", b"\0")
         ),
     }
 
 
-@pytest.mark.parametrize("kind", ["RGBA", "LA", "RGB", "grey", "palette"])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "RGB", "gray", "palette"])
 def test_transparent_pixels_are_white(tmp_path, kind):
     (tmp_path / "a.png").write_bytes(transparent()[kind])
     assert read(tmp_path / "a.png").tolist() == [[[255] * 3, [60] * 3]]
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_a_transparent_grey_value_of_few_bits(tmp_path, bits):
+def test_a_transparent_gray_value_of_few_bits(tmp_path, bits):
     stored = bytes([0, (1 << (8 - bits)) | (2 << (8 - 2 * bits))])  # the values 1 and 2
-    content = made(2, 1, stored, bits=bits, extra=chunk(b"tRNS", b"\0\1"))
+    content = make_png(2, 1, stored, bits=bits, extra=make_chunk(b"tRNS", b"\0\1"))
     (tmp_path / "a.png").write_bytes(content)
     assert read(tmp_path / "a.png")[0, :, 0].tolist() == [255, 2 * 255 // (2**bits - 1)]
 
 
-def test_tiff_whose_pixels_are_not_where_it_says(tmp_path):
+def test_tiff_with_wrong_offsets(tmp_path):
     """As GDAL writes files with holes: Pillow would show the header of the file as tissue."""
     picture = np.full((64, 64, 3), 120, np.uint8)
     for options in ({"tile": (16, 16)}, {"rowsperstrip": 16}):
@@ -216,15 +218,15 @@ def test_tiff_whose_pixels_are_not_where_it_says(tmp_path):
         with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
             tag = file.pages[0].tags["TileOffsets" if "tile" in options else "StripOffsets"]
             tag.overwrite([0, *tag.value[1:]])
-        assert "parts of its pixels are not in the file" in refused(tmp_path / "a.tif")
+        assert "some of its pixels are not in the file" in refused(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "s.tif", picture[..., 0].astype(np.int8))
-    assert "signed numbers for colors" in refused(tmp_path / "s.tif")
+    assert "its colors are signed numbers" in refused(tmp_path / "s.tif")
 
 
 def test_a_palette_picture_without_its_palette(tmp_path):
-    (tmp_path / "p.png").write_bytes(made(2, 2, b"\0\0\0" * 2, color=3))
+    (tmp_path / "p.png").write_bytes(make_png(2, 2, b"\0\0\0" * 2, color=3))
     with (
-        pytest.raises(InputError, match="not a whole picture"),
+        pytest.raises(InputError, match="damaged, or not a"),
         pictures.open_picture(tmp_path / "p.png", ALL) as picture,
     ):
         pictures.lay_on_white(picture)

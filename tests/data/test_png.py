@@ -1,4 +1,4 @@
-"""data/png.py: PNG files made chunk by chunk, whole and not."""
+"""data/png.py: complete and damaged PNG files, made chunk by chunk."""
 
 import io
 import tracemalloc
@@ -9,27 +9,27 @@ import pytest
 from PIL import Image
 
 from data import png
-from tests.data.made_png import made, rows
+from tests.data.png_writer import make_png, make_rows
 
 
 def check(content: bytes) -> None:
-    png.check_whole(io.BytesIO(content))
+    png.check_pixels(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
-def test_what_pillow_writes_is_whole(mode):
+def test_files_of_pillow_are_complete(mode):
     for size in ((7, 5), (300, 200)):
         file = io.BytesIO()
         Image.effect_noise(size, 90).convert(mode).save(file, format="PNG")
-        png.check_whole(file)
+        png.check_pixels(file)
         header = png.read_header(file)
         assert (header.width, header.height) == size
         assert header.bits == {"1": 1, "I;16": 16}.get(mode, 8)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (5, 9), (8, 8)])
-def test_interlaced_files_are_whole(width, height):
-    """Of one grey value, so that the order of the pixels does not matter."""
+def test_interlaced_files_are_complete(width, height):
+    """Of one gray value, so that the order of the pixels does not matter."""
     size = sum(
         len(range(top, height, down)) * (1 + len(range(left, width, across)))
         for left, top, across, down in [
@@ -38,35 +38,35 @@ def test_interlaced_files_are_whole(width, height):
         ]
         if left < width
     )
-    content = made(width, height, bytes(size), interlaced=True)
+    content = make_png(width, height, bytes(size), interlaced=True)
     check(content)
     assert Image.open(io.BytesIO(content)).size == (width, height)
     with pytest.raises(ValueError, match="of its pixels are there"):
-        check(made(width, height, bytes(size - 1), interlaced=True))
+        check(make_png(width, height, bytes(size - 1), interlaced=True))
     with pytest.raises(ValueError, match="more pixels than"):
-        check(made(width, height, bytes(size + 1), interlaced=True))
+        check(make_png(width, height, bytes(size + 1), interlaced=True))
 
 
-def test_missing_and_further_rows():
-    """With checksums that are right: Pillow shows black, or nothing of it."""
-    whole = rows(np.full((8, 8), 200, np.uint8))
-    check(made(8, 8, whole))
+def test_missing_and_extra_rows():
+    """The checksums are right; Pillow shows missing rows black and ignores extra ones."""
+    whole = make_rows(np.full((8, 8), 200, np.uint8))
+    check(make_png(8, 8, whole))
     with pytest.raises(ValueError, match="only 25% of its pixels are there"):
-        check(made(8, 8, whole[:18]))
+        check(make_png(8, 8, whole[:18]))
     with pytest.raises(ValueError, match="more pixels than its header says"):
-        check(made(8, 8, whole + whole[:9]))
+        check(make_png(8, 8, whole + whole[:9]))
     with pytest.raises(ValueError, match="more pixels than its header says"):
-        check(made(8, 8, b"", compressed=zlib.compress(whole) + b"more"))
+        check(make_png(8, 8, b"", compressed=zlib.compress(whole) + b"more"))
     with pytest.raises(ValueError, match="only 100% of its pixels"):
-        check(made(8, 8, b"", compressed=zlib.compress(whole)[:-1]))
+        check(make_png(8, 8, b"", compressed=zlib.compress(whole)[:-1]))
     with pytest.raises(ValueError, match="damaged pixels"):
-        check(made(8, 8, b"", compressed=zlib.compress(whole)[:-4] + b"\0\0\0\0"))
+        check(make_png(8, 8, b"", compressed=zlib.compress(whole)[:-4] + b"\0\0\0\0"))
 
 
 def test_damaged_files():
-    content = made(8, 8, rows(np.zeros((8, 8), np.uint8)))
+    content = make_png(8, 8, make_rows(np.zeros((8, 8), np.uint8)))
     for length in range(len(content)):
-        with pytest.raises(ValueError, match=r"it breaks off|no PNG header"):
+        with pytest.raises(ValueError, match=r"the file is truncated|no PNG header"):
             check(content[:length])
     for place in (20, 45, len(content) - 2):
         changed = bytes([content[place] ^ 1])
@@ -75,7 +75,7 @@ def test_damaged_files():
 
 
 def test_pixels_without_end_take_no_memory():
-    content = made(64, 64, bytes(2**27))
+    content = make_png(64, 64, bytes(2**27))
     tracemalloc.start()
     with pytest.raises(ValueError, match="more pixels than its header says"):
         check(content)

@@ -1,4 +1,4 @@
-"""data/prepare.py: regions drawn here, cut, read back and compared with what they were cut from."""
+"""data/prepare.py: regions drawn here are cut, read back and compared."""
 
 import json
 import os
@@ -10,9 +10,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data import folders, prepare
-from data.dataset import label_from_mask, load_dataset
-from data.prepare import BCSS_CODES, BCSS_EXCLUDED, Region, cut_patches, split_regions
+from data import folders, patch_checks, patch_files, prepare
+from data.dataset import derive_label, load_dataset
+from data.prepare import BCSS_CODES, BCSS_EXCLUDED, Cutting, MaskCodes, cut_patches
+from data.splits import SPLITS, Region, split_regions
 from wsss_jax.errors import InputError
 
 BCSS = load_dataset("bcss_wsss", "")
@@ -30,17 +31,18 @@ def region(root, stem, codes, seed=0):
 
 
 def cut(root, out="out", **changes):
-    arguments = {
-        "patch": 16,
-        "stride": 8,
-        "resize": 16,
-        "shares": (1.0, 0.0, 0.0),
-        "seed": 0,
-        "workers": 1,
-        "codes": BCSS_CODES,
-        "excluded": BCSS_EXCLUDED,
-    } | changes
-    return cut_patches(root / "images", root / "masks", root / out, BCSS, **arguments)
+    """Cuts the regions of `root` into patches of 16 pixels, all for training, with changes."""
+    codes = changes.pop("codes", BCSS_CODES), changes.pop("excluded", BCSS_EXCLUDED)
+    workers = changes.pop("workers", 1)
+    fields = {"patch": 16, "stride": 8, "resize": 16, "shares": (1.0, 0.0, 0.0), "seed": 0}
+    return cut_patches(
+        root / "images",
+        root / "masks",
+        root / out,
+        MaskCodes(BCSS, *codes),
+        Cutting(**(fields | changes)),
+        workers=workers,
+    )
 
 
 def test_bcss_grouping_has_every_code_once():
@@ -49,7 +51,7 @@ def test_bcss_grouping_has_every_code_once():
     assert set(BCSS_CODES) == set(BCSS.classes)
 
 
-def test_labelled_patches_cover_the_region_and_carry_its_classes(tmp_path):
+def test_labeled_patches_cover_the_region_and_carry_its_classes(tmp_path):
     codes = np.full((37, 40), 2)
     codes[:, 20:] = 19
     codes[:4, :4] = 4  # 6 % of the first patch
@@ -58,23 +60,23 @@ def test_labelled_patches_cover_the_region_and_carry_its_classes(tmp_path):
     summary = cut(tmp_path)
     dataset = load_dataset("", tmp_path / "out")
     assert dataset.present_share == 0.05 and dataset.classes == BCSS.classes
-    patches = folders.labelled_patches(tmp_path / "out", "train", dataset)
-    folders.check_patches(patches, 16, dataset)
+    patches = folders.list_labeled_patches(tmp_path / "out", "train", dataset)
+    patch_checks.check_patches(patches, 16, dataset)
     tops, lefts = [0, 8, 16, 21], [0, 8, 16, 24]
     assert summary["patches"] == {"train": len(patches), "val": 0, "test": 0}
     assert len(patches) == 16 and sum(summary["labels"]["train"].values()) == 16
     expected = np.full(22, 4)
     expected[[1, 19, 20, 2, 3, 10, 11, 4]] = [0, 0, 0, 1, 2, 2, 2, 3]
-    masks = folders.annotated_patches(tmp_path / "out", "train", dataset)
+    masks = folders.list_annotated_patches(tmp_path / "out", "train", dataset)
     seen = set()
     for patch, annotated in zip(patches, masks):
         left, top = (int(n) for n in re.search(r"_x(\d+)_y(\d+)", patch.stem).groups())
         window = np.s_[top : top + 16, left : left + 16]
         seen.add((top, left))
-        np.testing.assert_array_equal(folders.read_image(patch.image, 16), pixels[window])
-        mask = folders.read_mask(annotated.mask, dataset, 16)
+        np.testing.assert_array_equal(patch_files.read_image(patch.image, 16), pixels[window])
+        mask = patch_files.read_mask(annotated.mask, dataset, 16)
         np.testing.assert_array_equal(mask, expected[codes[window]])
-        assert patch.label == tuple(label_from_mask(mask, dataset))
+        assert patch.label == tuple(derive_label(mask, dataset))
     assert seen == {(top, left) for top in tops for left in lefts}
     assert patches[0].label == (0, 1, 0, 1)
 
@@ -86,8 +88,8 @@ def test_validation_and_test_do_not_overlap(tmp_path):
     assert summary["regions"] == {"train": 1, "val": 1, "test": 1}
     dataset = load_dataset("", tmp_path / "out")
     for split in ("val", "test"):
-        patches = folders.annotated_patches(tmp_path / "out", split, dataset)
-        folders.check_patches(patches, 16, dataset)
+        patches = folders.list_annotated_patches(tmp_path / "out", split, dataset)
+        patch_checks.check_patches(patches, 16, dataset)
         places = [patch.stem.split("_", 1)[1] for patch in patches]
         assert places == [f"x{x:05d}_y{y:05d}" for x in (0, 16) for y in (0, 16, 24)]
     split = json.loads((tmp_path / "out" / "split.json").read_text())
@@ -101,11 +103,11 @@ def test_small_regions_are_padded_with_white_excluded(tmp_path):
     pixels = region(tmp_path, "r", np.full((10, 12), 3))
     cut(tmp_path)
     dataset = load_dataset("", tmp_path / "out")
-    (patch,) = folders.annotated_patches(tmp_path / "out", "train", dataset)
-    image = folders.read_image(patch.image, 16)
+    (patch,) = folders.list_annotated_patches(tmp_path / "out", "train", dataset)
+    image = patch_files.read_image(patch.image, 16)
     np.testing.assert_array_equal(image[:10, :12], pixels)
     assert (image[10:] == 255).all() and (image[:, 12:] == 255).all()
-    mask = folders.read_mask(patch.mask, dataset, 16)
+    mask = patch_files.read_mask(patch.mask, dataset, 16)
     assert (mask[:10, :12] == 2).all() and (mask == dataset.excluded).sum() == 256 - 120
 
 
@@ -116,10 +118,10 @@ def test_resize(tmp_path, resize):
     pixels = region(tmp_path, "r", codes)
     cut(tmp_path, resize=resize)
     dataset = load_dataset("", tmp_path / "out")
-    (patch,) = folders.annotated_patches(tmp_path / "out", "train", dataset)
-    mask = folders.read_mask(patch.mask, dataset, resize)
+    (patch,) = folders.list_annotated_patches(tmp_path / "out", "train", dataset)
+    mask = patch_files.read_mask(patch.mask, dataset, resize)
     assert (mask[:, : resize // 2] == 0).all() and (mask[:, resize // 2 :] == 3).all()
-    image = folders.read_image(patch.image, resize).astype(float)
+    image = patch_files.read_image(patch.image, resize).astype(float)
     if resize == 8:
         means = pixels.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
         assert np.abs(image - means).max() <= 0.75
@@ -135,7 +137,7 @@ def test_patches_without_a_class_are_left_out_and_counted(tmp_path):
     assert summary["labels"]["train"] == {"TUM": 1}
 
 
-def test_split_knows_neither_order_nor_patch(tmp_path):
+def test_split_depends_on_neither_order_nor_patches(tmp_path):
     rng = np.random.default_rng(0)
     regions = [
         Region(str(n), Path(), Path(), (*rng.integers(1, 10**6, 4).tolist(), 1000))
@@ -146,10 +148,9 @@ def test_split_knows_neither_order_nor_patch(tmp_path):
     assert split == split_regions(regions[::-1], shares, seed=1)
     assert split != split_regions(regions, shares, seed=2)
     pixels = {
-        name: sum(np.array(r.pixels) for r in regions if split[r.stem] == name)
-        for name in prepare.SPLITS
+        name: sum(np.array(r.pixels) for r in regions if split[r.stem] == name) for name in SPLITS
     }
-    for name, share in zip(prepare.SPLITS, shares):
+    for name, share in zip(SPLITS, shares):
         np.testing.assert_allclose(pixels[name] / sum(pixels.values()), share, atol=0.06)
 
 
@@ -165,7 +166,7 @@ def test_small_sets_fill_all_splits_and_share_the_rare_class():
         split_regions(others[:2], (0.8, 0.1, 0.1), 0)
 
 
-def test_a_bad_region_costs_that_region(tmp_path):
+def test_a_bad_region_costs_only_itself(tmp_path):
     for stem in ("good", "truncated", "shape", "maskless", "double"):
         region(tmp_path, stem, np.full((16, 16), 1))
     path = tmp_path / "images" / "truncated.png"
@@ -183,7 +184,7 @@ def test_a_bad_region_costs_that_region(tmp_path):
         ("imageless", "no image with this stem"),
         ("maskless", "no such mask"),
         ("shape", "15x16 pixels but its image 16x16"),
-        ("truncated", "not a whole picture"),
+        ("truncated", "damaged, or not a"),
     ):
         assert part in bad[stem]
     assert list(json.loads((tmp_path / "out" / "split.json").read_text())) == ["good"]
@@ -245,7 +246,7 @@ def test_out_is_never_overwritten_nor_half_written(tmp_path, monkeypatch):
         cut(tmp_path / "nowhere")
 
 
-def test_endings_of_masks_in_capitals(tmp_path):
+def test_suffixes_of_masks_in_upper_case(tmp_path):
     for stem in ("a", "b"):
         region(tmp_path, stem, np.full((16, 16), 1))
     (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.PNG")
@@ -257,7 +258,7 @@ def test_endings_of_masks_in_capitals(tmp_path):
 
 
 def test_regions_as_viewers_show_them(tmp_path):
-    """The first is stored turned, the second is transparent; their masks show what is seen."""
+    """The first is stored turned, the second is transparent; masks are as viewers show them."""
     codes = np.full((32, 16), 1)
     codes[:, 8:] = 4
     for stem in ("turned", "transparent"):
@@ -274,12 +275,12 @@ def test_regions_as_viewers_show_them(tmp_path):
     summary = cut(tmp_path)
     assert summary["patches"]["train"] == 6 and not summary["bad_regions"]
     for path in (tmp_path / "out" / "train" / "img").iterdir():
-        image = folders.read_image(path, 16).astype(int)
+        image = patch_files.read_image(path, 16).astype(int)
         right = 200 if path.name.startswith("turned") else 255
         assert np.abs(image[:, :8] - 60).max() < 9 and np.abs(image[:, 8:] - right).max() < 9
 
 
-def test_regions_that_would_be_read_wrongly_cost_themselves(tmp_path):
+def test_unsuitable_regions_cost_only_themselves(tmp_path):
     stems = ["cmyk", "deep", "good", "lab", "other", "pages", "pipe", "type", "wide", "x", "X"]
     names = [*stems, "line\nbreak", 240 * "n"]
     for stem in names:
@@ -309,7 +310,7 @@ def test_regions_that_would_be_read_wrongly_cost_themselves(tmp_path):
         "x": "x.png: X.png differs only in upper and lower case; rename one",
         "X": "X.png: x.png differs only in upper and lower case; rename one",
         "line\nbreak": r"'line\nbreak' has characters that do not print",
-        240 * "n": "too long a name for those of its patches; shorten it",
+        240 * "n": "the names of its patches would be too long; shorten it",
     }.items():
         assert part in bad.pop(stem)
     assert not bad
@@ -322,22 +323,16 @@ def test_lung_regions(tmp_path):
         LUNG / "images",
         LUNG / "masks",
         tmp_path / "lung",
-        dataset,
-        {"tumor": (0,), "stroma": (1,), "normal": (2,)},
-        (3,),
-        patch=112,
-        stride=112,
-        resize=56,
-        shares=(0.7, 0.15, 0.15),
-        seed=0,
+        MaskCodes(dataset, {"tumor": (0,), "stroma": (1,), "normal": (2,)}, excluded=(3,)),
+        Cutting(patch=112, stride=112, resize=56, shares=(0.7, 0.15, 0.15), seed=0),
         workers=2,
     )
     assert sum(summary["regions"].values()) == 67 and not summary["bad_regions"]
     dataset = load_dataset("", tmp_path / "lung")
-    folders.check_patches(
-        folders.labelled_patches(tmp_path / "lung", "train", dataset), 56, dataset
+    patch_checks.check_patches(
+        folders.list_labeled_patches(tmp_path / "lung", "train", dataset), 56, dataset
     )
-    for split in prepare.SPLITS:
-        patches = folders.annotated_patches(tmp_path / "lung", split, dataset)
-        folders.check_patches(patches, 56, dataset)
+    for split in SPLITS:
+        patches = folders.list_annotated_patches(tmp_path / "lung", split, dataset)
+        patch_checks.check_patches(patches, 56, dataset)
         assert any("normal" in label for label in summary["labels"][split])

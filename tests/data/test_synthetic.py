@@ -1,4 +1,4 @@
-"""data/synthetic.py: drawn tissue is what its mask says, and color does not give it away."""
+"""data/synthetic.py: drawn tissue fits its mask, and color does not reveal the class."""
 
 import itertools
 
@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data import folders
-from data.dataset import label_from_mask, load_dataset
+from data import folders, patch_checks
+from data.dataset import derive_label, load_dataset
 from data.synthetic import DATASET, draw_patch, write_dataset
 from wsss_jax.errors import InputError
 
@@ -30,7 +30,7 @@ def test_shapes_and_shares(patches):
     assert (pixels[:4] / pixels[:4].sum() > 0.17).all()
 
 
-def test_white_is_what_the_brightness_rule_finds(patches):
+def test_white_follows_the_brightness_rule(patches):
     for image, mask in patches:
         bright = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > 200
         np.testing.assert_array_equal(bright, mask == DATASET.excluded)
@@ -47,14 +47,14 @@ def test_the_same_seed_draws_the_same():
 
 
 def features(patches, function):
-    """Every 7th tissue pixel's features (N, F) and class (N,)."""
+    """Returns features (N, F) and class (N,) of every 7th tissue pixel."""
     found = [(function(image)[mask < 4][::7], mask[mask < 4][::7]) for image, mask in patches]
     values, classes = (np.concatenate(part) for part in zip(*found))
     return values, classes
 
 
 def gaussian_miou(train, test):
-    """Mean IoU of the quadratic discriminant fitted on `train`: its best Gaussian per class."""
+    """Returns the mean IoU of a quadratic discriminant fitted on `train`: a Gaussian per class."""
     values, classes = train
     scores = []
     for k in range(4):
@@ -74,14 +74,14 @@ def mean_color(image):
 
 
 def texture(image):
-    """How much the patch's brightness varies around a pixel at scales of 1 to 8 pixels."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    smooth = [cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (0.7, 1.4, 2.8, 5.6)]
+    """Measures how much the brightness varies around each pixel at scales of 1 to 8 pixels."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    smooth = [cv2.GaussianBlur(gray, (0, 0), sigma) for sigma in (0.7, 1.4, 2.8, 5.6)]
     bands = [np.square(fine - coarse) for fine, coarse in itertools.pairwise(smooth)]
     return np.stack([np.log(cv2.GaussianBlur(band, (0, 0), 6) + 0.1) for band in bands], axis=-1)
 
 
-def test_color_tells_little_and_texture_much(patches):
+def test_texture_separates_the_tissues_and_color_does_not(patches):
     train, test = patches[:80], patches[80:]
     by_color = gaussian_miou(features(train, mean_color), features(test, mean_color))
     by_texture = gaussian_miou(features(train, texture), features(test, texture))
@@ -102,15 +102,15 @@ def test_write_dataset(tmp_path):
     assert write_dataset(root, counts, 64, seed=1) == DATASET
     dataset = load_dataset("", root)
     assert dataset == DATASET
-    train = folders.labelled_patches(root, "train", dataset)
+    train = folders.list_labeled_patches(root, "train", dataset)
     assert len(train) == 6 and all(any(patch.label) for patch in train)
-    folders.check_patches(train, 64, dataset)
+    patch_checks.check_patches(train, 64, dataset)
     for split in ("val", "test"):
-        patches = folders.annotated_patches(root, split, dataset)
+        patches = folders.list_annotated_patches(root, split, dataset)
         assert len(patches) == counts[split]
-        folders.check_patches(patches, 64, dataset)
+        patch_checks.check_patches(patches, 64, dataset)
     _, mask = draw_patch(np.random.default_rng([1, 0, 0]), 64)
-    assert train[0].label == tuple(label_from_mask(mask, dataset))
+    assert train[0].label == tuple(derive_label(mask, dataset))
     assert [path.name for path in tmp_path.iterdir()] == ["tissue"]
     with pytest.raises(InputError, match="not an empty folder"):
         write_dataset(root, counts, 64, seed=1)

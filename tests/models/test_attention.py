@@ -15,7 +15,7 @@ def case():
 
 
 def _transcribed(features, class_weights, mu, relu, divisor):
-    """Eq. 7-9 example by example and class by class."""
+    """Eq. 7-10 and 4 example by example and class by class."""
     out = np.zeros_like(features)
     for index, example in enumerate(features):
         attention = np.zeros(example.shape[:2], np.float32)

@@ -65,7 +65,7 @@ def test_padding_costs_nothing():
 
 
 def test_frozen_weights_cost_no_backward_pass():
-    """The program that differentiates for the input alone has no product over pixels."""
+    """A program with the gradient for the input alone has no product over pixels."""
     x, kernel = jnp.ones((1, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
 
     def flops(argument):
@@ -81,7 +81,7 @@ def test_frozen_weights_cost_no_backward_pass():
 
 
 def test_accelerators_keep_the_convolution_of_xla():
-    """No accelerator is needed to see what would be compiled for one."""
+    """Programs are lowered for accelerators without having one."""
 
     def loss(kernels):
         x = jnp.ones((1, 8, 8, 64))

@@ -38,7 +38,7 @@ def test_any_image_size(variables, size):
     assert taps["low_level"].shape[1:3] == tuple(-(-n // 4) for n in size)
 
 
-def test_padding_examples_take_no_part(variables):
+def test_padding_examples_do_not_count(variables):
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 1, (4, 32, 32, 3)).astype(np.float32)
     apply = _jitted(DeepLabV3Plus(**SMALL, dropout_rates=(0.0, 0.0, 0.0)))

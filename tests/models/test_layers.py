@@ -50,7 +50,7 @@ def _batch_norm_case():
 
 
 def _expected_batch_norm(x, variables, counted):
-    """What PyTorch's BatchNorm2d does with the counted examples, for all examples."""
+    """Normalizes all examples by the counted ones, as PyTorch's BatchNorm2d does."""
     flat = x[counted].reshape(-1, x.shape[-1]).astype(np.float64)
     mean, var = flat.mean(0), flat.var(0)
     params, running = variables["params"], variables["batch_stats"]

@@ -85,7 +85,7 @@ def test_dropout_acts_in_training_only(variables, images):
     assert np.abs(first - still).max() > 1e-4
 
 
-def test_attention_divides_by_the_number_of_classes_unless_told(variables, images):
+def test_attention_divides_by_the_number_of_classes_by_default(variables, images):
     kwargs = {"train": True, "mu": jnp.float32(0.8)}
     default, _ = _jitted(ResNet38(**SMALL))(variables, images, **kwargs)
     three, _ = _jitted(ResNet38(**SMALL, attention_divisor=3))(variables, images, **kwargs)

@@ -109,7 +109,7 @@ def test_killed_slides_end_with_the_same_bytes(tmp_path):
 def test_one_process_at_a_time_works_on_a_slide(slide, finished, runs_dir, tmp_path):
     config, workdir = make_config(slide, runs_dir), tmp_path / "maps"
     with (
-        files.locked(workdir / "a slide" / "parts" / "lock"),
+        files.hold_lock(workdir / "a slide" / "parts" / "lock"),
         pytest.raises(InputError, match=r"another process works in .*a slide/parts: wait until"),
     ):
         jobs.run(config, workdir)
@@ -122,14 +122,14 @@ def test_outdated_files_are_found_after_the_folder_is_locked(slide, tmp_path, mo
     """Another process makes another map between the first look and the lock."""
     segment_by_color(slide, tmp_path / "map", **BY_COLOR)
     expected = segment_by_color(slide, tmp_path / "anew", picture=300, **BY_COLOR)
-    real = tissue_map.locked
+    real = tissue_map.hold_lock
 
     def late(path, **options):
-        monkeypatch.setattr(tissue_map, "locked", real)
+        monkeypatch.setattr(tissue_map, "hold_lock", real)
         segment_by_color(slide, tmp_path / "map", stride=32, **BY_COLOR)
         return real(path, **options)
 
-    monkeypatch.setattr(tissue_map, "locked", late)
+    monkeypatch.setattr(tissue_map, "hold_lock", late)
     summary = segment_by_color(slide, tmp_path / "map", picture=300, **BY_COLOR)
     assert summary["areas"] == expected["areas"]
     for name in DETERMINISTIC:

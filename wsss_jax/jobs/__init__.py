@@ -68,5 +68,5 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
                 "or outside of the launcher"
             )
         if config.job not in METHODS:
-            signals.listen()  # JAX has taken SIGTERM, which only training asks it for
+            signals.restore_handlers()  # JAX has taken SIGTERM, which only training asks it for
     job.run(config, workdir)

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from data import folders
+from data import folders, patch_files
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import methods, runs, spreadsheets
@@ -108,7 +108,7 @@ def _read_images(folder: Path) -> np.ndarray:
     paths = list(folders.find_pngs(folder).values()) if folder.is_dir() else []
     if not paths:
         raise InputError(f"config.images: no PNG in {folder}; give a folder of patches")
-    images = [folders.read_image(path, None) for path in paths]
+    images = [patch_files.read_image(path, None) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             sizes = ["x".join(map(str, i.shape[:2])) for i in (image, images[0])]

@@ -9,7 +9,7 @@ from data.dataset import load_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import methods, runs, signals
-from wsss_jax.checkpoints import Checkpoints, exist
+from wsss_jax.checkpoints import Checkpoints, has_checkpoint
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_writable
 from wsss_jax.interop import weights
@@ -34,7 +34,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 @runs.holds_workdir
 def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    if exist(workdir):
+    if has_checkpoint(workdir):
         raise InputError(f"{workdir} already holds a trained network: name another --workdir")
     source = weights.read(Path(config.weights))
     settings = complete(config, weights.find_method(source))
@@ -44,7 +44,7 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
     variables, report = fill_variables(settings, network, source)
     runs.save(settings, dataset, workdir)
     weights.write_report(report, workdir / weights.REPORT_FILE)
-    with signals.deferred():  # threads of Orbax would go on writing
+    with signals.defer():  # threads of Orbax would go on writing
         checkpoints = Checkpoints(workdir)
         try:
             checkpoints.save(State(np.int32(0), variables, None), {"history": []}, {})

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from data import folders
+from data import patch_files
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
@@ -203,11 +203,11 @@ def _score_patches(
             label_maps, _ = list(rows.values())[-1]
             for index, label_map in zip(batch["index"][real], label_maps[real]):
                 path = workdir / PREDICTIONS / f"{source.names[index]}.png"
-                folders.write_mask(path, label_map, dataset)
+                patch_files.write_mask(path, label_map, dataset)
             bar.update(int(real.sum()) * jax.process_count())
             return {name: counts for name, (_, counts) in rows.items()}
 
-        return inputs.each_patch(source, config.batch_size, count, workers=config.data.workers)
+        return inputs.map_patches(source, config.batch_size, count, workers=config.data.workers)
 
 
 def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
@@ -291,7 +291,7 @@ def _predict_rows(
     patches: Sequence[Batch], num_classes: int, batch_size: int, predict: Predictor
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """Predicts patches: for each the label maps of all rows, at the pixels that count."""
-    for batch in inputs.batches(patches, batch_size, workers=0, shared=False):
+    for batch in inputs.read_batches(patches, batch_size, workers=0, shared=False):
         rows = predict(batch)
         for row in range(int(batch["weight"].sum())):
             truth = batch["masks"][row, 0]

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import methods, runs, signals
-from wsss_jax.checkpoints import METADATA
+from wsss_jax.checkpoint_steps import METADATA
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import stablehlo, torch_files, torch_names, weights
@@ -97,7 +97,7 @@ def _save_orbax(variables: Mapping[str, Any], path: Path) -> None:
     if path.exists() and not (path / METADATA).is_file():
         raise InputError(f"{path} is no Orbax checkpoint: move it, or name another --workdir")
     with (
-        signals.deferred(),  # threads of Orbax would go on writing
+        signals.defer(),  # threads of Orbax would go on writing
         atomic_path(path) as temporary,
         ocp.StandardCheckpointer() as checkpointer,
     ):

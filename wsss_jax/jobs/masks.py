@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from data import folders
+from data import folders, patch_files
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
@@ -141,7 +141,7 @@ def _write_masks(
                 name = source.names[int(batch["index"][row])]
                 for layer, maps in label_maps.items():
                     path = runs.layer_dir(workdir, layer) / f"{name}.png"
-                    pending.append(pool.submit(folders.write_mask, path, maps[row], dataset))
+                    pending.append(pool.submit(patch_files.write_mask, path, maps[row], dataset))
                 bar.update()
         wait_for(pending)
 
@@ -217,7 +217,7 @@ def _own_batches(config: ml_collections.ConfigDict, unfinished: _Unfinished) -> 
     if not len(unfinished):
         return ()
     size = config.batch_size // jax.process_count()
-    return inputs.batches(unfinished, size, workers=config.data.workers, shared=False)
+    return inputs.read_batches(unfinished, size, workers=config.data.workers, shared=False)
 
 
 def _write_sheet(
@@ -230,7 +230,9 @@ def _write_sheet(
     for index in sorted(rng.choice(len(source), count, replace=False)):
         name, patch = source.names[index], source[index]
         by_layer = {
-            layer: folders.read_mask(runs.layer_dir(workdir, layer) / f"{name}.png", dataset, None)
+            layer: patch_files.read_mask(
+                runs.layer_dir(workdir, layer) / f"{name}.png", dataset, None
+            )
             for layer in config.layers
         }
         rows.append(figures.SheetRow(name, patch["image"], by_layer, label=patch["label"]))
@@ -254,7 +256,7 @@ def _write_scores(
             for layer, maps in open_batch(batch).items()
         }
 
-    counts = inputs.each_patch(source, config.batch_size, count)
+    counts = inputs.map_patches(source, config.batch_size, count)
     rows = [
         (layer, metrics.segmentation_scores(counts[layer].sum(axis=0, dtype=np.int64)))
         for layer in config.layers

@@ -48,19 +48,21 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the patches, and the configuration beside them, into `config.out`."""
     del workdir
     dataset = load_dataset(config.dataset, config.images)
+    codes = {name: tuple(values) for name, values in config.codes.items()}
+    cutting = prepare.Cutting(
+        config.patch,
+        config.stride,
+        config.resize,
+        tuple(config.shares),
+        config.seed,
+        config.min_share,
+    )
     summary = prepare.cut_patches(
         Path(config.images),
         Path(config.masks),
         Path(config.out),
-        dataset,
-        {name: tuple(codes) for name, codes in config.codes.items()},
-        tuple(config.excluded),
-        patch=config.patch,
-        stride=config.stride,
-        resize=config.resize,
-        min_share=config.min_share,
-        shares=tuple(config.shares),
-        seed=config.seed,
+        prepare.MaskCodes(dataset, codes, tuple(config.excluded)),
+        cutting,
         workers=config.workers,
     )
     config_lib.save(config, Path(config.out))

@@ -29,7 +29,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     validation = validate = None
     if folders.has_split(config.data.root, "val"):
         validation = open_source(config.data, dataset, "val")
-    steps = inputs.steps_per_epoch(len(source), config.batch_size, config.drop_last)
+    steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
     method = methods.load(config.job)
     task = method.make_task(config, dataset.num_classes, config.epochs * steps)
     if validation is not None:

@@ -71,7 +71,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
     """Says what is trained, and how."""
     network = build_network(config, num_classes, parallel.AXIS)
     frozen = tuple(config.model.frozen_blocks) if config.init else ()
-    optimizer = schedules.for_batch_size(config.optimizer, config.batch_size)
+    optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
 
     def is_trained(path: tuple[str, ...]) -> bool:
         normalization = path[-1] == "scale" or path[-1] == "bias"
@@ -111,7 +111,7 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
         image, _ = pixels.augment(augment_rng, batch["image"], None, config.augment, position)
         (logits, _), updated = network.apply(
             variables,
-            pixels.scaled(image, config.model),
+            pixels.scale(image, config.model),
             train=True,
             mu=values["mu"],
             weight=weight,
@@ -136,7 +136,7 @@ def predict(
 
     Label maps are those of the classes over `config.cam.threshold`; see `methods.Method.predict`.
     """
-    logits, taps = network.apply(variables, pixels.scaled(image, config.model), train=False)
+    logits, taps = network.apply(variables, pixels.scale(image, config.model), train=False)
     presence = jax.nn.sigmoid(logits)
     class_weights = variables["params"]["fc8"]["kernel"][0, 0]
     maps = cam.class_activation_maps(taps["bn7"], class_weights, relu=config.cam.relu)
@@ -152,5 +152,5 @@ def open_layers(
     layers: tuple[str, ...],
 ) -> dict[str, jax.Array]:
     """Computes the Grad-CAM (Eq. 6) of images (B, H, W, 3) uint8 by layer, see `cam.grad_cam`."""
-    maps, _ = cam.grad_cam(network, variables, pixels.scaled(image, config.model), layers)
+    maps, _ = cam.grad_cam(network, variables, pixels.scale(image, config.model), layers)
     return maps

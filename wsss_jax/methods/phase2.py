@@ -65,7 +65,7 @@ def build_network(
 def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: int) -> Task:
     """Says what is trained, and how."""
     network = build_network(config, num_classes, parallel.AXIS)
-    optimizer = schedules.for_batch_size(config.optimizer, config.batch_size)
+    optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
     white_logit = _white_logit(config)
 
     def count(batch: Batch) -> dict[str, jax.Array]:
@@ -108,7 +108,7 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
         )
         (logits, _), updated = network.apply(
             variables,
-            pixels.scaled(image, config.model),
+            pixels.scale(image, config.model),
             train=True,
             weight=weight,
             position=position,
@@ -137,5 +137,5 @@ def predict(
     image: jax.Array,
 ) -> Prediction:
     """Predicts the class of each pixel, without gate; see `methods.Method.predict`."""
-    logits, _ = network.apply(variables, pixels.scaled(image, config.model), train=False)
+    logits, _ = network.apply(variables, pixels.scale(image, config.model), train=False)
     return Prediction(logits.argmax(axis=-1).astype(jnp.uint8), logits=logits)

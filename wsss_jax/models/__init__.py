@@ -1,1 +1,1 @@
-"""The networks: Flax linen modules and functions of arrays, nothing else."""
+"""The networks: Flax linen modules and functions of arrays only."""

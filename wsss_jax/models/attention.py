@@ -1,4 +1,4 @@
-"""Progressive Dropout Attention (Han et al. 2022, section 3.2)."""
+"""Progressive Dropout Attention (Han et al. 2022, section III-A2)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ def progressive_dropout_attention(
     relu: bool,
     divisor: int,
 ) -> jax.Array:
-    """Features weighted by the class activation maps with their peaks taken out (Eq. 7-9).
+    """Multiplies features with the class activation maps without their peaks (Eq. 4, 7-10).
 
-    Each class's activation map (Eq. 7) loses the entries above mu times its own maximum (Eq. 8);
-    the mean of the maps over the classes multiplies the features (Eq. 9). The most discriminative
-    regions thus get no attention and the classifier must look elsewhere. Gradients flow through
-    the features and through the attention, not through the threshold.
+    Each class's activation map (Eq. 7) loses the entries above mu times its own maximum (Eq. 8, 9);
+    the mean of the maps over the classes (Eq. 10) multiplies the features (Eq. 4). The most
+    discriminative regions thus get no attention and the classifier must look elsewhere. Gradients
+    flow through the features and through the attention, not through the threshold.
 
     Args:
       features: (B, h, w, D), the last feature map.
@@ -26,8 +26,8 @@ def progressive_dropout_attention(
       mu: dropout coefficient in (0, 1], a scalar that may be traced.
       relu: clip the maps at zero before maximum, cut-off and mean (the released code does; the
         paper's formula does not).
-      divisor: number the sum over classes is divided by: C in the paper, 4 in the released code
-        whatever C is.
+      divisor: what the sum over classes is divided by: C in the paper, always 4 in the released
+        code.
 
     Returns:
       (B, h, w, D), in the dtype of `features`.

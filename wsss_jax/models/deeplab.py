@@ -18,7 +18,7 @@ from wsss_jax.models.layers import (
     Dropout,
     accumulator,
     resize_align_corners,
-    scaled,
+    widen,
 )
 
 _EXPANSION = 4
@@ -60,8 +60,8 @@ class DeepLabV3Plus(nn.Module):
         Args:
           x: (B, H, W, 3) scaled images.
           train: dropout and batch statistics on. Needs the rng "dropout" where a rate is above 0.
-          weight: (B,), 0 for examples that only fill the batch, 1 otherwise; None means all 1.
-          position: (B,) of the examples in the global batch, see `Dropout`; None means 0 ... B - 1.
+          weight: (B,), 0 for examples that only fill the batch, else 1; None means all 1.
+          position: (B,) places in the global batch, see `Dropout`; None means 0 ... B - 1.
 
         Returns:
           Logits (B, H, W, C) float32, and the feature maps "backbone" (stride 16), "low_level"
@@ -89,14 +89,14 @@ class _Backbone(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, statistics: dict) -> tuple[jax.Array, jax.Array]:
         norm = {"dtype": self.dtype, "axis_name": self.axis_name}
-        x = Conv(scaled(64, self.width), 7, stride=2, dtype=self.dtype, name="conv1")(x)
+        x = Conv(widen(64, self.width), 7, stride=2, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(BatchNorm(name="bn1", **norm)(x, **statistics))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, count in enumerate(self.blocks):
             for index in range(count):
                 last = stage == len(self.blocks) - 1
                 block = _Bottleneck(
-                    planes=scaled(64 * 2**stage, self.width),
+                    planes=widen(64 * 2**stage, self.width),
                     stride=1 if index else _STRIDES[stage],
                     dilation=_MULTI_GRID[index % len(_MULTI_GRID)] if last else 1,
                     name=f"layer{stage + 1}_{index}",
@@ -132,7 +132,7 @@ class _Bottleneck(nn.Module):
 
 
 class _Aspp(nn.Module):
-    """Atrous spatial pyramid pooling: four dilations and the image's mean, side by side."""
+    """Atrous spatial pyramid pooling: four dilations and the mean of the image, in parallel."""
 
     dropout_rate: float
     width: float
@@ -142,7 +142,7 @@ class _Aspp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, statistics: dict, dropout: dict) -> jax.Array:
         norm = {"dtype": self.dtype, "axis_name": self.axis_name}
-        features = scaled(256, self.width)
+        features = widen(256, self.width)
         branches = []
         for index, dilation in enumerate(_ASPP_DILATIONS, start=1):
             branch = _AsppBranch(features, dilation, name=f"aspp{index}", **norm)
@@ -190,12 +190,12 @@ class _Decoder(nn.Module):
         self, x: jax.Array, low_level: jax.Array, statistics: dict, dropout: dict
     ) -> jax.Array:
         norm = {"dtype": self.dtype, "axis_name": self.axis_name}
-        features = scaled(256, self.width)
-        low_level = Conv(scaled(48, self.width), 1, dtype=self.dtype, name="conv1")(low_level)
+        features = widen(256, self.width)
+        low_level = Conv(widen(48, self.width), 1, dtype=self.dtype, name="conv1")(low_level)
         low_level = nn.relu(BatchNorm(name="bn1", **norm)(low_level, **statistics))
         x = resize_align_corners(x, low_level.shape[1:3])
         x = jnp.concatenate([x, low_level], axis=-1)
-        # Places in the checkpoint's sequence: convolution 0 and 4, normalization 1 and 5.
+        # Places in the sequence of the released checkpoint: convolutions 0 and 4, norms 1 and 5.
         for place, rate in zip((0, 4), self.dropout_rates, strict=True):
             x = Conv(features, 3, dtype=self.dtype, name=f"last_conv_{place}")(x)
             norm_name = f"last_conv_{place + 1}"

@@ -1,7 +1,7 @@
-"""Layers the networks share, with the numerics of their PyTorch counterparts.
+"""Layers that both networks use, with the numerics of their PyTorch counterparts.
 
-All images and feature maps are NHWC. Parameters and batch statistics are float32 whatever the
-compute dtype, but for the numeric comparison in float64, where everything is.
+Images and feature maps are NHWC. Parameters and batch statistics are float32 whatever the compute
+dtype, except in the numeric comparison, where everything is float64.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from jax import lax
 
 from wsss_jax.models.convolution import convolve
 
-# What `jax.checkpoint` can keep by name for the backward pass while it forgets the rest.
+# The name by which `jax.checkpoint` can keep block outputs for the backward pass.
 BLOCK_OUTPUT = "block_output"
 
 
-def scaled(channels: int, width: float) -> int:
-    """Channel count of a network whose every layer is `width` times as wide, at least 4."""
+def widen(channels: int, width: float) -> int:
+    """Multiplies a number of channels by the width of a network; at least 4 remain."""
     return max(4, round(channels * width))
 
 
 def accumulator(dtype: Dtype) -> Dtype:
-    """The dtype for sums, statistics and logits of a network that computes in `dtype`."""
+    """Returns the dtype for sums, statistics and logits of a network that computes in `dtype`."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -59,9 +59,9 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalization over the true global batch, with PyTorch's running variance.
 
-    Differs from `flax.linen.BatchNorm` in three ways. With `axis_name` the sums and counts are
-    added over that mapped axis, so unequal shards weigh what they should. Examples with weight 0
-    (the padding of a last batch) take no part. The running variance is updated with the unbiased
+    Differs from `flax.linen.BatchNorm` in three ways. With `axis_name`, sums and counts are added
+    over that mapped axis, so that unequal shards have the right weights. Examples with weight 0
+    (the filling of a last batch) do not count. The running variance is updated with the unbiased
     variance, n / (n - 1) times the one that normalizes.
 
     Holds params `scale`, `bias` and batch_stats `mean`, `var`, all (D,) float32.
@@ -93,7 +93,7 @@ class BatchNorm(nn.Module):
                 self._update(running_mean, mean)
                 self._update(running_var, unbiased)
         # One factor and one offset per channel, as PyTorch computes it: subtracting the mean first
-        # rounds differently and flips ReLUs near zero, which Grad-CAM shows as errors of 1e-4.
+        # rounds differently and flips ReLUs near zero, which causes errors of 1e-4 in Grad-CAM.
         factor = scale * lax.rsqrt(var + self.epsilon)
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
@@ -106,8 +106,8 @@ class BatchNorm(nn.Module):
         weight = weight.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
         count = jnp.maximum(self._over_replicas(weight.sum() * np.prod(x.shape[1:-1])), 1)
         mean = self._over_replicas((x * weight).sum(axes)) / count
-        # The deviations add up to zero, so the variance has no gradient for the mean; computed all
-        # the same, it would take another pass over x and another reduction over the replicas.
+        # The deviations add up to zero, so the variance has no gradient for the mean; computing it
+        # would take another pass over x and another reduction over the replicas.
         deviation = x - lax.stop_gradient(mean)
         var = self._over_replicas((jnp.square(deviation) * weight).sum(axes)) / count
         return mean, var, count
@@ -122,10 +122,11 @@ class BatchNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask belongs to the example and not to the device that holds it.
+    """Dropout with masks that depend on the example, not on the device that holds it.
 
-    An example's mask depends on the rng "dropout" and on its position in the global batch, so N
-    devices, given the same rng, drop what one device drops. `channels` drops whole feature maps.
+    The mask of an example follows from the rng "dropout" and its position in the global batch, so
+    that N devices with the same rng drop what one device drops. `channels` drops whole feature
+    maps.
     """
 
     rate: float
@@ -137,7 +138,7 @@ class Dropout(nn.Module):
     ) -> jax.Array:
         """Maps x (B, H, W, D) to the same shape; kept entries are scaled by 1 / (1 - rate).
 
-        `position` (B,) int32 are the examples' places in the global batch; None: x is all of it.
+        `position` (B,) int32 are the examples' places in the global batch; None: x is the whole.
         """
         if deterministic or self.rate == 0:
             return x
@@ -151,7 +152,7 @@ class Dropout(nn.Module):
 
 
 def resize_align_corners(x: jax.Array, size: Sequence[int]) -> jax.Array:
-    """Bilinear resize of x (B, h, w, D) to (B, *size, D), corner pixels on corner pixels.
+    """Resizes x (B, h, w, D) to (B, *size, D) bilinearly, corner pixels on corner pixels.
 
     PyTorch's `align_corners=True`, which `jax.image.resize` does not offer. Keeps the dtype.
     """
@@ -162,14 +163,14 @@ def resize_align_corners(x: jax.Array, size: Sequence[int]) -> jax.Array:
 
 
 def _interpolation_matrix(source: int, target: int) -> np.ndarray:
-    """(target, source) matrix of linear interpolation between aligned end points."""
+    """Returns the (target, source) matrix of linear interpolation between aligned end points."""
     position = np.linspace(0, source - 1, target)
     distance = np.abs(position[:, None] - np.arange(source)[None, :])
     return np.maximum(1 - distance, 0)
 
 
 def resize_half_pixel(x: jax.Array, size: Sequence[int]) -> jax.Array:
-    """Bilinear resize of x (B, h, w, D) to (B, *size, D) with half-pixel centers.
+    """Resizes x (B, h, w, D) to (B, *size, D) bilinearly, with half-pixel centers.
 
     PyTorch's `align_corners=False`; no smoothing when the size shrinks.
     """

@@ -16,11 +16,11 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.attention import progressive_dropout_attention
-from wsss_jax.models.layers import BLOCK_OUTPUT, BatchNorm, Conv, Dropout, accumulator, scaled
+from wsss_jax.models.layers import BLOCK_OUTPUT, BatchNorm, Conv, Dropout, accumulator, widen
 
 
 class _Stage(NamedTuple):
-    """Blocks `name`, `name_1`, ...: stride and first dilation are those of the first block."""
+    """Blocks `name`, `name_1`, ...; `stride` and `first_dilation` are of the first block."""
 
     name: str
     blocks: int
@@ -48,7 +48,7 @@ class ResNet38(nn.Module):
       frozen_batch_norm: use the running statistics in training too.
       dropout_rates: channel dropout in b6, in b7 and before pooling.
       attention_relu: see `progressive_dropout_attention`.
-      attention_divisor: the same; 0 stands for the number of classes.
+      attention_divisor: see there; 0 means the number of classes.
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
     """
@@ -78,10 +78,10 @@ class ResNet38(nn.Module):
           x: (B, H, W, 3) scaled images.
           train: dropout on, and batch statistics unless `frozen_batch_norm`. Needs the rng
             "dropout" where a rate is above 0.
-          mu: scalar coefficient of the Progressive Dropout Attention; 0 switches it off without a
-            recompilation, None leaves it out of the program.
-          weight: (B,), 0 for examples that only fill the batch, 1 otherwise; None means all 1.
-          position: (B,) of the examples in the global batch, see `Dropout`; None means 0 ... B - 1.
+          mu: scalar coefficient of the Progressive Dropout Attention; 0 switches it off without
+            another compilation, None leaves it out of the program.
+          weight: (B,), 0 for examples that only fill the batch, else 1; None means all 1.
+          position: (B,) places in the global batch, see `Dropout`; None means 0 ... B - 1.
 
         Returns:
           Logits (B, C) float32, and the named feature maps: "conv1a", the blocks "b2" ... "b7"
@@ -95,19 +95,19 @@ class ResNet38(nn.Module):
         taps = {}
 
         def tap(name: str, value: jax.Array) -> jax.Array:
-            # A perturbation is there only when somebody differentiates with respect to the tap.
+            # There is a perturbation only in derivatives with respect to the tap, as in Grad-CAM.
             if self.has_variable("perturbations", name):
                 value = self.perturb(name, value)
             taps[name] = checkpoint_name(value, BLOCK_OUTPUT)
             return taps[name]
 
-        x = tap("conv1a", Conv(scaled(64, self.width), dtype=self.dtype, name="conv1a")(x))
+        x = tap("conv1a", Conv(widen(64, self.width), dtype=self.dtype, name="conv1a")(x))
         for stage in _STAGES:
             for index in range(stage.blocks):
                 name = f"{stage.name}_{index}" if index else stage.name
                 block = _BasicBlock(
-                    middle=scaled(stage.middle, self.width),
-                    out=scaled(stage.out, self.width),
+                    middle=widen(stage.middle, self.width),
+                    out=widen(stage.out, self.width),
                     stride=1 if index else stage.stride,
                     first_dilation=stage.dilation if index else stage.first_dilation,
                     dilation=stage.dilation,
@@ -180,7 +180,7 @@ class _BottleneckBlock(nn.Module):
     def __call__(self, x: jax.Array, statistics: dict, dropout: dict) -> jax.Array:
         norm = {"dtype": self.dtype, "axis_name": self.axis_name}
         drop = partial(Dropout, self.dropout_rate, channels=True)
-        quarter, half, out = (scaled(self.out // n, self.width) for n in (4, 2, 1))
+        quarter, half, out = (widen(self.out // n, self.width) for n in (4, 2, 1))
 
         y = nn.relu(BatchNorm(name="bn_branch2a", **norm)(x, **statistics))
         shortcut = Conv(out, 1, dtype=self.dtype, name="conv_branch1")(y)
@@ -195,7 +195,7 @@ class _BottleneckBlock(nn.Module):
 
 
 class _ClassWeights(nn.Module):
-    """The classifier's weights, which the attention needs before the classifier runs."""
+    """Weights of the classifier, which the attention needs before the classifier runs."""
 
     num_classes: int
 

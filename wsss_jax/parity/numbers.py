@@ -96,7 +96,7 @@ def _make_phase1(
     size = batch["image"].shape[1:3]
 
     def classify(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
-        image = pixels.scaled(batch["image"], config.model)
+        image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         class_weights = variables["params"]["fc8"]["kernel"][0, 0]
         activation = cam.class_activation_maps(taps["bn7"], class_weights, relu=True)
@@ -113,11 +113,11 @@ def _make_phase1(
         }
 
     def compute_maps(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
-        image = pixels.scaled(batch["image"], config.model)
+        image = pixels.scale(batch["image"], config.model)
         by_layer, _ = cam.grad_cam(model, variables, image, golden.CAM_LAYERS)
         numbers = {}
         for layer, maps in by_layer.items():
-            numbers[f"gradcam/{layer}"] = masks.resized(maps, size)
+            numbers[f"gradcam/{layer}"] = masks.resize_maps(maps, size)
             if layer in golden.MASK_LAYERS:
                 tissue = masks.label_maps(maps, batch["label"], size, absent="zero")
                 numbers[f"pseudo_mask/bcss/{layer}"] = tissue
@@ -125,7 +125,7 @@ def _make_phase1(
 
     def attend(bound: tuple[Any, jax.Array], batch: sources.Batch) -> dict[str, jax.Array]:
         variables, mu = bound
-        image = pixels.scaled(batch["image"], config.model)
+        image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=True, mu=mu)
         return {"logits": logits, "attended": _to_nchw(taps["attended"])}
 
@@ -160,7 +160,7 @@ def _make_phase2(
     gate = Gate.of(base.evaluate("", "", "reference").gate)
 
     def segment(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
-        image = pixels.scaled(batch["image"], config.model)
+        image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         (training_logits, _), _ = training_model.apply(
             variables, image, train=True, weight=batch["weight"], mutable=["batch_stats"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from wsss_jax.models.layers import scaled
+from wsss_jax.models.layers import widen
 
 _ATTENTION_DIVISOR = 4  # of the released code, for any number of classes
 _ASPP_DILATIONS = (1, 6, 12, 18)
@@ -51,7 +51,7 @@ class ResNet38(nn.Module):
           width: factor on every channel count; 1 is the published network.
         """
         super().__init__()
-        channels = scaled(64, width)
+        channels = widen(64, width)
         self.conv1a = _conv(3, channels, 3)
         self._blocks = []
         # Blocks, middle and outer channels, stride of the first block, its dilation, the others'.
@@ -61,13 +61,13 @@ class ResNet38(nn.Module):
             ("b4", 6, 512, 512, 2, 1, 1),
             ("b5", 3, 512, 1024, 1, 1, 2),
         ):
-            middle, out = scaled(middle, width), scaled(out, width)
+            middle, out = widen(middle, width), widen(out, width)
             self._append(stage, _Basic(channels, middle, out, stride, first_dilation, dilation))
             for index in range(1, count):
                 self._append(f"{stage}_{index}", _Basic(out, middle, out, 1, dilation, dilation))
             channels = out
         for name, out in (("b6", 2048), ("b7", 4096)):
-            quarter, half, out = (scaled(out // n, width) for n in (4, 2, 1))
+            quarter, half, out = (widen(out // n, width) for n in (4, 2, 1))
             self._append(name, _Bottleneck(channels, quarter, half, out))
             channels = out
         self.bn7 = _FrozenBatchNorm(channels)
@@ -167,9 +167,9 @@ class DeepLabV3Plus(nn.Module):
         """
         super().__init__()
         self.backbone = _Backbone(width, blocks)
-        low_level = scaled(64, width) * _EXPANSION
-        self.aspp = _Aspp(scaled(512, width) * _EXPANSION, scaled(256, width))
-        self.decoder = _Decoder(low_level, scaled(48, width), scaled(256, width), num_classes)
+        low_level = widen(64, width) * _EXPANSION
+        self.aspp = _Aspp(widen(512, width) * _EXPANSION, widen(256, width))
+        self.decoder = _Decoder(low_level, widen(48, width), widen(256, width), num_classes)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Segments images.
@@ -191,11 +191,11 @@ class DeepLabV3Plus(nn.Module):
 class _Backbone(nn.Module):
     def __init__(self, width: float, blocks: tuple[int, int, int, int]):
         super().__init__()
-        channels = scaled(64, width)
+        channels = widen(64, width)
         self.conv1 = _conv(3, channels, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(channels)
         for stage, (count, stride) in enumerate(zip(blocks, (1, 2, 2, 1))):
-            planes = scaled(64 * 2**stage, width)
+            planes = widen(64 * 2**stage, width)
             layer = []
             for index in range(count):
                 dilation = _MULTI_GRID[index % 3] if stage == 3 else 1

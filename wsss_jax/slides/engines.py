@@ -13,7 +13,7 @@ from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import parallel
 from wsss_jax.errors import InputError, Preempted
-from wsss_jax.progress import termination
+from wsss_jax.progress import catch_termination
 from wsss_jax.slides import tissue_map
 from wsss_jax.slides.mapping import memory, networks
 from wsss_jax.slides.mapping.networks import Networks, NetworksChanged
@@ -41,7 +41,7 @@ def run_locally(
     loaded = networks.prepare(config, workdir)
 
     def outcomes() -> Iterator[Outcome]:
-        with termination() as terminated:
+        with catch_termination() as terminated:
 
             def check() -> None:
                 if terminated:
@@ -149,7 +149,7 @@ class _Worker:
     """Keeps the networks loaded in a process of Ray's."""
 
     def __init__(self, config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path):
-        parallel.keep_compiled_programs()
+        parallel.cache_compiled_programs()
         self._config, self._dataset = config, dataset
         self._loaded, self._workdir = networks.prepare(self._config, workdir), workdir
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import progress
 from wsss_jax.errors import InputError
-from wsss_jax.files import clear_unfinished, locked
+from wsss_jax.files import clear_unfinished, hold_lock
 from wsss_jax.masks import WhiteRule
 from wsss_jax.report import slide_pages
 from wsss_jax.report.slide_pictures import SlidePictures
@@ -77,7 +77,7 @@ def segment_slide(
         if before is not None and not run.describe_changes(before):
             return f"{file.name}: finished before"  # without a lock: nothing is written
         results.check_result_folder(folder)
-        with locked(folder / results.PARTS / results.LOCK):
+        with hold_lock(folder / results.PARTS / results.LOCK):
             before = results.read_summary(folder)  # another process may have finished it since
             if before is not None:
                 changes = run.describe_changes(before)

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import inputs, parallel, patch_records, runs
-from wsss_jax.checkpoints import Checkpoints, exist
+from wsss_jax.checkpoints import Checkpoints, has_checkpoint
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.interop import weights
 from wsss_jax.patch_records import PatchRecord
-from wsss_jax.progress import show_progress, termination
+from wsss_jax.progress import catch_termination, show_progress
 from wsss_jax.sources import Source
 from wsss_jax.state import State
 from wsss_jax.training import history as histories
@@ -75,7 +75,7 @@ def fit(
       Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     steps = _check_patches(config, patches, validate)
-    resumed = exist(workdir)
+    resumed = has_checkpoint(workdir)
     runs.check(config, workdir, started=resumed)
     runs.check_dataset(patches.dataset, workdir, started=resumed)
     records = patches.records()
@@ -108,7 +108,7 @@ def _check_patches(
 ) -> int:
     """Sees that there are patches for what the configuration asks; returns the steps per epoch."""
     examples = len(patches.training)
-    steps = inputs.steps_per_epoch(examples, config.batch_size, config.drop_last)
+    steps = inputs.count_steps(examples, config.batch_size, config.drop_last)
     if steps == 0:
         raise InputError(
             f"config.batch_size is {config.batch_size} but there are only {examples} training "
@@ -189,19 +189,16 @@ class _Training:
             write_to_disk=parallel.is_first(),
         )
         stack.callback(self._writer.close)
-        self._batches = inputs.batches(
+        self._batches = inputs.read_batches(
             self._patches.training,
             config.batch_size,
             workers=config.data.workers,
-            seed=config.seed,
-            epochs=config.epochs,
-            drop_last=config.drop_last,
-            start=first,
+            order=inputs.Order(config.seed, config.epochs, config.drop_last, start=first),
         )
         stack.callback(self._batches.close)
         self._bar = show_progress(total=self._total, initial=first, unit="step")
         stack.callback(self._bar.close)
-        self._signals = stack.enter_context(termination())
+        self._signals = stack.enter_context(catch_termination())
         self._step = parallel.map_train_step(partial(train_step, self._task))
         self._rng = jax.random.key(config.seed + 1)  # not the key of the initial weights
 
@@ -224,7 +221,7 @@ class _Training:
                 self._check_finite(recent)
                 self._log(epoch, values)
                 recent = []
-            stops = parallel.stops_at(step, terminated=bool(self._signals))
+            stops = parallel.agree_to_stop(step, terminated=bool(self._signals))
             if not last and (stops or done % config.checkpoint_every == 0):
                 self._check_finite(recent)
                 self._checkpoints.save(self._state, {"history": self.history}, None)

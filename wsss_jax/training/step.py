@@ -140,13 +140,13 @@ def zero_sums(task: Task) -> dict[str, Any]:
 
 def reset_sums(state: State, sums: Mapping[str, Any]) -> State:
     """Returns the state with some sums in the place of its own, where the mapped steps want it."""
-    sums = jax.device_put({**state.sums, **sums}, parallel.replicated())
+    sums = jax.device_put({**state.sums, **sums}, parallel.local_sharding())
     return state._replace(sums=sums)
 
 
 def make_state(task: Task, variables: Mapping[str, Any]) -> State:
     """Returns the state before the first step, where the mapped steps want it."""
-    return jax.device_put(_make_state(task, variables), parallel.replicated())
+    return jax.device_put(_make_state(task, variables), parallel.local_sharding())
 
 
 def _make_state(task: Task, variables: Mapping[str, Any]) -> State:

@@ -46,7 +46,7 @@ def make_validation(
     mapped = parallel.map_batch(score)
 
     def validate(variables: Variables) -> dict[str, Any]:
-        whole = inputs.each_patch(
+        whole = inputs.map_patches(
             source,
             config.batch_size,
             lambda batch: {**mapped(variables, batch), "label": batch["label"]},

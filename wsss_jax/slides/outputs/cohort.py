@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from wsss_jax.files import atomic_path, locked
+from wsss_jax.files import atomic_path, hold_lock
 from wsss_jax.report.legend import Legend
 from wsss_jax.report.slide_pages import IndexEntry, write_index
 from wsss_jax.slides.outputs import areas, report_data, result_files, results
@@ -46,7 +46,7 @@ def write_cohort(
     Raises:
       InputError: another process has been writing these files for a long time.
     """
-    with locked(workdir / _LOCK, wait=_WAIT):
+    with hold_lock(workdir / _LOCK, wait=_WAIT):
         # Read again each time: another job may have finished slides that failed in this one.
         failures = _read_failures(workdir, besides=slide)
         if error:
