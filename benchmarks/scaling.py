@@ -94,7 +94,7 @@ def measure_volume(phase: int, width: float) -> dict[str, Any]:
     config = make_config(phase, "float32", width)
     built = build_phase(phase, "float32", width)
     params = flatten_dict(state.variables["params"])
-    trained = sum(v.size for path, v in params.items() if built.is_trainable(path))
+    trained = sum(v.size for path, v in params.items() if built.is_trained(path))
     of_batch = phase == 2 or config.model.batch_norm == "trained"
     statistics = sum(v.size for v in jax.tree.leaves(state.variables["batch_stats"])) * of_batch
     return {

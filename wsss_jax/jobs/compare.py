@@ -14,10 +14,11 @@ import numpy as np
 from data import folders, patch_files
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
-from wsss_jax import methods, runs, spreadsheets
+from wsss_jax import runs, spreadsheets
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
 from wsss_jax.interop import torch_names, weights
+from wsss_jax.methods.contract import load_method
 from wsss_jax.parity import golden, judgment, numbers
 from wsss_jax.state import network_shapes
 from wsss_jax.training.initialization import read_weights
@@ -122,7 +123,7 @@ def _read_images(folder: Path) -> np.ndarray:
 def _check_network(source: weights.Weights, phase: int, num_classes: int) -> None:
     """Refuses weights that are not exactly those of the network."""
     settings = numbers.make_config(phase, "float32")
-    network = methods.load(f"phase{phase}").build_network(settings, num_classes)
+    network = load_method(f"phase{phase}").build_network(settings, num_classes)
     shapes = torch_names.torch_shapes(network_shapes(network))
     remedy = "give a checkpoint of the networks of the released code, which are of width 1"
     weights.fit(source, shapes, lambda names: {}, strict=True, remedy=remedy)

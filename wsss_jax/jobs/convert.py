@@ -8,11 +8,12 @@ import numpy as np
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
-from wsss_jax import methods, runs, signals
+from wsss_jax import runs, signals
 from wsss_jax.checkpoints import Checkpoints, has_checkpoint
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_writable
 from wsss_jax.interop import weights
+from wsss_jax.methods.contract import load_method
 from wsss_jax.state import State
 from wsss_jax.training.initialization import fill_variables
 
@@ -40,7 +41,7 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
     settings = complete(config, weights.find_method(source))
     dataset = load_dataset(settings.data.dataset, settings.data.root)
     runs.check(settings, workdir, started=False)
-    network = methods.load(settings.job).build_network(settings, dataset.num_classes)
+    network = load_method(settings.job).build_network(settings, dataset.num_classes)
     variables, report = fill_variables(settings, network, source)
     runs.save(settings, dataset, workdir)
     weights.write_report(report, workdir / weights.REPORT_FILE)
@@ -59,5 +60,5 @@ def complete(config: ml_collections.ConfigDict, job: str) -> ml_collections.Froz
     """Returns the settings of the run that the weights become."""
     settings = config_lib.thaw(config.jobs[job])
     settings.init, settings.strict = config.weights, config.strict
-    methods.load(job).complete(settings)
+    load_method(job).complete(settings)
     return config_lib.freeze(settings)

@@ -17,12 +17,12 @@ from wsss_jax import inputs, metrics, parallel, patch_records, runs
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished
 from wsss_jax.methods.gate import Gate
-from wsss_jax.methods.prediction import Prediction, bind
+from wsss_jax.methods.prediction import Prediction
 from wsss_jax.patch_records import PatchRecord
 from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
 from wsss_jax.sources import Batch, Source, open_source
-from wsss_jax.training.trained import Trained, load_trained
+from wsss_jax.training.trained import Trained, bind, load_trained
 
 SHARED = True
 FIELDS = {

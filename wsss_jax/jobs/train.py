@@ -7,8 +7,9 @@ import ml_collections
 from data import folders
 from data.dataset import Dataset, load_dataset
 from wsss_jax import config as config_lib
-from wsss_jax import inputs, methods, parallel, runs
+from wsss_jax import inputs, parallel, runs
 from wsss_jax.errors import InputError
+from wsss_jax.methods.contract import load_method
 from wsss_jax.report import figures
 from wsss_jax.sources import open_source
 from wsss_jax.training import loop
@@ -30,7 +31,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if folders.has_split(config.data.root, "val"):
         validation = open_source(config.data, dataset, "val")
     steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
-    method = methods.load(config.job)
+    method = load_method(config.job)
     task = method.make_task(config, dataset.num_classes, config.epochs * steps)
     if validation is not None:
         validate = make_validation(config, dataset.num_classes, validation)
@@ -52,7 +53,7 @@ def complete(
       InputError: fields that contradict each other, or no such run or data set.
     """
     config = config_lib.thaw(config)
-    methods.load(config.job).complete(config)
+    load_method(config.job).complete(config)
     mask_dirs: list[Path] = []
     if "masks" not in config:
         dataset = _load_dataset(config.data)

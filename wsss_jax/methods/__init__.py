@@ -1,91 +1,11 @@
-"""The methods that can be trained: one module each, and what the jobs ask of it.
+"""The methods that can be trained, one module each; `contract` says what the jobs ask of it.
 
-To add one, write a module with what `Method` lists and name it in `METHODS`. Its name is then a
-job, which `jobs.train` does, and its runs can be evaluated, exported and, where it gives the logits
-of pixels, segment slides.
+To add one, write a module with what `contract.Method` lists and name it in `METHODS`. Its name is
+then a job, which `jobs.train` does, and its runs can be evaluated, exported and, where it gives the
+logits of pixels, segment slides.
 """
-
-from __future__ import annotations
-
-import importlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, cast
-
-if TYPE_CHECKING:  # methods load JAX, which the check of a configuration need not wait for
-    import flax.linen as nn
-    import jax
-    import ml_collections
-
-    from wsss_jax.config_rules import Rule
-    from wsss_jax.methods.prediction import Prediction
-    from wsss_jax.training.task import Task, Variables
 
 METHODS = {
     "phase1": "wsss_jax.methods.phase1",
     "phase2": "wsss_jax.methods.phase2",
 }
-
-
-class Method(Protocol):
-    """What the jobs ask of a method; a module is one.
-
-    Attributes:
-      TITLE: what tables call it.
-      FIELDS: of its configuration, with the values that each may have.
-      GIVES: what its predictions hold besides label maps, of "presence" and "logits" (see
-        `prediction.Prediction`), and "activations" where Grad-CAM can open it into pseudo masks.
-    """
-
-    TITLE: str
-    FIELDS: Mapping[str, Rule]
-    GIVES: frozenset[str]
-
-    def complete(self, config: ml_collections.ConfigDict) -> None:
-        """Fills in place the fields that follow from others, before training.
-
-        Raises:
-          InputError: fields that contradict each other.
-        """
-
-    def build_network(
-        self, config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None
-    ) -> nn.Module:
-        """Builds the network; `axis_name` is the mapped axis in training, None for prediction."""
-
-    def make_task(
-        self, config: ml_collections.ConfigDict, num_classes: int, total_steps: int
-    ) -> Task:
-        """Says what is trained, and how."""
-
-    def predict(
-        self,
-        config: ml_collections.ConfigDict,
-        network: nn.Module,
-        variables: Variables,
-        image: jax.Array,
-    ) -> Prediction:
-        """Predicts with images (B, H, W, 3) uint8; a pure function."""
-
-    def open_layers(
-        self,
-        config: ml_collections.ConfigDict,
-        network: nn.Module,
-        variables: Variables,
-        image: jax.Array,
-        layers: tuple[str, ...],
-    ) -> dict[str, jax.Array]:
-        """Computes activation maps (B, h, w, C) by layer; only where "activations" are given."""
-
-
-def load(name: str) -> Method:
-    """Loads the module of a method.
-
-    Raises:
-      KeyError: there is no such method.
-    """
-    return cast(Method, importlib.import_module(METHODS[name]))
-
-
-def find_giving(what: str) -> tuple[str, ...]:
-    """Returns the names of the methods that give something, see `Method.GIVES`; "" = all."""
-    return tuple(name for name in METHODS if not what or what in load(name).GIVES)

@@ -39,7 +39,7 @@ _HEAD_MODULES = ("fc8",)
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
-    """Decides whether BatchNorm is trained; see `methods.Method.complete`."""
+    """Decides whether BatchNorm is trained; see `contract.Method.complete`."""
     if config.model.batch_norm == "auto":
         config.model.batch_norm = "frozen" if config.init else "trained"
     if config.model.batch_norm == "frozen" and not config.init:
@@ -134,7 +134,7 @@ def predict(
 ) -> Prediction:
     """Predicts the classes of patches, and their segmentation by the class activation maps.
 
-    Label maps are those of the classes over `config.cam.threshold`; see `methods.Method.predict`.
+    Label maps are those of the classes over `config.cam.threshold`; see `contract.Method.predict`.
     """
     logits, taps = network.apply(variables, pixels.scale(image, config.model), train=False)
     presence = jax.nn.sigmoid(logits)

@@ -44,7 +44,7 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
-    """Sees that BatchNorm gets whole batches; see `methods.Method.complete`."""
+    """Sees that BatchNorm gets whole batches; see `contract.Method.complete`."""
     check_whole_batches(config.accumulate)
 
 
@@ -136,6 +136,6 @@ def predict(
     variables: Variables,
     image: jax.Array,
 ) -> Prediction:
-    """Predicts the class of each pixel, without gate; see `methods.Method.predict`."""
+    """Predicts the class of each pixel, without gate; see `contract.Method.predict`."""
     logits, _ = network.apply(variables, pixels.scale(image, config.model), train=False)
     return Prediction(logits.argmax(axis=-1).astype(jnp.uint8), logits=logits)

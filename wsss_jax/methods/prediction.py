@@ -1,18 +1,8 @@
-"""What a method predicts, and predictors: functions of a batch with the variables bound."""
+"""What a method predicts."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-
-from wsss_jax import parallel
-from wsss_jax.sources import Batch
-
-if TYPE_CHECKING:
-    from wsss_jax.training.trained import Trained
 
 
 class Prediction(NamedTuple):
@@ -28,31 +18,3 @@ class Prediction(NamedTuple):
     label_maps: jax.Array
     presence: jax.Array | None = None
     logits: jax.Array | None = None
-
-
-def bind(
-    trained: Mapping[str, Trained],
-    combine: Callable[[dict[str, Prediction], Batch], Any],
-    *,
-    wait: bool = True,
-) -> Callable[[Batch], Any]:
-    """Makes a predictor of trained networks: one program on the local devices, variables bound.
-
-    Args:
-      trained: by name.
-      combine: (predictions by the names of `trained`, batch) -> arrays (B, ...), traced by JAX; of
-        what it does not use, nothing is computed.
-      wait: see `parallel.map_batch`.
-
-    Returns:
-      batch -> what `combine` returns, as NumPy arrays.
-    """
-
-    def predict(variables: Mapping[str, Any], batch: Batch) -> Any:
-        predictions = {
-            name: each.predict(variables[name], batch["image"]) for name, each in trained.items()
-        }
-        return combine(predictions, batch)
-
-    variables = {name: each.variables for name, each in trained.items()}
-    return partial(parallel.map_batch(predict, wait=wait), variables)

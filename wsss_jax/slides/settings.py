@@ -4,8 +4,9 @@ import ml_collections
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import methods, runs
+from wsss_jax import runs
 from wsss_jax.errors import InputError
+from wsss_jax.methods.contract import find_giving
 from wsss_jax.slides.mapping.tiling import choose_stride
 
 
@@ -26,13 +27,13 @@ def complete(
       InputError: no such runs, of other classes, or nothing says at what resolution they learned.
     """
     config = config_lib.thaw(config)
-    earlier, dataset = runs.load(config.phase2, "phase2", methods.find_giving("logits"))
+    earlier, dataset = runs.load(config.phase2, "phase2", find_giving("logits"))
     if not config.phase1:
         config.gate.mode = "off"
     elif config.gate.mode == "off":
         config.phase1 = ""
     else:
-        _, other = runs.load(config.phase1, "phase1", methods.find_giving("presence"))
+        _, other = runs.load(config.phase1, "phase1", find_giving("presence"))
         if other.classes != dataset.classes:
             raise InputError(
                 f"config.phase1 and config.phase2 are runs with other classes ({other.classes}, "

@@ -1,6 +1,7 @@
-"""The result of a finished run, for the jobs after it."""
+"""Trained runs, and predictors made of them, for the jobs after training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,12 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import methods, runs
+from wsss_jax import parallel, runs
 from wsss_jax.checkpoints import load_variables
 from wsss_jax.errors import InputError
+from wsss_jax.methods.contract import Method, find_giving, load_method
 from wsss_jax.methods.prediction import Prediction
+from wsss_jax.sources import Batch
 from wsss_jax.state import network_shapes
 from wsss_jax.training import history
 
@@ -28,14 +31,14 @@ class Trained(NamedTuple):
     variables: dict[str, Any]
 
     @property
-    def method(self) -> methods.Method:
+    def method(self) -> Method:
         """The method by which it was trained."""
-        return methods.load(self.config.job)
+        return load_method(self.config.job)
 
     def predict(self, variables: Mapping[str, Any], image: jax.Array) -> Prediction:
         """Predicts with images (B, H, W, 3) uint8; a pure function of the variables, to be mapped.
 
-        `methods.prediction.bind` maps it over the devices with the variables bound.
+        `bind` maps it over the devices with the variables bound.
         """
         return self.method.predict(self.config, self.network, variables, image)
 
@@ -46,15 +49,15 @@ def load_trained(workdir: str, field: str, gives: str, precision: str = "") -> T
     Args:
       workdir: the run's folder, which the configuration names in `field`.
       field: for the message.
-      gives: what its method must give, of `methods.Method.GIVES`; "" = anything.
+      gives: what its method must give, of `contract.Method.GIVES`; "" = anything.
       precision: what it computes in; "" = what it was trained in.
 
     Raises:
       InputError: no such run there, or no checkpoint.
     """
-    config, dataset = runs.load(workdir, field, methods.find_giving(gives))
+    config, dataset = runs.load(workdir, field, find_giving(gives))
     config = config_lib.replace(config, precision=precision or config.precision)
-    network = methods.load(config.job).build_network(config, dataset.num_classes)
+    network = load_method(config.job).build_network(config, dataset.num_classes)
     score = history.selecting_score(config)
     variables = load_variables(Path(workdir), score, network_shapes(network))
     try:
@@ -66,3 +69,31 @@ def load_trained(workdir: str, field: str, gives: str, precision: str = "") -> T
         if epochs is not None and len(epochs) < config.epochs:
             tqdm.write(f"{workdir}: trained for {len(epochs)} of {config.epochs} epochs so far")
     return Trained(config, dataset, network, variables)
+
+
+def bind(
+    trained: Mapping[str, Trained],
+    combine: Callable[[dict[str, Prediction], Batch], Any],
+    *,
+    wait: bool = True,
+) -> Callable[[Batch], Any]:
+    """Makes a predictor of trained networks: one program on the local devices, variables bound.
+
+    Args:
+      trained: by name.
+      combine: (predictions by the names of `trained`, batch) -> arrays (B, ...), traced by JAX; of
+        what it does not use, nothing is computed.
+      wait: see `parallel.map_batch`.
+
+    Returns:
+      batch -> what `combine` returns, as NumPy arrays.
+    """
+
+    def predict(variables: Mapping[str, Any], batch: Batch) -> Any:
+        predictions = {
+            name: each.predict(variables[name], batch["image"]) for name, each in trained.items()
+        }
+        return combine(predictions, batch)
+
+    variables = {name: each.variables for name, each in trained.items()}
+    return partial(parallel.map_batch(predict, wait=wait), variables)

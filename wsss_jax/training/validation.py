@@ -6,8 +6,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from wsss_jax import inputs, methods, metrics, parallel
+from wsss_jax import inputs, metrics, parallel
 from wsss_jax.errors import InputError
+from wsss_jax.methods.contract import load_method
 from wsss_jax.sources import Batch, Source
 from wsss_jax.training.task import Validate, Variables
 
@@ -23,7 +24,7 @@ def make_validation(
     Raises:
       InputError: the method predicts pixels only, and the patches have no true masks.
     """
-    method = methods.load(config.job)
+    method = load_method(config.job)
     if "presence" not in method.GIVES and "masks" not in source[0]:
         raise InputError(
             f"{config.data.root}: the validation patches have no masks, which {method.TITLE} needs "

@@ -16,11 +16,11 @@ from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 from wsss_jax.methods.gate import Gate
-from wsss_jax.methods.prediction import Prediction, bind
+from wsss_jax.methods.prediction import Prediction
 from wsss_jax.slides.mapping import provenance, stitching
 from wsss_jax.slides.mapping.provenance import Origin
 from wsss_jax.sources import Batch
-from wsss_jax.training.trained import Trained, load_trained
+from wsss_jax.training.trained import Trained, bind, load_trained
 
 CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
 
