@@ -76,7 +76,7 @@ def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch
         written.append(path)
         write_mask(path, *arguments)
 
-    monkeypatch.setattr(folders, "write_mask", count)
+    monkeypatch.setattr(patch_files, "write_mask", count)
     config = config_lib.load(workdir, "workdir")
     jobs.run(config, workdir)
     assert {path.stem for path in written} == {path.stem for path in missing}
@@ -157,7 +157,7 @@ def test_masks_of_other_patches_are_made_anew(runs_dir, tissue_dir, tmp_path, mo
         written.append(path)
         write_mask(path, *arguments)
 
-    monkeypatch.setattr(folders, "write_mask", count)
+    monkeypatch.setattr(patch_files, "write_mask", count)
     config = config_lib.load(workdir, "workdir")
     config.data.root = str(root)
     jobs.run(config, workdir)
