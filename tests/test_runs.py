@@ -38,8 +38,10 @@ def test_inherit_data():
     earlier = base.phase1("luad_histoseg").data
     data = base.masks("runs/phase1").data
     data.root = "elsewhere"
-    runs.inherit_data(data, earlier)
-    assert (data.root, data.dataset, data.patch_size) == ("elsewhere", "luad_histoseg", 224)
+    inherited = runs.inherit_data(data, earlier)
+    whole = (inherited.root, inherited.dataset, inherited.patch_size)
+    assert whole == ("elsewhere", "luad_histoseg", 224)
+    assert data.dataset == ""  # the one that was given stays as it was
 
 
 def test_what_may_change(tmp_path):

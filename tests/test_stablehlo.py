@@ -9,17 +9,18 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SIZE
+from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.interop import stablehlo
-from wsss_jax.methods import phase1, phase2
+from wsss_jax.training.trained import load_trained
 
-PHASES = {"phase1": phase1, "phase2": phase2}
+PHASES = ("phase1", "phase2")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @pytest.fixture(scope="module")
 def trained(runs_dir):
-    return {job: phase.load(str(runs_dir / job), "run") for job, phase in PHASES.items()}
+    return {job: load_trained(str(runs_dir / job), "run", "") for job in PHASES}
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +41,13 @@ def _save(trained, path, **changes):
 
 def _live(trained, images, precision="float32"):
     """Probability and segmentation that our own code computes."""
-    config = trained.config.copy_and_resolve_references()
-    config.precision = precision
-    phase = PHASES[config.job]
-    model = phase.build_network(config, trained.dataset.num_classes)
-    result = jax.jit(partial(phase.predict, config, model))(trained.variables, images)
-    return result if phase is phase1 else (jax.nn.softmax(result), result.argmax(axis=-1))
+    config = config_lib.replace(trained.config, precision=precision)
+    network = trained.method.build_network(config, trained.dataset.num_classes)
+    predict = jax.jit(partial(trained.method.predict, config, network))
+    prediction = predict(trained.variables, images)
+    if prediction.presence is not None:
+        return prediction.presence, prediction.label_maps
+    return jax.nn.softmax(prediction.logits), prediction.label_maps
 
 
 @pytest.mark.parametrize("job", PHASES)
