@@ -105,7 +105,7 @@ def test_precision_is_that_of_the_run_or_the_one_asked_for(runs_dir):
     origin = provenance.read(config)["phase2"]
     assert (origin.trained_in, origin.precision) == ("float32", "bfloat16")
     trained = load_trained(str(runs_dir / "phase2"), "phase2", "", "bfloat16")
-    assert trained.model.dtype == "bfloat16"
+    assert trained.network.dtype == "bfloat16"
     params = trained.variables["params"]
     kernel = next(iter(params["aspp"].values()))
     while isinstance(kernel, dict):
