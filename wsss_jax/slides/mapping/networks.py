@@ -19,7 +19,7 @@ from wsss_jax.methods.gate import Gate
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.slides.mapping import provenance, stitching
 from wsss_jax.slides.mapping.provenance import Origin
-from wsss_jax.sources import Batch
+from wsss_jax.training.task import DeviceBatch
 from wsss_jax.training.trained import Trained, bind, load_trained
 
 CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
@@ -142,11 +142,11 @@ def build(loaded: Mapping[str, Trained], gate: Gate) -> Networks:
       gate: which classes phase 1 closes.
     """
 
-    def combine(predictions: dict[str, Prediction], batch: Batch) -> jax.Array:
+    def combine(predictions: dict[str, Prediction], batch: DeviceBatch) -> jax.Array:
         logits = predictions["phase2"].logits
-        if "phase1" not in predictions:
-            return jax.nn.softmax(logits)
-        return gate.probabilities(logits, predictions["phase1"].presence)
+        presence = predictions["phase1"].presence if "phase1" in predictions else None
+        assert logits is not None  # `load` asked for a method that gives them
+        return jax.nn.softmax(logits) if presence is None else gate.probabilities(logits, presence)
 
     predictor = bind(loaded, combine, wait=False)
 
