@@ -117,7 +117,7 @@ def run_on_ray(
     idle = [worker.remote(*arguments) for _ in range(count)]
 
     def outcomes() -> Iterator[Outcome]:
-        waiting, working = deque(slides), {}
+        waiting, working = deque(slides), dict[Any, tuple[Any, SlideFile]]()
         while waiting or working:
             while idle and waiting:
                 actor, slide = idle.pop(), waiting.popleft()

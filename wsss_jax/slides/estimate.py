@@ -61,7 +61,7 @@ def _describe_slide(slide: Slide) -> Iterator[Finding]:
         yield Finding("scanned", f"{width} x {height} pixels from ({x}, {y})")
     if slide.objective_power is not None:
         yield Finding("objective", f"{slide.objective_power:g}x")
-    if slide.mpp is not None:
+    if slide.mpp_xy is not None:
         source = "metadata" if slide.mpp == slide.metadata_mpp else "config.slide_mpp"
         across, down = slide.mpp_xy
         size = f"{slide.mpp:g}" if across == down else f"{across:g} x {down:g}"

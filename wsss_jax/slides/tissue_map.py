@@ -30,7 +30,7 @@ from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
 from wsss_jax.slides.outputs import areas, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.slide import Slide, open_slide
+from wsss_jax.slides.reading.slide import Slide, check_mpp, open_slide
 from wsss_jax.slides.reading.view import View
 from wsss_jax.wording import format_count, format_two_digits
 
@@ -163,7 +163,7 @@ class _Run:
 
         Errors about the tissue come first, while all results are still there.
         """
-        same_map = self._has_map(before)
+        same_map = before is not None and self._has_map(before)
         if not same_map:
             self._find_tissue()
         names = result_files.find_outdated(
@@ -177,8 +177,8 @@ class _Run:
         clear_unfinished(self.folder)
         return names
 
-    def _has_map(self, before: Mapping[str, Any] | None) -> bool:
-        return before is not None and before["settings"]["map"] == self.settings["map"]
+    def _has_map(self, before: Mapping[str, Any]) -> bool:
+        return before["settings"]["map"] == self.settings["map"]
 
     def compute_map(
         self,
@@ -194,7 +194,7 @@ class _Run:
             self.settings["map"],
             channels=dataset.num_classes if config.probabilities else 0,
         )
-        if self._has_map(before) and not parts.missing:
+        if before is not None and self._has_map(before) and not parts.missing:
             tissue_pixels, note = before["tissue_pixels"], before.get("tissue_note", "")
             return _TissueMap(parts, before["tiles"], 0, tissue_pixels, note)
         tissue, note = self._find_tissue()
@@ -282,7 +282,7 @@ def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> 
     return {
         "map": {
             "slide": catalog.fingerprint(slide.path),
-            "slide_mpp": list(slide.mpp_xy),
+            "slide_mpp": list(check_mpp(slide)),
             "mpp": config.mpp,
             "resampling": config.resampling,
             "networks": networks.checksums,

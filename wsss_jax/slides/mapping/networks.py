@@ -129,8 +129,8 @@ def _stamp(workdir: Path, precision: str) -> str:
         digest.update((workdir / name).read_bytes())
     for path in sorted((workdir / checkpoints.FOLDER).rglob("*")):
         state = path.stat()
-        name = path.relative_to(workdir)
-        digest.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode(errors="replace"))
+        line = f"{path.relative_to(workdir)} {state.st_size} {state.st_mtime_ns}\n"
+        digest.update(line.encode(errors="replace"))
     return digest.hexdigest()
 
 
@@ -138,15 +138,20 @@ def build(loaded: Mapping[str, Trained], gate: Gate) -> Networks:
     """Makes one mapped program of trained networks.
 
     Args:
-      loaded: "phase2" and, for the gate, "phase1".
+      loaded: "phase2", which must give logits, and for the gate "phase1", which must give presence.
       gate: which classes phase 1 closes.
     """
 
     def combine(predictions: dict[str, Prediction], batch: Batch) -> jax.Array:
         logits = predictions["phase2"].logits
+        if logits is None:
+            raise ValueError("the network of phase 2 gives no logits")
         if "phase1" not in predictions:
             return jax.nn.softmax(logits)
-        return gate.probabilities(logits, predictions["phase1"].presence)
+        presence = predictions["phase1"].presence
+        if presence is None:
+            raise ValueError("the network of phase 1 gives no probabilities of classes")
+        return gate.probabilities(logits, presence)
 
     predictor = bind(loaded, combine, wait=False)
 

@@ -12,7 +12,7 @@ run computes again the batches that reach into the parts still missing.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple, TypeVar
@@ -126,7 +126,7 @@ def average_tiles(
     tiling: Tiling,
     missing: Sequence[Part],
     progress: Callable[[int], None] | None = None,
-) -> Iterator[Band]:
+) -> Generator[Band]:
     """Yields the mean of the tiles' probabilities over the missing parts, band by band.
 
     Takes the arguments of `stitch`. Threads read until the generator ends or is closed.
@@ -182,7 +182,7 @@ def _list_tiles(strip: Part, tissue: Tissue, tiling: Tiling) -> np.ndarray:
 
 def _predict_batches(
     inputs: MapInputs, tiling: Tiling, batches: Iterable[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yields batches and their probabilities (n, tile, tile, C), the last one without its filling.
 
     A batch is waited for after the next one was handed to `predict`: a device always has work.
@@ -208,7 +208,7 @@ def _predict_batches(
 
 def _map_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Maps a function over items; threads compute at most as many results ahead as there are."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future] = deque()

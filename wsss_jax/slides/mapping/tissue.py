@@ -46,15 +46,17 @@ def detect_tissue(
     Raises:
       InputError: `threshold` is neither "otsu" nor a number from 0 to 255.
     """
-    if threshold != "otsu" and (isinstance(threshold, str) or not 0 <= threshold <= 255):
-        raise InputError(
-            f"config.tissue.threshold is {threshold!r}: set otsu or a saturation of 0 to 255"
-        )
     _, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(overview, 3), cv2.COLOR_RGB2HSV))
     if threshold == "otsu":
         otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-        threshold = min(max(otsu, _OTSU_LIMITS[0]), _OTSU_LIMITS[1])
-    tissue = _close((saturation > threshold) & (value > _DARKEST), round(closing / mpp))
+        least = min(max(otsu, _OTSU_LIMITS[0]), _OTSU_LIMITS[1])
+    elif not isinstance(threshold, str) and 0 <= threshold <= 255:
+        least = threshold
+    else:
+        raise InputError(
+            f"config.tissue.threshold is {threshold!r}: set otsu or a saturation of 0 to 255"
+        )
+    tissue = _close((saturation > least) & (value > _DARKEST), round(closing / mpp))
     tissue = ~_drop_small(~tissue, min_hole / mpp**2, connectivity=4, keep_border=True)
     return _drop_small(tissue, min_tissue / mpp**2, connectivity=8)
 
@@ -114,9 +116,8 @@ def read_mask(path: Path) -> np.ndarray:
                 "slides; save it without the tag, as the slide is stored"
             )
         bands = picture.getbands()
-        values = np.asarray(turn_upright(picture))
-    opaque = len(bands) - ("A" in bands)
-    return values > 0 if values.ndim == 2 else (values[..., :opaque] > 0).any(axis=-1)
+        values = np.atleast_3d(np.asarray(turn_upright(picture)))
+    return np.any(values[..., : len(bands) - ("A" in bands)] > 0, axis=-1)
 
 
 class Tissue:

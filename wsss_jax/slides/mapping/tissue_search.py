@@ -82,7 +82,7 @@ def _locate_mask(
     slide = view.slide
     x, y, width, height = slide.bounds
     scanned = x / view.scale[0], y / view.scale[1], width / view.scale[0], height / view.scale[1]
-    sizes = {"slide": (view.width, view.height)}
+    sizes: dict[str, tuple[float, float]] = {"slide": (view.width, view.height)}
     if slide.is_scanned_in_part:
         sizes["scanned"] = scanned[2:]
         if mask_area != "auto":

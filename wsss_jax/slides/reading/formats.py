@@ -6,7 +6,7 @@ which it sees one level, wsidicom (optional) other DICOM, Pillow plain pictures.
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -180,10 +180,8 @@ def _open_openslide(path: Path, vendor: str) -> RawSlide:
         image[np.asarray(region.getchannel("A")) < 128] = 255
         return image
 
-    bounds = [
-        parse_number(properties.get(f"openslide.bounds-{field}"))
-        for field in ("x", "y", "width", "height")
-    ]
+    fields = ("x", "y", "width", "height")
+    bounds = tuple(map(int, _read_numbers(properties, "openslide.bounds-{}", fields)))
     return RawSlide(
         sizes=handle.level_dimensions,
         read=read,
@@ -191,20 +189,27 @@ def _open_openslide(path: Path, vendor: str) -> RawSlide:
         vendor=vendor,
         mpp=_read_mpp(properties),
         objective_power=parse_number(properties.get("openslide.objective-power")),
-        bounds=None if None in bounds else tuple(map(int, bounds)),
+        bounds=bounds if len(bounds) == 4 else None,
     )
 
 
 def _read_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
     """Reads micrometers per pixel, across and down, from OpenSlide's properties or TIFF tags."""
-    mpp = [parse_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
-    if None in mpp:
-        unit = {"inch": 25400.0, "centimeter": 1e4}.get(properties.get("tiff.ResolutionUnit", ""))
-        mpp = [
-            unit / per_unit if unit and (per_unit := parse_number(properties.get(tag))) else None
-            for tag in ("tiff.XResolution", "tiff.YResolution")
-        ]
-    return None if None in mpp else tuple(mpp)
+    mpp = _read_numbers(properties, "openslide.mpp-{}", "xy")
+    unit = {"inch": 25400.0, "centimeter": 1e4}.get(properties.get("tiff.ResolutionUnit", ""))
+    rates = _read_numbers(properties, "tiff.{}Resolution", "XY")
+    if not mpp and unit and all(rates):
+        mpp = tuple(unit / rate for rate in rates)
+    return mpp if len(mpp) == 2 else None
+
+
+def _read_numbers(
+    properties: Mapping[str, str], name: str, fields: Sequence[str]
+) -> tuple[float, ...]:
+    """Reads the properties with a name, a number for each field; none unless all are there."""
+    numbers = [parse_number(properties.get(name.format(field))) for field in fields]
+    known = tuple(number for number in numbers if number is not None)
+    return known if len(known) == len(numbers) else ()
 
 
 def _open_picture(path: Path) -> RawSlide:

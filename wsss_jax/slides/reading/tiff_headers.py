@@ -5,6 +5,7 @@ OpenSlide and its libraries end the process where a header claims more than the 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import tifffile
@@ -32,7 +33,7 @@ _ORIENTATION = 274
 MAX_PAGES = 10_000  # tifffile takes a second for so many
 _MAX_PLANES = 2**16  # named in metadata; tifffile makes a list of all
 
-Page = tifffile.TiffPage | tifffile.TiffFrame
+Page: TypeAlias = "tifffile.TiffPage | tifffile.TiffFrame"
 
 
 def check_header(path: Path) -> None:

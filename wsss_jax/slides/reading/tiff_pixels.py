@@ -89,16 +89,13 @@ class LevelReader:
         """Reads a segment as RGB on white; it is white if the file left it out."""
         index = row * self._across + column
         count = len(self._samples)
-        if self._page.planarconfig == SEPARATE:
-            planes = [self._read_data(sample * self._per_plane + index) for sample in self._samples]
-            if any(plane is None for plane in planes):
-                return make_white(self._tall, self._wide)
-            pixels = np.concatenate(planes, axis=-1)
-        else:
-            pixels = self._read_data(index)
-            if pixels is None:
-                return make_white(self._tall, self._wide)
-            pixels = pixels[..., self._samples] if count < pixels.shape[-1] else pixels
+        in_planes = self._page.planarconfig == SEPARATE
+        indices = [s * self._per_plane + index for s in self._samples] if in_planes else [index]
+        planes = [plane for index in indices if (plane := self._read_data(index)) is not None]
+        if len(planes) < len(indices):
+            return make_white(self._tall, self._wide)
+        pixels = np.concatenate(planes, axis=-1) if in_planes else planes[0]
+        pixels = pixels[..., self._samples] if count < pixels.shape[-1] else pixels
         if self._alpha:
             return _lay_on_white(pixels, multiplied=self._alpha[1])
         return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
