@@ -95,20 +95,17 @@ def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Findi
     yield Finding("tiles", f"{tiles:,} of {config.tile} pixels, every {config.stride} pixels")
     gigabytes = _estimate_bytes(tiling, view, classes or _CLASSES) / 2**30
     yield Finding("memory", f"about {gigabytes:.1f} GiB, and what JAX and the networks take")
-    if classes is None:
-        text = "unknown: give --config.phase1 and --config.phase2 to measure"
-    else:
-        text = _measure_time(config, tiles)
-    yield Finding("time", text)
+    unknown = "unknown: give --config.phase1 and --config.phase2 to measure"
+    yield Finding("time", _measure_time(config, tiles) if classes else unknown)
 
 
 def _describe_networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     """Describes where the networks come from, and warns of their use here."""
-    origins = provenance.read(config)
+    origins = provenance.read_origins(config)
     for phase, origin in origins.items():
         words = (f"{label} {text}" for label, text in provenance.describe(origin).items())
         yield Finding(provenance.PHASES[phase].lower(), "; ".join(words))
-    for warning in provenance.warnings(origins, config.mpp):
+    for warning in provenance.list_warnings(origins, config.mpp):
         yield Finding("warning", warning)
 
 

@@ -209,7 +209,7 @@ def _predict_batches(
 def _map_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Generator[Result]:
-    """Maps a function over items; threads compute at most as many results ahead as there are."""
+    """Maps a function over items; `threads` compute at most that many results ahead."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future] = deque()
     try:

@@ -26,10 +26,10 @@ def read_mpp_table(path: Path) -> dict[str, float]:
       InputError: no such file, not such a table, a slide twice, or an mpp that is not plausible.
     """
     table: dict[str, float] = {}
-    if Path(path).exists():
+    if path.exists():
         check_regular(path)
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True)
             if [cell.strip() for cell in next(reader, [])] != ["slide", "mpp"]:
                 raise InputError(f"{path}:1: the first line is not the header; make it slide,mpp")

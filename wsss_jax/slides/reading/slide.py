@@ -170,11 +170,13 @@ def _check_metadata(
         used = "each axis is resampled by its own" if mpp is None else f"{mpp:g} is used for both"
         note = f"its pixels are not square ({size} micrometers by its metadata); {used}"
         return metadata, [note]
-    mean = _average_mpp(metadata)
-    if mpp is None or abs(mpp / mean - 1) <= _OTHER_MPP:
-        return (mean, mean), []
-    note = f"its metadata says {mean:g} micrometers per pixel, not the {mpp:g} that were set"
-    return (mean, mean), [f"{note}; {mpp:g} is used"]
+    mean, notes = _average_mpp(metadata), []
+    if mpp is not None and abs(mpp / mean - 1) > _OTHER_MPP:
+        notes = [
+            f"its metadata says {mean:g} micrometers per pixel, not the {mpp:g} that were set; "
+            f"{mpp:g} is used"
+        ]
+    return (mean, mean), notes
 
 
 def _is_square(mpp_xy: tuple[float, float]) -> bool:
@@ -183,9 +185,8 @@ def _is_square(mpp_xy: tuple[float, float]) -> bool:
 
 def _average_mpp(mpp_xy: tuple[float, float]) -> float:
     """Returns one mpp for both axes; of pixels that are not square, by their area."""
-    if _is_square(mpp_xy):
-        return sum(mpp_xy) / 2
-    return math.sqrt(mpp_xy[0] * mpp_xy[1])
+    across, down = mpp_xy
+    return (across + down) / 2 if _is_square(mpp_xy) else math.sqrt(across * down)
 
 
 def _clip_bounds(

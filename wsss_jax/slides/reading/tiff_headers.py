@@ -123,26 +123,6 @@ def check_table(path: Path, member: Page, file_bytes: int) -> None:
         raise InputError(f"{path}: cut short; copy the slide again")
 
 
-def check_pixels(path: Path, page: tifffile.TiffPage) -> None:
-    """Refuses pixels that are not 8-bit colors, which OpenSlide would show wrongly.
-
-    OpenSlide takes of 16 bits the upper 8, and every fourth sample for transparency.
-
-    Raises:
-      InputError: such pixels.
-    """
-    samples = (COLORS | OTHER_COLORS).get(page.photometric)
-    if (
-        page.dtype != np.uint8
-        or page.subfiletype & MASK
-        or page.bitspersample != 8
-        or page.imagedepth != 1
-        or samples is None
-        or page.samplesperpixel != samples
-    ):
-        raise InputError(f"{path}: {describe_page(page)}; save it as one 8-bit RGB picture")
-
-
 def note_orientation(page: tifffile.TiffPage) -> tuple[str, ...]:
     """Returns a note if the Orientation tag asks to turn the slide; else none."""
     orientation = page.tags.valueof(_ORIENTATION, 1)
@@ -157,18 +137,26 @@ def describe_page(page: tifffile.TiffPage) -> str:
 
 
 def check_openslide(path: Path) -> tuple[str, ...]:
-    """Refuses a file with tiled pixels that OpenSlide would show wrongly.
+    """Refuses a file with tiled pixels that are not 8-bit colors, which OpenSlide shows wrongly.
 
-    The levels of all vendors are tiled. OpenSlide takes masks of transparency for levels, too.
+    The levels of all vendors are tiled. OpenSlide takes of 16 bits the upper 8, every fourth sample
+    for transparency, and masks of transparency for levels.
 
     Returns:
       notes on the slide.
 
     Raises:
-      InputError: see `check_pixels`.
+      InputError: such pixels.
     """
     with tifffile.TiffFile(path) as file:
         for page in iterate_pages(path, file):
-            if page.is_tiled:
-                check_pixels(path, page)
+            # A page of other colors has no number of samples here, and is refused, too.
+            if page.is_tiled and (
+                page.dtype != np.uint8
+                or page.subfiletype & MASK
+                or page.bitspersample != 8
+                or page.imagedepth != 1
+                or page.samplesperpixel != (COLORS | OTHER_COLORS).get(page.photometric)
+            ):
+                raise InputError(f"{path}: {describe_page(page)}; save it as one 8-bit RGB picture")
         return note_orientation(file.pages.first)

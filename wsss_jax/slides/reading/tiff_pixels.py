@@ -2,7 +2,6 @@
 
 import functools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +32,7 @@ class LevelReader:
     """Reads a level by its tiles or strips ("segments"), samples interleaved or in planes."""
 
     def __init__(
-        self,
-        path: Path,
-        file: tifffile.TiffFile,
-        lock: threading.Lock,
-        member: Page,
-        cache: Cache,
+        self, path: Path, file: tifffile.TiffFile, lock: threading.Lock, member: Page, cache: Cache
     ):
         """Checks a level and prepares its decoder.
 
@@ -71,7 +65,8 @@ class LevelReader:
         # These properties read the file when they are first used, so they are looked up once here.
         self._offsets, self._counts = member.dataoffsets, member.databytecounts
         self._tables = member.jpegtables
-        self._decode = _get_decoder(member)
+        jpeg = {"jpegtables": self._tables} if page.compression in compression.JPEG else {}
+        self._decode = functools.partial(page.decode, **jpeg)
         check_table(path, member, file.filehandle.size)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -145,13 +140,6 @@ def _lay_on_white(rgba: np.ndarray, *, multiplied: bool) -> np.ndarray:
         return lay_on_white(Image.fromarray(np.ascontiguousarray(rgba)))
     color = rgba[..., :3].astype(np.uint16)
     return np.minimum(color + (255 - rgba[..., 3:]), 255).astype(np.uint8)
-
-
-def _get_decoder(page: Page) -> Callable[..., tuple]:
-    decode = page.keyframe.decode
-    if page.keyframe.compression in compression.JPEG:
-        return functools.partial(decode, jpegtables=page.jpegtables)
-    return decode
 
 
 def note_dropped_samples(page: tifffile.TiffPage) -> str:
