@@ -55,11 +55,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
     config, dataset = settings.complete(config)
     check_writable(workdir)
-    runs.check(config, workdir, started=False)  # each slide sees for itself what has changed
+    runs.check(config, workdir, started=False)  # each slide's folder is checked for changes later
     for warning in provenance.list_warnings(provenance.read_origins(config), config.mpp):
         print(f"warning: {warning}")
     slides = _use_earlier_names(slides, workdir, may_rename=source in ("detect", "off"))
-    runs.save(config, dataset, workdir)  # first: by it the folder is known as that of a run
+    runs.save(config, dataset, workdir)  # before any slide: it marks the folder as a run's
     outcomes = engines.ENGINES[config.engine](config, dataset, slides, workdir)
     failures: dict[str, str] = {}
     names = [slide.name for slide in slides]
@@ -82,15 +82,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def _find_slides(config: ml_collections.ConfigDict) -> list[SlideFile]:
-    """Finds the slides with their resolutions, and names lines of the table that fit none."""
+    """Finds the slides with their resolutions; prints lines of the table that fit none of them."""
     table = read_mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
     paths = catalog.find_slides(config.slides, results.is_result_folder)
     slides = catalog.name_slides(paths, config.slide_mpp, table)
     names = [name for file in slides for name in (file.name, file.path.name, file.path.stem)]
     known = set(map(catalog.normalize_name, names))
-    unknown = [name for name in table if catalog.normalize_name(name) not in known]
+    unknown = sorted(name for name in table if catalog.normalize_name(name) not in known)
     if unknown:
-        print(f"{config.mpp_table}: for none of these slides: {', '.join(sorted(unknown))}")
+        print(f"{config.mpp_table}: lines that fit none of the slides: {', '.join(unknown)}")
     return slides
 
 

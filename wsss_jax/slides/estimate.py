@@ -30,10 +30,7 @@ _OVERVIEW_BYTES = 100 << 20  # of the overview and of detecting tissue on it
 
 
 def examine(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """Describes the slide `config.slide`, and estimates what segmenting it takes.
-
-    Args:
-      config: of the job "doctor".
+    """Describes the slide of the job "doctor", and estimates what segmenting it takes.
 
     Yields:
       findings, up to the first problem.
@@ -100,7 +97,7 @@ def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Findi
 
 
 def _describe_networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """Describes where the networks come from, and warns of their use here."""
+    """Describes where the networks come from, and warns where that does not fit their use."""
     origins = provenance.read_origins(config)
     for phase, origin in origins.items():
         words = (f"{label} {text}" for label, text in provenance.describe(origin).items())

@@ -55,8 +55,7 @@ def segment_slide(
 
     Args:
       config: of the job "segment", complete.
-      dataset: of the networks.
-      networks: loaded with `config`.
+      dataset, networks: those that `config` names.
       file: the slide.
       folder: for the results; created if missing.
       show_progress: whether to show a progress line.
@@ -98,12 +97,12 @@ def segment_slide(
 
 
 class _TissueMap(NamedTuple):
-    """A whole map.
+    """The finished map of a slide.
 
     Attributes:
       parts: its parts.
-      tiles: of the slide.
-      new_tiles: tiles computed in this run.
+      tiles: number of tiles of the slide.
+      new_tiles: number of tiles computed in this run.
       tissue_pixels: working pixels of tissue.
       tissue_note: a sentence on the tissue, or "".
     """
@@ -242,8 +241,7 @@ class _Run:
         """Returns the content of `slide.json`.
 
         Args:
-          tissue_map: the map.
-          made: from `result_files.write_maps`.
+          tissue_map, made: the map, and what `result_files.write_maps` returned.
           seconds: spent until the map was stitched ("tiles"), and until all was written ("all").
         """
         note = tissue_map.tissue_note

@@ -22,7 +22,7 @@ from wsss_jax.slides.mapping.provenance import Origin
 from wsss_jax.sources import Batch
 from wsss_jax.training.trained import Trained, bind, load_trained
 
-CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
+CHECKSUMS = "networks.json"  # in the workdir: with it `prepare` need not load the networks
 
 
 class Networks(NamedTuple):

@@ -22,9 +22,9 @@ class Origin(NamedTuple):
 
     Attributes:
       dataset: name of the data set it was trained on.
-      drawn: whether that is the tissue which the demo draws.
-      mpp: micrometers per pixel of its patches; None where nobody knows.
-      patch_size: pixels, side of its patches; 0 where nobody knows.
+      drawn: whether that is the synthetic tissue of the demo.
+      mpp: micrometers per pixel of its patches; None if unknown.
+      patch_size: pixels, side of its patches; 0 if unknown.
       score: what the weights that are used scored on the validation patches, or "none".
       epochs: trained so far; None for a converted file of weights, which has no history.
       planned: epochs that its configuration asks for.

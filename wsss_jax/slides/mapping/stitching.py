@@ -59,12 +59,9 @@ class MapInputs(NamedTuple):
 
 
 def count_tiles(tissue: Tissue, tiling: Tiling, missing: Sequence[Part] | None = None) -> int:
-    """Counts the tiles that `stitch` computes for a slide, tiles of two strips twice.
+    """Counts the tiles that `stitch` computes for `missing` parts, by default all of the slide.
 
-    Args:
-      tissue: of the slide.
-      tiling: how it is cut.
-      missing: the parts left to do; all by default.
+    Tiles of two strips count twice.
     """
     missing = Layout(tissue.width, tissue.height).parts if missing is None else missing
     work = _plan_batches(tissue, tiling, missing)
@@ -83,8 +80,7 @@ def stitch(
     is no tissue or white background, the label is `num_classes` and all probabilities are 0.
 
     Args:
-      inputs: what the map is computed from.
-      tiling: how it is cut.
+      inputs, tiling: what the map is computed from, and how it is cut.
       parts: where to write; probabilities are written if it has channels for them.
       progress: called with the number of tiles after each batch; they add up to `count_tiles`.
 

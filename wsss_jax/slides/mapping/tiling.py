@@ -63,9 +63,7 @@ def place_tiles(length: int, tile: int, stride: int) -> np.ndarray:
     """Places tiles along an axis at 0, stride, 2 stride, ..., the last one flush with its end.
 
     Args:
-      length: pixels of the axis. One tile at 0 covers an axis that is shorter than it.
-      tile: pixels.
-      stride: pixels.
+      length, tile, stride: pixels. One tile at 0 covers an axis that is shorter than it.
 
     Returns:
       (n,) int, where the tiles start, ascending.

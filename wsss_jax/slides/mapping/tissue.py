@@ -181,7 +181,7 @@ class Tissue:
         return region
 
     def _find_cells(self, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the row and the column of the mask for each row and column of a region inside."""
+        """Finds the mask's row for each row of a region inside the slide, and likewise columns."""
         rows = self._rows[max(y, 0) : max(y + height, 0)]
         return rows, self._columns[max(x, 0) : max(x + width, 0)]
 

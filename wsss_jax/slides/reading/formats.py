@@ -172,8 +172,8 @@ def _open_openslide(path: Path, vendor: str) -> RawSlide:
     downsamples = handle.level_downsamples
 
     def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        # Off whole pixels (see `_open_with_tifffile`) OpenSlide interpolates, where the level ends
-        # also with transparent pixels; the color itself is right there.
+        # Off whole pixels (see `_open_with_tifffile`) OpenSlide interpolates; at the end of a level
+        # this gives partly transparent pixels of the right color.
         location = (round(x * downsamples[level]), round(y * downsamples[level]))
         region = handle.read_region(location, level, (width, height))
         image = np.array(region.convert("RGB"))
@@ -206,7 +206,7 @@ def _read_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
 def _read_numbers(
     properties: Mapping[str, str], name: str, fields: Sequence[str]
 ) -> tuple[float, ...]:
-    """Reads the properties with a name, a number for each field; none unless all are there."""
+    """Reads the number of each field; none unless all are there. `name` has {} for the field."""
     numbers = [parse_number(properties.get(name.format(field))) for field in fields]
     known = tuple(number for number in numbers if number is not None)
     return known if len(known) == len(numbers) else ()
@@ -227,9 +227,7 @@ def _open_picture(path: Path) -> RawSlide:
         if isinstance(cause, Image.DecompressionBombError):
             raise InputError(f"{path}: too large to be read without tiles; {CONVERT}") from cause
         if cause is not None:
-            raise InputError(
-                f"{path}: damaged or cut short ({get_first_line(cause)}); copy the slide again"
-            ) from cause
+            raise cause from None  # `open_file` reports the damage
         raise
     return RawSlide(
         sizes=((pixels.shape[1], pixels.shape[0]),),

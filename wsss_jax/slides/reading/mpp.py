@@ -18,9 +18,7 @@ def is_plausible(mpp: float) -> bool:
 def read_mpp_table(path: Path) -> dict[str, float]:
     """Reads micrometers per level-0 pixel by slide from a CSV file with the header slide,mpp.
 
-    Args:
-      path: the file. A slide is given by its file name, with or without the ending, or by the name
-        of its folder of results.
+    A slide is named by its file, with or without the ending, or by its folder of results.
 
     Raises:
       InputError: no such file, not such a table, a slide twice, or an mpp that is not plausible.

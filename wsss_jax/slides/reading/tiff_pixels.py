@@ -37,8 +37,7 @@ class LevelReader:
         """Checks a level and prepares its decoder.
 
         Args:
-          path: the file, for messages.
-          file: the open file.
+          path, file: the file, for messages, and opened.
           lock: held while `file` is read from.
           member: the page of the level.
           cache: of decoded segments, by (level, row, column).
