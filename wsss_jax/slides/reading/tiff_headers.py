@@ -49,7 +49,7 @@ def check_header(path: Path) -> None:
         for page in iterate_pages(path, file):
             check_size(path, ((page.imagewidth, page.imagelength),), file_bytes)
             if page.is_tiled:
-                check_segment(path, page, page.tilewidth, page.tilelength)
+                check_segment(path, page)
                 check_table(path, page, file_bytes)
         planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
         if file.is_ome:
@@ -87,12 +87,20 @@ def iterate_pages(path: Path, file: tifffile.TiffFile) -> Iterator[tifffile.Tiff
                     following.append(tifffile.TiffPage(file, (page.index, index)))
 
 
-def check_segment(path: Path, page: tifffile.TiffPage, wide: int, tall: int) -> None:
+def get_segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Returns the width and height of the tiles of a page, or of its strips, in pixels."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)
+
+
+def check_segment(path: Path, page: tifffile.TiffPage) -> None:
     """Refuses tiles or strips without pixels, or too large to be decoded.
 
     Raises:
       InputError: such tiles or strips.
     """
+    wide, tall = get_segment_size(page)
     if min(wide, tall) < 1:
         raise InputError(f"{path}: tiles of {wide} x {tall} pixels; copy the slide again")
     deep = page.tiledepth if page.is_tiled else 1
@@ -110,8 +118,7 @@ def check_table(path: Path, member: Page, file_bytes: int) -> None:
       InputError: such a table.
     """
     page = member.keyframe
-    wide, tall = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, None)
-    tall = tall or min(page.rowsperstrip, page.imagelength)
+    wide, tall = get_segment_size(page)
     planes = page.samplesperpixel if page.planarconfig == SEPARATE else 1
     needed = -(-page.imagewidth // wide) * -(-page.imagelength // tall) * planes
     offsets, counts = member.dataoffsets, member.databytecounts

@@ -21,6 +21,7 @@ from wsss_jax.slides.reading.tiff_headers import (
     check_segment,
     check_table,
     describe_page,
+    get_segment_size,
 )
 
 
@@ -51,11 +52,8 @@ class LevelReader:
         _check_kind(path, page)
         self._page, self._handle, self._lock, self._cache = page, file.filehandle, lock, cache
         self._width, self._height = page.imagewidth, page.imagelength
-        if page.is_tiled:
-            self._wide, self._tall = page.tilewidth, page.tilelength
-        else:
-            self._wide, self._tall = self._width, min(page.rowsperstrip, self._height)
-        check_segment(path, page, self._wide, self._tall)
+        self._wide, self._tall = get_segment_size(page)
+        check_segment(path, page)
         self._across = -(-self._width // self._wide)
         self._per_plane = self._across * -(-self._height // self._tall)
         self._alpha = _find_alpha(page)
