@@ -63,11 +63,12 @@ def count_by_hand(what: str, size: int, width: float, *, padded: bool) -> float:
         return total(2, lambda path: 2 if path == "backbone/conv1" else 3)
     if what == "Grad-CAM":
         paths = list(convolutions.list_shapes(1, size, width))
-        lowest = max(i for i, path in enumerate(paths) if path.startswith(f"{_lowest_layer()}/"))
+        lowest_layer = base.layers("paper")[0]
+        lowest = max(i for i, path in enumerate(paths) if path.startswith(f"{lowest_layer}/"))
         return total(1, lambda path: 1 + CLASSES * (paths.index(path) > lowest))
     frozen = make_config(1, "float32", width).model.frozen_blocks
-    paths = convolutions.list_shapes(1, size, width)
-    first = next(path.split("/")[0] for path in paths if path.split("/")[0] not in frozen)
+    layers = [path.split("/")[0] for path in convolutions.list_shapes(1, size, width)]
+    first = next(layer for layer in layers if layer not in frozen)
     no_input = {f"{first}/conv_branch1", f"{first}/conv_branch2a"}
 
     def factor(path: str) -> int:
@@ -76,10 +77,6 @@ def count_by_hand(what: str, size: int, width: float, *, padded: bool) -> float:
         return 2 if path in no_input else 3
 
     return total(1, factor)
-
-
-def _lowest_layer() -> str:
-    return base.layers("paper")[0]
 
 
 def _giga(products: int) -> float:

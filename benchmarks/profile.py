@@ -123,8 +123,8 @@ def run(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, 
         jax.block_until_ready(compiled(*arguments))
 
     call()
-    hlo = compiled.as_text()
-    module = re.match(r"HloModule ([^\s,]+)", hlo)[1]
+    hlo = compiled.as_text() or ""
+    (module,) = re.findall(r"^HloModule ([^\s,]+)", hlo)
     phase = args.phase if args.what == "step" else 1
     return make_tables(
         trace(call, module), hlo, convolutions.list_shapes(phase, args.size, args.width)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from benchmarks.train import CLASSES, PHASES, build_phase, make_config, random_batch
 from configs import base
 from wsss_jax import cam, masks, parallel, pixels
-from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods import phase1
 from wsss_jax.methods.gate import Gate
 from wsss_jax.state import network_shapes
 from wsss_jax.training import step
@@ -74,9 +74,8 @@ def make_slide_tile(precision: str, width: float, batch: int, size: int) -> Prog
     gate = Gate.of(base.evaluate("unused", "unused").gate)
 
     def label_maps(of_classifier: Any, of_network: Any, image: jax.Array) -> jax.Array:
-        scaled = pixels.scale(image, first.model)
-        seen, _ = classifier.apply(of_classifier, scaled, train=False)
-        logits = phase2.predict(second, network, of_network, image).logits
+        seen, _ = classifier.apply(of_classifier, pixels.scale(image, first.model), train=False)
+        logits, _ = network.apply(of_network, pixels.scale(image, second.model), train=False)
         return gate.segment(logits, jax.nn.sigmoid(seen))
 
     variables = (network_shapes(model) for model in (classifier, network))

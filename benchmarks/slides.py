@@ -87,7 +87,7 @@ def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
             start = time.perf_counter()
             tissue_map.segment_slide(config, trained.dataset, loaded, file, Path(folder) / "map")
             result["s"] = time.perf_counter() - start
-            summary = results.read_summary(Path(folder) / "map")
+            ((_, summary),) = results.list_finished(Path(folder))
         result |= {"tiles": summary["tiles"], "s for tiles": summary["seconds"]["tiles"]}
     return result | {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 

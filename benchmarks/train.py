@@ -110,7 +110,7 @@ def init_variables(model: nn.Module) -> dict[str, Any]:
 def random_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
     """Draws a batch like those of the loader."""
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "image": rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8),
         "label": rng.integers(0, 2, (batch, CLASSES), dtype=np.uint8),
         "weight": np.ones(batch, np.float32),

@@ -20,7 +20,7 @@ ROLES = ("tumor", "stroma", "lymphocytes")
 _JOINERS = "\u200c\u200d"  # part of Persian and Indic words
 LONGEST_NAME = 100  # characters of a class or data set that tables and legends have room for
 COARSEST_MPP = 1000.0  # micrometers per pixel
-_OPTIONAL = {"roles": {}, "mpp": None}  # fields that a file may lack
+_OPTIONAL: dict[str, Any] = {"roles": {}, "mpp": None}  # fields that a file may lack
 NOTATIONS = {
     # notation: (pattern at the end of the stem, prefix, separator, example for messages)
     "spaces": (re.compile(r"\[([01](?: [01])*)\]$"), "-[", " ", "-[1 0 0 1].png"),

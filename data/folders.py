@@ -16,7 +16,7 @@ from data.dataset import Dataset, is_printable, parse_label
 from wsss_jax.errors import InputError
 
 Split = Literal["train", "val", "test"]
-SPELLINGS: dict[str, tuple[str, ...]] = {
+SPELLINGS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training", "1.training"),
     "val": ("val", "valid", "validation", "2.validation"),
     "test": ("test", "testing", "3.testing"),

@@ -12,7 +12,7 @@ from wsss_jax.slides.frame import MapFrame
 
 BAND = 256  # rows read at a time
 _SIX_DECIMALS = "{:.6f}"  # of areas, shares and ratios
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     # key of a row: (heading, how a value is written)
     "class": ("class", spreadsheets.escape_text),
     "pixels": ("pixels", str),
@@ -130,7 +130,7 @@ def compute_ratios(
     pixels = dict(zip(names, counts[:-1].tolist(), strict=True))
 
     def sum_pixels(of_roles: tuple[str, ...]) -> int:
-        return sum(pixels[name] for name in (map(roles.get, of_roles) if of_roles else pixels))
+        return sum(pixels[roles[role]] for role in of_roles) if of_roles else sum(pixels.values())
 
     return {
         key: _divide(sum_pixels(RATIOS[key].numerator), sum_pixels(RATIOS[key].denominator))
