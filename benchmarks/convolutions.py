@@ -202,11 +202,9 @@ def sum_by_network(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--phase", type=int, nargs="+", choices=(1, 2), default=[1, 2])
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     args = parser.parse_args()

@@ -1,5 +1,6 @@
 """What all benchmarks share: timing, the machine, and the file of results."""
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -65,6 +66,14 @@ def count_flops(mapped: jax.stages.Wrapped, *arguments: Any) -> float:
     """Counts the operations of a function of `jax.pmap` over all devices, as XLA does."""
     costs = mapped.lower(*arguments).cost_analysis() or {}  # None: XLA cannot tell
     return costs["flops"] * jax.device_count()
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Makes a parser with the options of nearly all benchmarks; shows the first line as help."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
+    return parser
 
 
 def use_torch(wanted: bool) -> bool:

@@ -204,7 +204,7 @@ def _report_ignored_pictures(folder: Path, *, has_img: bool) -> None:
 
 
 def _list_patch_files(folder: Path) -> dict[str, Path]:
-    """Runs `find_pngs` on a folder that must have some."""
+    """Lists the PNG files as `find_pngs` does, of a folder that must have some."""
     pngs = find_pngs(folder)
     if not pngs:
         raise InputError(f"{folder}: no PNG files; put the patches there")

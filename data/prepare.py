@@ -58,7 +58,7 @@ class MaskCodes:
         """Returns (256,) int16: mask value -> class index, C for excluded, -1 for neither.
 
         Raises:
-          InputError: other classes, a value that is no uint8, or one in two groups.
+          InputError: other classes, a value outside 0 to 255, or one in two groups.
         """
         if set(self.codes) != set(self.dataset.classes):
             raise InputError(
@@ -71,7 +71,7 @@ class MaskCodes:
         for index, (name, values) in enumerate(groups):
             for value in values:
                 if not 0 <= value <= 255:
-                    raise InputError(f"codes of {name}: {value} is no mask value; give 0 to 255")
+                    raise InputError(f"codes of {name}: {value} is not a mask value; give 0 to 255")
                 if table[value] >= 0:
                     raise InputError(
                         f"codes of {name}: {value} also belongs to {groups[table[value]][0]}; "

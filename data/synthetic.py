@@ -99,8 +99,7 @@ def write_dataset(
             for number in range(count)
         ]
         for split in counts:
-            parts = [""] if split == "train" else ["img", "mask"]
-            for part in parts:
+            for part in [""] if split == "train" else ["img", "mask"]:
                 (temporary / split / part).mkdir(parents=True)
         if workers > 1:
             with worker_processes.open_pool(workers) as pool:

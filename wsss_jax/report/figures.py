@@ -128,12 +128,8 @@ def write_evaluation_sheet(
 ) -> None:
     """Draws patch, truth, prediction and overlay of the prediction, with each patch's mIoU.
 
-    Args:
-      path: of the PNG.
-      rows: in the order to show (`metrics.patch_miou` ranks them), each with a truth and with
-        one mask, the prediction.
-      legend: of the classes.
-      title: of the page, for instance "Worst patches first".
+    Arguments as of `write_contact_sheet`; each row has a truth and one mask, the prediction.
+    `metrics.patch_miou` ranks the patches.
     """
     cells = [_make_cells(row, {"truth": row.truth, **row.masks}, legend) for row in rows]
     _write_sheet(path, rows, cells, legend, Layout(title))

@@ -45,12 +45,7 @@ class SlidePictures(NamedTuple):
 
 
 def write_pictures(folder: Path | str, pictures: SlidePictures) -> None:
-    """Writes `thumbnail.png`, `overlay.png` and, for the index of a cohort, `small.jpg`.
-
-    Args:
-      folder: where to write; it is created if missing.
-      pictures: what they show.
-    """
+    """Writes `thumbnail.png`, `overlay.png` and, for the index of a cohort, `small.jpg`."""
     small = Image.fromarray(_tint_and_outline(pictures))
     small.thumbnail((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS)
     for name, data in (
