@@ -28,9 +28,10 @@ from flax import linen as nn
 from benchmarks import measure
 from benchmarks.train import CLASSES, PHASES, make_config
 from wsss_jax.models import convolution, cpu_convolution
+from wsss_jax.models.cpu_convolution import Direction
 from wsss_jax.models.layers import Conv
 
-DIRECTIONS = FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
+DIRECTIONS: tuple[Direction, ...] = ("forward", "input gradient", "kernel gradient")
 WAYS = ("XLA", "product", "copied", "inside", "PyTorch")
 
 
@@ -99,7 +100,7 @@ def count_products(shape: Shape, *, padded: bool) -> int:
     )
 
 
-def choose_way(shape: Shape, direction: str) -> str:
+def choose_way(shape: Shape, direction: Direction) -> str:
     """Returns the way that training takes on a CPU."""
     image = (1, shape.height, shape.width, shape.channels)
     kernel = (shape.size, shape.size, shape.channels, shape.features)
@@ -107,7 +108,7 @@ def choose_way(shape: Shape, direction: str) -> str:
 
 
 def compile_ways(
-    shape: Shape, batch: int, direction: str, *, torch: bool
+    shape: Shape, batch: int, direction: Direction, *, torch: bool
 ) -> dict[str, Callable[[], Any]]:
     """Compiles a function for each way that suits the shape; it waits for its result."""
     rng = np.random.default_rng(0)
@@ -120,23 +121,25 @@ def compile_ways(
     functions = {"XLA": convolution.XLA[direction], **cpu_convolution.PRODUCTS[direction]}
     if shape.size == 1:
         functions.pop("inside")  # no kernel lies on padding
-    elif direction == FORWARD:
+    elif direction == "forward":
         functions.pop("product")  # of 1x1 convolutions
 
     def compile_way(function: Callable) -> Callable[[], Any]:
-        arrays = (x, kernel) if direction == FORWARD else (x, kernel, gradient)
+        arrays = (x, kernel) if direction == "forward" else (x, kernel, gradient)
         arrays = tuple(map(jax.device_put, arrays))
         program = jax.jit(partial(function, **options)).lower(*arrays).compile()
         return lambda: jax.block_until_ready(program(*arrays))
 
-    ways = {name: compile_way(function) for name, function in functions.items()}
+    ways: dict[str, Callable[[], Any]] = {
+        name: compile_way(function) for name, function in functions.items()
+    }
     if torch:
         ways["PyTorch"] = _make_torch_way(x, kernel, gradient, direction, options)
     return ways
 
 
 def _make_torch_way(
-    x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray, direction: str, options: dict
+    x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray, direction: Direction, options: dict
 ) -> Callable[[], Any]:
     import torch
     from torch.nn import functional, grad
@@ -146,9 +149,9 @@ def _make_torch_way(
     )
     weight = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
     options = {**options, "padding": options["dilation"] * (len(kernel) // 2)}
-    if direction == FORWARD:
+    if direction == "forward":
         return lambda: functional.conv2d(images, weight, **options)
-    if direction == INPUT:
+    if direction == "input gradient":
         return lambda: grad.conv2d_input(images.shape, weight, upstream, **options)
     return lambda: grad.conv2d_weight(images, weight.shape, upstream, **options)
 
@@ -160,7 +163,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         counted = Counter(list_shapes(phase, args.size, args.width).values())
         for shape, count in counted.items():
             for direction in DIRECTIONS:
-                if direction == INPUT and shape.channels == 3:
+                if direction == "input gradient" and shape.channels == 3:
                     continue  # the image needs no gradient
                 functions = compile_ways(shape, args.batch, direction, torch=args.torch)
                 seconds = measure.time_in_turn(functions, args.repeats)
@@ -199,11 +202,9 @@ def sum_by_network(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--phase", type=int, nargs="+", choices=(1, 2), default=[1, 2])
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     args = parser.parse_args()

@@ -31,8 +31,8 @@ def count_stages(phase: int, size: int, width: float) -> list[dict[str, Any]]:
             stage, {"phase": phase, "stage": stage, "convolutions": 0, "GFLOP": 0.0, "inside": 0.0}
         )
         row["convolutions"] += 1
-        row["GFLOP"] += _giga(convolutions.count_products(shape, padded=True))
-        row["inside"] += _giga(convolutions.count_products(shape, padded=False))
+        row["GFLOP"] += _to_gflop(convolutions.count_products(shape, padded=True))
+        row["inside"] += _to_gflop(convolutions.count_products(shape, padded=False))
     return list(rows.values())
 
 
@@ -50,24 +50,25 @@ def count_by_hand(what: str, size: int, width: float, *, padded: bool) -> float:
     follows the lowest layer.
     """
 
-    def total(phase: int, factor: Callable[[str], int]) -> float:
+    def sum_layers(phase: int, factor: Callable[[str], int]) -> float:
         shapes = convolutions.list_shapes(phase, size, width)
         return sum(
-            factor(path) * _giga(convolutions.count_products(shape, padded=padded))
+            factor(path) * _to_gflop(convolutions.count_products(shape, padded=padded))
             for path, shape in shapes.items()
         )
 
     if what == "slide tile":
-        return total(1, lambda path: 1) + total(2, lambda path: 1)
+        return sum_layers(1, lambda path: 1) + sum_layers(2, lambda path: 1)
     if what == "phase 2 step":
-        return total(2, lambda path: 2 if path == "backbone/conv1" else 3)
+        return sum_layers(2, lambda path: 2 if path == "backbone/conv1" else 3)
     if what == "Grad-CAM":
         paths = list(convolutions.list_shapes(1, size, width))
-        lowest = max(i for i, path in enumerate(paths) if path.startswith(f"{_lowest_layer()}/"))
-        return total(1, lambda path: 1 + CLASSES * (paths.index(path) > lowest))
+        lowest_layer = base.layers("paper")[0]
+        lowest = max(i for i, path in enumerate(paths) if path.startswith(f"{lowest_layer}/"))
+        return sum_layers(1, lambda path: 1 + CLASSES * (paths.index(path) > lowest))
     frozen = make_config(1, "float32", width).model.frozen_blocks
-    paths = convolutions.list_shapes(1, size, width)
-    first = next(path.split("/")[0] for path in paths if path.split("/")[0] not in frozen)
+    layers = [path.split("/")[0] for path in convolutions.list_shapes(1, size, width)]
+    first = next(layer for layer in layers if layer not in frozen)
     no_input = {f"{first}/conv_branch1", f"{first}/conv_branch2a"}
 
     def factor(path: str) -> int:
@@ -75,14 +76,10 @@ def count_by_hand(what: str, size: int, width: float, *, padded: bool) -> float:
             return 1
         return 2 if path in no_input else 3
 
-    return total(1, factor)
+    return sum_layers(1, factor)
 
 
-def _lowest_layer() -> str:
-    return base.layers("paper")[0]
-
-
-def _giga(products: int) -> float:
+def _to_gflop(products: int) -> float:
     return 1e-9 * _FLOPS_PER_PRODUCT * products
 
 
@@ -120,10 +117,8 @@ def count_program(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--batch", type=int, default=20)
-    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     measure.report("counts", vars(args), run(args))

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.train import build_phase, init_variables, make_config
+from benchmarks.train import build_phase, init_variables, make_config, make_values
 from data import synthetic
 from wsss_jax import inputs, parallel, sources
 from wsss_jax.training.step import make_state, train_step
@@ -63,7 +62,7 @@ def make_phase1_step(width: float) -> Callable[[sources.Batch], None]:
     """Makes a training step of phase 1 that waits for its result."""
     built = build_phase(1, "float32", width)
     state = make_state(built, init_variables(built.network))
-    values = {name: np.float32(value) for name, value in built.values(5).items()}
+    values = make_values(built)
     mapped = parallel.map_train_step(partial(train_step, built))
 
     def step(batch: sources.Batch) -> None:

@@ -145,15 +145,13 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         config.data.root, config.data.patch_size = str(root / "data"), args.size
         synthetic.write_dataset(root / "data", {"train": args.patches}, args.size, seed=0)
         source = sources.open_source(config.data, synthetic.DATASET, "train")
-        names = [f"ours, {precision}" for precision in args.precision] + [REFERENCE] * args.torch
-        for name in names:
+        ours = {f"ours, {precision}": precision for precision in args.precision}
+        for name in [*ours, REFERENCE]:
             for layer in LAYERS:
                 (root / name / layer).mkdir(parents=True)
         timings = {
-            f"ours, {precision}": run_ours(
-                precision, args, variables, source, root / f"ours, {precision}"
-            )
-            for precision in args.precision
+            name: run_ours(precision, args, variables, source, root / name)
+            for name, precision in ours.items()
         }
         if args.torch:
             patches = folders.list_labeled_patches(root / "data", "train", synthetic.DATASET)
@@ -178,12 +176,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     on_cpu = jax.default_backend() == "cpu"
     precisions = ("float32", "tensorfloat32", "bfloat16")
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--batch", type=int, default=4 if on_cpu else 64)
     parser.add_argument("--patches", type=int, default=12 if on_cpu else 640, help="of ours")
     parser.add_argument("--reference-patches", type=int, default=1 if on_cpu else 8)
-    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--workers", type=int, default=0 if on_cpu else 4, help="that decode")
     parser.add_argument(
         "--precision", nargs="+", choices=precisions, default=precisions[: 1 if on_cpu else 3]

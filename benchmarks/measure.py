@@ -1,5 +1,6 @@
 """What all benchmarks share: timing, the machine, and the file of results."""
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -61,9 +62,18 @@ def measure_product_rate(dtype: str, repeats: int = 5) -> float:
     return 2 * size**3 / time_fastest(lambda: product(a).block_until_ready(), repeats)
 
 
-def count_flops(mapped: Callable, *arguments: Any) -> float:
+def count_flops(mapped: jax.stages.Wrapped, *arguments: Any) -> float:
     """Counts the operations of a function of `jax.pmap` over all devices, as XLA does."""
-    return mapped.lower(*arguments).cost_analysis()["flops"] * jax.device_count()
+    costs = mapped.lower(*arguments).cost_analysis() or {}  # None: XLA cannot tell
+    return costs["flops"] * jax.device_count()
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Makes a parser with the options of nearly all benchmarks; shows the first line as help."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
+    return parser
 
 
 def use_torch(wanted: bool) -> bool:
@@ -108,7 +118,7 @@ def describe_machine() -> dict[str, Any]:
 def _get_processor() -> str:
     """Returns the processor's name, which `platform` lacks on Linux."""
     cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_format_value().splitlines() if cpuinfo.is_file() else ():
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -131,9 +141,9 @@ def report(benchmark: str, settings: dict[str, Any], rows: Sequence[dict[str, An
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{benchmark}.jsonl"
-    before = path.read_format_value() if path.is_file() else ""
+    before = path.read_text() if path.is_file() else ""
     with atomic_path(path) as temporary:
-        temporary.write_format_value(before + json.dumps(line) + "\n")
+        temporary.write_text(before + json.dumps(line) + "\n")
     print(f"\nappended to {path}: {json.dumps(line['machine'])}")
 
 

@@ -95,15 +95,15 @@ def make_tables(
             by_shape[str(shapes[layer]), what] += nanoseconds
     total = by_kind.total()
 
-    def rows(times: Counter, names: Callable[[Any], dict[str, str]]) -> list[dict[str, Any]]:
+    def make_rows(times: Counter, names: Callable[[Any], dict[str, str]]) -> list[dict[str, Any]]:
         return [
             {**names(key), "ms": time / 1e6, "share": time / total}
             for key, time in times.most_common()
         ]
 
     return (
-        rows(by_kind, lambda key: {"kind": key}),
-        rows(by_shape, lambda key: {"convolution": key[0], "kind": key[1]}),
+        make_rows(by_kind, lambda key: {"kind": key}),
+        make_rows(by_shape, lambda key: {"convolution": key[0], "kind": key[1]}),
     )
 
 
@@ -123,8 +123,8 @@ def run(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, 
         jax.block_until_ready(compiled(*arguments))
 
     call()
-    hlo = compiled.as_text()
-    module = re.match(r"HloModule ([^\s,]+)", hlo)[1]
+    hlo = compiled.as_text() or ""
+    (module,) = re.findall(r"^HloModule ([^\s,]+)", hlo)
     phase = args.phase if args.what == "step" else 1
     return make_tables(
         trace(call, module), hlo, convolutions.list_shapes(phase, args.size, args.width)
@@ -140,12 +140,10 @@ def _make_zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
 
 def main() -> None:
     on_cpu = jax.default_backend() == "cpu"
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--what", choices=("step", "masks"), default="step")
     parser.add_argument("--phase", type=int, choices=(1, 2), default=1, help="of the step")
     parser.add_argument("--batch", type=int, default=2 if on_cpu else 20)
-    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rows", type=int, default=12, help="of the table by layer shape")
     args = parser.parse_args()

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from benchmarks.train import CLASSES, PHASES, build_phase, make_config, random_batch
+from benchmarks import train
 from configs import base
 from wsss_jax import cam, masks, parallel, pixels
-from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods import phase1
 from wsss_jax.methods.gate import Gate
 from wsss_jax.state import network_shapes
 from wsss_jax.training import step
@@ -26,10 +26,9 @@ class Program(NamedTuple):
 
 def make_train_step(phase: int, precision: str, width: float, batch: int, size: int) -> Program:
     """Makes a training step on a global batch; its arguments are those of `step.train_step`."""
-    built = build_phase(phase, precision, width)
-    values = {name: np.float32(value) for name, value in built.values(5).items()}
-    shapes = _shapes(random_batch(phase, batch, size)), _shapes(values)
-    arguments = step.state_shapes(built), *shapes, jax.eval_shape(partial(jax.random.key, 1))
+    built = train.build_phase(phase, precision, width)
+    inputs = _shapes((train.draw_batch(phase, batch, size), train.make_values(built)))
+    arguments = step.state_shapes(built), *inputs, jax.eval_shape(partial(jax.random.key, 1))
     return Program(partial(step.train_step, built), arguments)
 
 
@@ -51,36 +50,35 @@ def map_on_mesh(function: Callable, devices: int) -> Callable:
 
 def make_grad_cam(precision: str, width: float, batch: int, size: int) -> Program:
     """Makes the program of `variables, image, label` to label maps of three layers."""
-    config, job = make_config(1, precision, width), base.masks("unused")
-    model = phase1.build_network(config, CLASSES)
+    config, job = train.make_config(1, precision, width), base.masks("unused")
+    model = phase1.build_network(config, train.CLASSES)
 
-    def label_maps(variables: Any, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+    def make_label_maps(variables: Any, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
         maps, _ = cam.grad_cam(model, variables, pixels.scale(image, config.model), job.layers)
         return {
             layer: masks.label_maps(of_layer, label, image.shape[1:3], absent=job.absent)
             for layer, of_layer in maps.items()
         }
 
-    image, label = _shapes([random_batch(1, batch, size)[key] for key in ("image", "label")])
-    return Program(label_maps, (network_shapes(model), image, label))
+    image, label = _shapes([train.draw_batch(1, batch, size)[key] for key in ("image", "label")])
+    return Program(make_label_maps, (network_shapes(model), image, label))
 
 
 def make_slide_tile(precision: str, width: float, batch: int, size: int) -> Program:
     """Makes the program of `variables of both phases, image` to gated label maps."""
-    first, second = (make_config(phase, precision, width) for phase in PHASES)
+    first, second = (train.make_config(phase, precision, width) for phase in train.PHASES)
     classifier, network = (
-        PHASES[p].build_network(c, CLASSES) for p, c in ((1, first), (2, second))
+        train.PHASES[p].build_network(c, train.CLASSES) for p, c in ((1, first), (2, second))
     )
     gate = Gate.of(base.evaluate("unused", "unused").gate)
 
-    def label_maps(of_classifier: Any, of_network: Any, image: jax.Array) -> jax.Array:
-        scaled = pixels.scale(image, first.model)
-        seen, _ = classifier.apply(of_classifier, scaled, train=False)
-        logits = phase2.predict(second, network, of_network, image).logits
+    def make_label_maps(of_classifier: Any, of_network: Any, image: jax.Array) -> jax.Array:
+        seen, _ = classifier.apply(of_classifier, pixels.scale(image, first.model), train=False)
+        logits, _ = network.apply(of_network, pixels.scale(image, second.model), train=False)
         return gate.segment(logits, jax.nn.sigmoid(seen))
 
-    variables = (network_shapes(model) for model in (classifier, network))
-    return Program(label_maps, (*variables, _shapes(random_batch(1, batch, size)["image"])))
+    image = _shapes(train.draw_batch(1, batch, size)["image"])
+    return Program(make_label_maps, (network_shapes(classifier), network_shapes(network), image))
 
 
 def _shapes(tree: Any) -> Any:

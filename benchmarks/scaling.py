@@ -17,7 +17,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +24,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from benchmarks import counts, measure, programs
-from benchmarks.train import build_phase, init_variables, make_config, random_batch
+from benchmarks import counts, measure, programs, train
 from wsss_jax import parallel
-from wsss_jax.training.step import make_state, train_step
+from wsss_jax.training.step import make_state
 from wsss_jax.training.task import Task
 
 _REPOSITORY = Path(__file__).parents[1]
@@ -84,18 +82,17 @@ def measure_volume(phase: int, width: float) -> dict[str, Any]:
     """
     devices = jax.local_device_count()
     program = programs.make_train_step(phase, "float32", width, batch=devices, size=64)
-    mapped = jax.pmap(program.function, parallel.AXIS, in_axes=(None, 0, None, None), out_axes=None)
+    built = train.build_phase(phase, "float32", width)
     state, batch, *rest = program.arguments
     batch = {
         name: jax.ShapeDtypeStruct((devices, 1, *array.shape[1:]), array.dtype)
         for name, array in batch.items()
     }
-    sent = list_all_reduces(mapped.lower(state, batch, *rest).compile().as_text())
-    config = make_config(phase, "float32", width)
-    built = build_phase(phase, "float32", width)
+    sent = list_all_reduces(train.map_step(built).lower(state, batch, *rest).compile().as_text())
     params = flatten_dict(state.variables["params"])
     trained = sum(v.size for path, v in params.items() if built.is_trained(path))
-    of_batch = phase == 2 or config.model.batch_norm == "trained"
+    model = train.make_config(phase, "float32", width).model
+    of_batch = phase == 2 or model.batch_norm == "trained"
     statistics = sum(v.size for v in jax.tree.leaves(state.variables["batch_stats"])) * of_batch
     return {
         "phase": phase,
@@ -171,19 +168,16 @@ def measure_rates(args: argparse.Namespace) -> list[dict[str, Any]]:
     counts_of_devices = [2**i for i in range(len(devices).bit_length())]
     rows = []
     for phase in args.phase:
-        built = build_phase(phase, "bfloat16", args.width)
-        variables = jax.device_get(init_variables(built.network))
-        values = {name: np.float32(value) for name, value in built.values(5).items()}
+        built = train.build_phase(phase, "bfloat16", args.width)
+        variables = jax.device_get(train.init_variables(built.network))
         for scaling in ("weak", "strong"):
             alone = None
             for count in counts_of_devices:
                 batch = args.batch * (count if scaling == "weak" else 1)
                 if batch % count:
                     continue
-                arrays = random_batch(phase, batch, args.size)
-                rate = _measure_rate(
-                    built, variables, values, arrays, devices[:count], args.repeats
-                )
+                arrays = train.draw_batch(phase, batch, args.size)
+                rate = _measure_rate(built, variables, arrays, devices[:count], args.repeats)
                 alone = alone or rate
                 rows.append(
                     {
@@ -201,7 +195,6 @@ def measure_rates(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _measure_rate(
     built: Task,
     variables: dict[str, Any],
-    values: dict[str, np.float32],
     batch: dict[str, np.ndarray],
     devices: list[jax.Device],
     repeats: int,
@@ -210,14 +203,8 @@ def _measure_rate(
     mesh = jax.sharding.Mesh(np.array(devices), (parallel.AXIS,))
     same = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state = jax.device_put(jax.device_get(make_state(built, variables)), same)
-    step = jax.pmap(
-        partial(train_step, built),
-        parallel.AXIS,
-        in_axes=(None, 0, None, None),
-        out_axes=None,
-        devices=devices,
-        donate_argnums=0,
-    )
+    step = train.map_step(built, devices=devices, donate_argnums=0)
+    values = train.make_values(built)
     sharded = {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
 
     def once() -> None:
@@ -229,12 +216,10 @@ def _measure_rate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--phase", type=int, nargs="+", choices=(1, 2), default=[1, 2])
     parser.add_argument("--simulate", type=int, nargs="+", default=[2], help="numbers of devices")
     parser.add_argument("--batch", type=int, default=20, help="patches on each device")
-    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--step-seconds", type=float, help="on one device; default: by its peak")
     args = parser.parse_args()

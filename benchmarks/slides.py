@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks import measure
+from benchmarks.train import init_variables
 from configs import base
 from data.dataset import load_dataset
 from data.synthetic_slides import TILE, Drawing, draw_section, write_pyramid
@@ -63,10 +62,7 @@ def build_network(kind: str) -> Trained:
         config.model.width, config.model.blocks = 1 / 16, (1, 1, 1, 1)
     dataset = load_dataset("bcss_wsss", "")
     model = phase2.build_network(config, dataset.num_classes)
-    image = np.zeros((1, 64, 64, 3), np.float32)
-    init = jax.jit(partial(model.init, train=False))
-    variables = init(jax.random.key(0, impl="rbg"), image)
-    return Trained(config, dataset, model, variables)
+    return Trained(config, dataset, model, init_variables(model))
 
 
 def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
@@ -82,17 +78,17 @@ def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
     per_batch = measure.time_fastest(lambda: np.asarray(loaded.predict(batch)), 2)
     result = {"s/batch": per_batch}
     if side:
-        file = SlideFile(_path(side, args.tissue), str(side), None)
+        file = SlideFile(_locate_slide(side, args.tissue), str(side), None)
         with tempfile.TemporaryDirectory(dir=SLIDES) as folder:
             start = time.perf_counter()
             tissue_map.segment_slide(config, trained.dataset, loaded, file, Path(folder) / "map")
             result["s"] = time.perf_counter() - start
-            summary = results.read_summary(Path(folder) / "map")
+            ((_, summary),) = results.list_finished(Path(folder))
         result |= {"tiles": summary["tiles"], "s for tiles": summary["seconds"]["tiles"]}
     return result | {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def _path(side: int, tissue: int) -> Path:
+def _locate_slide(side: int, tissue: int) -> Path:
     return SLIDES / f"{side}_{tissue or side}.svs"
 
 
@@ -108,7 +104,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     alone = measure_in_process(0)
     rows = []
     for side in args.sides:
-        path = _path(side, args.tissue)
+        path = _locate_slide(side, args.tissue)
         if not path.is_file():
             write_pyramid(path, draw_square(side, args.tissue or side), MPP, levels=(1, 4, 16))
         result = measure_in_process(side)

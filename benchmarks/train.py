@@ -51,7 +51,7 @@ class Ours:
             jax.default_matmul_precision, None if precision == "float32" else "default"
         )
         self._batch = batch
-        self._rest = {k: np.float32(v) for k, v in built.values(5).items()}, jax.random.key(1)
+        self._rest = make_values(built), jax.random.key(1)
         self._step = parallel.map_train_step(partial(train_step, built))
         model = PHASES[phase].build_network(config, CLASSES)
 
@@ -60,18 +60,11 @@ class Ours:
             return model.apply(variables, image, train=False)[0]
 
         self._forward = parallel.map_batch(forward)
-        one = jax.pmap(
-            partial(train_step, built),
-            parallel.AXIS,
-            in_axes=(None, 0, None, None),
-            out_axes=None,
-        )
         sharded = parallel.shard(batch)
-        self.step_flops = measure.count_flops(one, self._state, sharded, *self._rest)
-        one = jax.pmap(forward, parallel.AXIS, in_axes=(None, 0))
-        self.forward_flops = measure.count_flops(
-            one, self._state.variables, {"image": sharded["image"]}
-        )
+        self.step_flops = measure.count_flops(map_step(built), self._state, sharded, *self._rest)
+        mapped = jax.pmap(forward, parallel.AXIS, in_axes=(None, 0))
+        image = {"image": sharded["image"]}
+        self.forward_flops = measure.count_flops(mapped, self._state.variables, image)
 
     def step(self) -> None:
         with self._context():
@@ -100,6 +93,18 @@ def build_phase(phase: int, precision: str, width: float) -> Task:
     return PHASES[phase].make_task(make_config(phase, precision, width), CLASSES, 1000)
 
 
+def make_values(task: Task) -> dict[str, np.float32]:
+    """Makes the scalars, such as mu, that the loss gets in epoch 5."""
+    return {name: np.float32(value) for name, value in task.values(5).items()}
+
+
+def map_step(task: Task, **options: Any) -> Any:
+    """Maps the training step of a replica with `jax.pmap`; takes further options of it."""
+    step = partial(train_step, task)
+    axes = (None, 0, None, None)
+    return jax.pmap(step, parallel.AXIS, in_axes=axes, out_axes=None, **options)
+
+
 def init_variables(model: nn.Module) -> dict[str, Any]:
     """Draws random weights of a network."""
     init = jax.jit(partial(model.init, train=False))
@@ -107,10 +112,10 @@ def init_variables(model: nn.Module) -> dict[str, Any]:
     return init(jax.random.key(0, impl="rbg"), np.zeros((1, 64, 64, 3), np.float32))
 
 
-def random_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
+def draw_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
     """Draws a batch like those of the loader."""
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "image": rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8),
         "label": rng.integers(0, 2, (batch, CLASSES), dtype=np.uint8),
         "weight": np.ones(batch, np.float32),
@@ -121,7 +126,7 @@ def random_batch(phase: int, batch: int, size: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterator[Way]:
+def make_torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterator[Way]:
     """Yields PyTorch as the paper uses it, and tuned."""
     import torch
 
@@ -130,7 +135,7 @@ def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterat
     device = "cuda" if torch.cuda.is_available() else "cpu"
     on_gpu = device == "cuda"
 
-    def way(name: str, *, tuned: bool) -> Way:
+    def make_way(name: str, *, tuned: bool) -> Way:
         torch.manual_seed(0)
         network = torch_networks.ResNet38 if phase == 1 else torch_networks.DeepLabV3Plus
         model = network(CLASSES, width).to(device).train()
@@ -145,7 +150,7 @@ def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterat
         if phase == 2:
             masks = torch.from_numpy(batch["masks"]).long().transpose(0, 1).to(device)
 
-        def logits(*arguments: float) -> torch.Tensor:
+        def compute_logits(*arguments: float) -> torch.Tensor:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tuned
             torch.backends.cudnn.benchmark = tuned
             x = (image.float() / 255).contiguous(memory_format=layout)
@@ -156,9 +161,9 @@ def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterat
         def step() -> None:
             model.train()
             if phase == 1:
-                loss = torch.nn.functional.multilabel_soft_margin_loss(logits(MU), label)
+                loss = torch.nn.functional.multilabel_soft_margin_loss(compute_logits(MU), label)
             else:
-                loss = (weights * torch_numbers.layer_losses(logits(), masks)).sum()
+                loss = (weights * torch_numbers.layer_losses(compute_logits(), masks)).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -168,13 +173,13 @@ def torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> Iterat
         def forward() -> None:
             model.eval()
             with torch.no_grad():
-                logits().cpu()
+                compute_logits().cpu()
 
         return Way(name, step, forward)
 
-    yield way("PyTorch, as the paper", tuned=False)
+    yield make_way("PyTorch, as the paper", tuned=False)
     reduced = "TF32, bfloat16, " if on_gpu else ""
-    yield way(f"PyTorch, tuned ({reduced}channels_last, compile)", tuned=True)
+    yield make_way(f"PyTorch, tuned ({reduced}channels_last, compile)", tuned=True)
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -182,11 +187,11 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     rates = {precision: measure.measure_product_rate(precision) for precision in args.precision}
     for size in args.batch:
-        batch = random_batch(args.phase, size, args.size)
+        batch = draw_batch(args.phase, size, args.size)
         ours = {p: Ours(args.phase, p, args.width, batch) for p in args.precision}
         ways = [Way(f"ours, {p}", way.step, way.forward) for p, way in ours.items()]
         if args.torch:
-            ways += torch_ways(args.phase, args.width, batch)
+            ways += make_torch_ways(args.phase, args.width, batch)
         one = next(iter(ours.values()))
         for direction, flops in (("forward", one.forward_flops), ("step", one.step_flops)):
             seconds = measure.time_in_turn(
@@ -213,11 +218,9 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     on_cpu = jax.default_backend() == "cpu"
     precisions = ("float32", "tensorfloat32", "bfloat16")
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.make_parser(__doc__)
     parser.add_argument("--phase", type=int, choices=(1, 2), default=1)
     parser.add_argument("--batch", type=int, nargs="+", default=[2 if on_cpu else 20])
-    parser.add_argument("--size", type=int, default=224, help="pixels, height and width")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument(
         "--precision", nargs="+", choices=precisions, default=precisions[: 1 if on_cpu else 3]
     )

@@ -20,7 +20,7 @@ ROLES = ("tumor", "stroma", "lymphocytes")
 _JOINERS = "\u200c\u200d"  # part of Persian and Indic words
 LONGEST_NAME = 100  # characters of a class or data set that tables and legends have room for
 COARSEST_MPP = 1000.0  # micrometers per pixel
-_OPTIONAL = {"roles": {}, "mpp": None}  # fields that a file may lack
+_OPTIONAL: dict[str, Any] = {"roles": {}, "mpp": None}  # fields that a file may lack
 NOTATIONS = {
     # notation: (pattern at the end of the stem, prefix, separator, example for messages)
     "spaces": (re.compile(r"\[([01](?: [01])*)\]$"), "-[", " ", "-[1 0 0 1].png"),
@@ -180,16 +180,16 @@ def derive_label(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Makes a dictionary of a JSON object's pairs; refuses a name that is there twice."""
+    """Makes a dictionary of a JSON object's pairs; refuses a name that occurs twice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         ((double, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{_shorten(double)} is there twice")
+        raise ValueError(f"{_shorten(double)} occurs twice")
     return fields
 
 
 def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _make_dataset(fields: object, path: Path) -> Dataset:
@@ -221,7 +221,7 @@ def _make_dataset(fields: object, path: Path) -> Dataset:
     )
 
 
-# Each returns what is wrong with a field, or "". All fields are there, and those before are right.
+# Each returns what is wrong with a field, or "". No field is missing, and those before are right.
 
 
 def _check_name(fields: Mapping) -> str:
@@ -310,7 +310,7 @@ _CHECKS = {
 
 
 def _find_name_problem(value: object) -> str:
-    """Says why something cannot be a name, or returns ""."""
+    """Returns why something cannot be a name, or ""."""
     if not isinstance(value, str) or not value.strip():
         return "give a text"
     if not is_printable(value):

@@ -16,7 +16,7 @@ from data.dataset import Dataset, is_printable, parse_label
 from wsss_jax.errors import InputError
 
 Split = Literal["train", "val", "test"]
-SPELLINGS: dict[str, tuple[str, ...]] = {
+SPELLINGS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training", "1.training"),
     "val": ("val", "valid", "validation", "2.validation"),
     "test": ("test", "testing", "3.testing"),
@@ -204,7 +204,7 @@ def _report_ignored_pictures(folder: Path, *, has_img: bool) -> None:
 
 
 def _list_patch_files(folder: Path) -> dict[str, Path]:
-    """Runs `find_pngs` on a folder that must have some."""
+    """Lists the PNG files as `find_pngs` does, of a folder that must have some."""
     pngs = find_pngs(folder)
     if not pngs:
         raise InputError(f"{folder}: no PNG files; put the patches there")

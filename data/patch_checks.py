@@ -92,7 +92,7 @@ def _refuse_problems(results: Sequence[str | None]) -> None:
 
 
 def _find_problem(patch: Patch, size: int | None, dataset: Dataset) -> str | None:
-    """Says what is wrong with the files of a patch, or returns None."""
+    """Returns what is wrong with the files of a patch, or None."""
     try:
         shape = read_image(patch.image, size).shape[:2]
         if patch.mask is not None:

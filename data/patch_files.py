@@ -38,7 +38,7 @@ def read_image(path: str | Path, size: int | None, *, checked: bool = False) -> 
 def read_region(
     path: str | Path,
     size: int | None = None,
-    formats: Sequence[str] = pictures.REGION_FORMATS,
+    formats: tuple[str, ...] = pictures.REGION_FORMATS,
     *,
     checked: bool = False,
 ) -> np.ndarray:

@@ -60,15 +60,16 @@ class Patches(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, patches: list[Patch]) -> Iterator[tuple[int, dict]]:
         for index, patch in enumerate(patches):
-            mask, label = np.zeros((0, self._size), np.uint8), patch.label
-            if patch.mask is not None:
+            if patch.mask is None:
+                mask, label = np.zeros((0, self._size), np.uint8), np.array(patch.label, np.uint8)
+            else:
                 mask = read_mask(patch.mask, self._dataset, self._size, checked=True)
                 label = derive_label(mask, self._dataset)
             yield (
                 index,
                 {
                     "image": read_image(patch.image, self._size, checked=True),
-                    "label": np.asarray(label, np.uint8),
+                    "label": label,
                     "mask": mask,
                     "name": patch.stem,
                 },
@@ -174,7 +175,7 @@ def _open_records(folder: Path, split: str):
 
 
 def _list_splits(root: Path, dataset: Dataset) -> dict[str, list[Patch]]:
-    splits = {}
+    splits: dict[str, list[Patch]] = {}
     for split in SPELLINGS:
         if has_split(root, split):
             annotated = split != "train" and has_masks(root, split)

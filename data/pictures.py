@@ -8,12 +8,13 @@ PostScript file with the name `.png`).
 import os
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from data import png
 from wsss_jax.errors import InputError
@@ -40,7 +41,7 @@ DAMAGE = (
 
 @contextmanager
 def open_picture(
-    path: str | Path, formats: Sequence[str], *, checked: bool = False
+    path: str | Path, formats: tuple[str, ...], *, checked: bool = False
 ) -> Iterator[Image.Image]:
     """Opens a picture in one of `formats`; errors of Pillow inside the block become `InputError`.
 
@@ -65,7 +66,7 @@ def open_picture(
             with Image.open(path, formats=formats) as picture:
                 if picture.format == "PNG":
                     _check_png(picture, path, checked)
-                elif picture.format == "TIFF":
+                elif isinstance(picture, TiffImageFile):
                     _check_tiff(picture, path)
                 else:
                     _refuse_impossible_jpeg(picture, path)
@@ -105,7 +106,7 @@ def _refuse_impossible_jpeg(picture: Image.Image, path: str | Path) -> None:
         raise ValueError(f"{picture.width} x {picture.height} pixels do not fit in the file")
 
 
-def _check_tiff(picture: Image.Image, path: str | Path) -> None:
+def _check_tiff(picture: TiffImageFile, path: str | Path) -> None:
     """Sets `info["bits"]` and refuses pixels that Pillow would read from the wrong place."""
     tags, size = picture.tag_v2, os.stat(path).st_size
     picture.info["bits"] = max(tags.get(_BITS_PER_SAMPLE, (1,)))
@@ -124,7 +125,7 @@ def _as_tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
 def _refuse_several(picture: Image.Image, path: str | Path) -> None:
     """Refuses animations and several pages; smaller copies of the first page do not count."""
     count = getattr(picture, "n_frames", 1)
-    if picture.format == "TIFF":
+    if isinstance(picture, TiffImageFile):
         for index in range(1, count):
             picture.seek(index)
             count -= picture.tag_v2.get(_SUBFILE_TYPE, 0) & _SMALLER_COPY

@@ -37,6 +37,8 @@ BCSS_CODES: Mapping[str, tuple[int, ...]] = {
 }
 BCSS_EXCLUDED = (0, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 21)
 
+Labels = collections.Counter[tuple[int, ...]]  # multi-hot label -> patches
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskCodes:
@@ -56,7 +58,7 @@ class MaskCodes:
         """Returns (256,) int16: mask value -> class index, C for excluded, -1 for neither.
 
         Raises:
-          InputError: other classes, a value that is no uint8, or one in two groups.
+          InputError: other classes, a value outside 0 to 255, or one in two groups.
         """
         if set(self.codes) != set(self.dataset.classes):
             raise InputError(
@@ -69,7 +71,7 @@ class MaskCodes:
         for index, (name, values) in enumerate(groups):
             for value in values:
                 if not 0 <= value <= 255:
-                    raise InputError(f"codes of {name}: {value} is no mask value; give 0 to 255")
+                    raise InputError(f"codes of {name}: {value} is not a mask value; give 0 to 255")
                 if table[value] >= 0:
                     raise InputError(
                         f"codes of {name}: {value} also belongs to {groups[table[value]][0]}; "
@@ -270,7 +272,7 @@ def _survey_region(
 
 def _cut_region(
     task: tuple[Region, str], out: Path, cutting: Cutting, table: np.ndarray, dataset: Dataset
-) -> tuple[collections.Counter, int]:
+) -> tuple[Labels, int]:
     """Writes a region's patches; returns how often each label occurs, and patches left out."""
     region, split = task
     image = read_region(region.image, checked=True)
@@ -278,7 +280,8 @@ def _cut_region(
     below, right = (max(cutting.patch - length, 0) for length in mask.shape)
     image = np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)
     mask = np.pad(mask, ((0, below), (0, right)), constant_values=dataset.excluded)
-    labels, left_out = collections.Counter(), 0
+    labels: Labels = collections.Counter()
+    left_out = 0
     size = (cutting.resize, cutting.resize)
     method = cv2.INTER_AREA if cutting.resize < cutting.patch else cv2.INTER_CUBIC
     stride = cutting.stride if split == "train" else cutting.patch
@@ -302,11 +305,11 @@ def _cut_region(
 
 def _summarize(
     tasks: Sequence[tuple[Region, str]],
-    results: Iterator[tuple[collections.Counter, int]],
+    results: Iterator[tuple[Labels, int]],
     dataset: Dataset,
 ) -> dict:
     """Counts regions, patches and labels per split from the results of `_cut_region`."""
-    counts = {split: collections.Counter() for split in SPLITS}
+    counts: dict[str, Labels] = {split: collections.Counter() for split in SPLITS}
     left_out, regions = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     for (_, split), (labels, skipped) in zip(tasks, results):
         regions[split] += 1

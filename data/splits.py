@@ -44,13 +44,13 @@ def split_regions(
 
     regions_with = np.count_nonzero([region.pixels[:-1] for region in regions], axis=0)
 
-    def rarest_then_shuffled(region: Region) -> tuple[int, bytes]:
+    def make_sort_key(region: Region) -> tuple[int, bytes]:
         rarest = min(
             (n for n, has in zip(regions_with, region.pixels) if has), default=len(regions)
         )
         return int(rarest), hashlib.sha256(f"{seed}:{region.stem}".encode()).digest()
 
-    order = sorted(regions, key=rarest_then_shuffled)
+    order = sorted(regions, key=make_sort_key)
     amounts = {r.stem: np.array([sum(r.pixels), *r.pixels[:-1]], np.float64) for r in order}
     totals = np.maximum(sum(amounts.values()), 1)
     held = {name: np.zeros(len(totals)) for _, name in wanted}

@@ -99,8 +99,7 @@ def write_dataset(
             for number in range(count)
         ]
         for split in counts:
-            parts = [""] if split == "train" else ["img", "mask"]
-            for part in parts:
+            for part in [""] if split == "train" else ["img", "mask"]:
                 (temporary / split / part).mkdir(parents=True)
         if workers > 1:
             with worker_processes.open_pool(workers) as pool:
@@ -218,8 +217,8 @@ def _stain(
     vectors = np.stack([HEMATOXYLIN, EOSIN]) + rng.normal(0, 0.05, (2, 3)).astype(np.float32)
     amounts = np.stack([hematoxylin, eosin], axis=-1) * rng.uniform(0.85, 1.2)
     light = rng.uniform(232, 250, 3).astype(np.float32)
-    image = light * np.exp(-(amounts @ np.clip(vectors, 0.02, None)))
-    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.55)
+    sharp = light * np.exp(-(amounts @ np.clip(vectors, 0.02, None)))
+    image: np.ndarray = cv2.GaussianBlur(sharp.astype(np.float32), (0, 0), 0.55)
     image += rng.standard_normal((*mask.shape, 3), np.float32) * np.float32(3)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     white = mask == DATASET.excluded

@@ -83,7 +83,7 @@ def draw_section(width: int, height: int) -> Drawing:
     Tiles repeat, so that drawing costs less than compressing.
     """
     rng = np.random.default_rng(0)
-    eosin, hematoxylin = np.float32([222, 160, 198]), np.float32([96, 60, 132])
+    eosin, hematoxylin = np.array([[222, 160, 198], [96, 60, 132]], np.float32)
     grains = []
     for sigma in np.linspace(1.5, 4, 16):
         grain = cv2.GaussianBlur(rng.normal(size=(TILE, TILE)), (0, 0), sigma)

@@ -1,6 +1,7 @@
 """Runs every benchmark at its smallest and checks the fields of its rows and the counts."""
 
 import argparse
+import json
 import math
 
 import jax
@@ -129,3 +130,13 @@ def test_profile():
     assert math.isclose(sum(row["share"] for row in kinds), 1)
     assert {"convolutions, forward", "convolutions of gradients"} <= {row["kind"] for row in kinds}
     assert shapes[0]["convolution"] and shapes[0]["ms"] > 0
+
+
+def test_every_report_appends_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    for share in (0.5, None):
+        measure.report("train", {"batch": 2}, [{"way": "ours", "share": share}])
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [line["rows"][0]["share"] for line in lines] == [0.5, None]
+    assert lines[0]["machine"]["processor"] and lines[0]["machine"]["numpy"]
+    assert "| ours | 0.5   |" in capsys.readouterr().out

@@ -206,7 +206,7 @@ def test_a_value_in_no_group(tmp_path):
     [
         ({"codes": {"TUM": (1,)}}, "codes name the classes TUM but BCSS-WSSS has TUM, STR"),
         ({"excluded": (0, 1)}, "codes of excluded: 1 also belongs to TUM"),
-        ({"excluded": (256,)}, "codes of excluded: 256 is no mask value"),
+        ({"excluded": (256,)}, "codes of excluded: 256 is not a mask value"),
         ({"stride": 17}, "stride 17 is above patch 16"),
         ({"resize": 0}, "resize is 0"),
         ({"workers": 0}, "workers is 0"),

@@ -264,7 +264,7 @@ def _reduce_colors(page: Page) -> Image.Image:
         strip = Image.fromarray(pixels[page.photographs][None])
         strip = strip.quantize(256 - len(colors), dither=Image.Dither.NONE)
         indices[page.photographs] = np.asarray(strip)[0] + len(colors)
-        colors = np.concatenate([colors, np.reshape(strip.getpalette(), (-1, 3))])
+        colors = np.concatenate([colors, np.array(strip.getpalette()).reshape(-1, 3)])
     image = Image.fromarray(indices).convert("P")
     image.putpalette(colors.astype(np.uint8).tobytes())
     return image

@@ -65,10 +65,9 @@ def make_legend(dataset: Dataset, scheme: str) -> Legend:
         `make_colorblind_palette`. What is excluded keeps its color unless a class has about the
         same, then it gets a further one.
     """
-    palette = tuple(map(tuple, dataset.palette))
     if scheme == "dataset":
-        return Legend(dataset.classes, palette)
-    colors, excluded = make_colorblind_palette(dataset.num_classes), palette[-1]
+        return Legend(dataset.classes, dataset.palette)
+    colors, excluded = make_colorblind_palette(dataset.num_classes), dataset.palette[-1]
     if _measure_distances(_to_oklab(np.array(colors)), np.array([excluded])).min() < _TOO_CLOSE:
         excluded = make_colorblind_palette(dataset.num_classes + 1)[-1]
     return Legend(dataset.classes, (*colors, excluded))

@@ -5,6 +5,7 @@ Every writer takes a path, creates its parents and writes a PNG atomically.
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,18 +119,8 @@ def write_contact_sheet(
     Raises:
       ValueError: no row, or rows of different columns.
     """
-    pictures = []
-    for row in rows:
-        last, mask = list(row.masks.items())[-1]
-        truth = {} if row.truth is None else {"truth": row.truth}
-        pictures.append(
-            {
-                "patch": Picture(row.image, photograph=True),
-                **_paint({**row.masks, **truth}, legend),
-                f"overlay of {last}": _overlay(row.image, mask, legend),
-            }
-        )
-    _write_sheet(path, rows, pictures, legend, Layout(title))
+    cells = [_make_cells(row, {**row.masks, "truth": row.truth}, legend) for row in rows]
+    _write_sheet(path, rows, cells, legend, Layout(title))
 
 
 def write_evaluation_sheet(
@@ -137,24 +128,11 @@ def write_evaluation_sheet(
 ) -> None:
     """Draws patch, truth, prediction and overlay of the prediction, with each patch's mIoU.
 
-    Args:
-      path: of the PNG.
-      rows: in the order to show (`metrics.patch_miou` ranks them), each with a truth and with
-        one mask, the prediction.
-      legend: of the classes.
-      title: of the page, for instance "Worst patches first".
+    Arguments as of `write_contact_sheet`; each row has a truth and one mask, the prediction.
+    `metrics.patch_miou` ranks the patches.
     """
-    pictures = []
-    for row in rows:
-        ((name, prediction),) = row.masks.items()
-        pictures.append(
-            {
-                "patch": Picture(row.image, photograph=True),
-                **_paint({"truth": row.truth, name: prediction}, legend),
-                f"overlay of {name}": _overlay(row.image, prediction, legend),
-            }
-        )
-    _write_sheet(path, rows, pictures, legend, Layout(title))
+    cells = [_make_cells(row, {"truth": row.truth, **row.masks}, legend) for row in rows]
+    _write_sheet(path, rows, cells, legend, Layout(title))
 
 
 def write_demo_banner(path: Path | str, rows: Sequence[SheetRow], legend: Legend) -> None:
@@ -166,15 +144,11 @@ def write_demo_banner(path: Path | str, rows: Sequence[SheetRow], legend: Legend
         names and labels are not shown.
       legend: of the classes.
     """
-    pictures = [
-        {
-            "patch": Picture(row.image, photograph=True),
-            **_paint({**row.masks, "truth": row.truth}, legend),
-        }
-        for row in rows
+    rows = [SheetRow("", row.image, row.masks, row.truth) for row in rows]
+    cells = [
+        _make_cells(row, {**row.masks, "truth": row.truth}, legend, overlay=False) for row in rows
     ]
-    anonymous = [SheetRow("", row.image, row.masks, row.truth) for row in rows]
-    _write_sheet(path, anonymous, pictures, legend, Layout(tile=160, side_by_side=2))
+    _write_sheet(path, rows, cells, legend, Layout(tile=160, side_by_side=2))
 
 
 def write_confusion_matrix(path: Path | str, confusion: np.ndarray, classes: Sequence[str]) -> None:
@@ -198,14 +172,11 @@ def write_confusion_matrix(path: Path | str, confusion: np.ndarray, classes: Seq
         axes = figure.add_subplot()
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(share):
-            style = {
-                "color": "white" if value > 0.55 else INK,
-                "horizontalalignment": "center",
-                "verticalalignment": "center",
-            }
-            percent = f"{100 * value:.1f} %" if totals[row] else "-"
-            axes.text(column, row - 0.12, percent, fontsize=11, **style)
-            axes.text(column, row + 0.2, format_pixels(confusion[row, column]), fontsize=8, **style)
+            write = partial(
+                axes.text, color="white" if value > 0.55 else INK, ha="center", va="center"
+            )
+            write(column, row - 0.12, f"{100 * value:.1f} %" if totals[row] else "-", fontsize=11)
+            write(column, row + 0.2, format_pixels(int(confusion[row, column])), fontsize=8)
         names = [
             f"{_wrap(name)}\n{format_pixels(total)} px" for name, total in zip(classes, totals)
         ]
@@ -282,48 +253,50 @@ def _draw_curves(
 def _write_sheet(
     path: Path | str,
     rows: Sequence[SheetRow],
-    pictures: Sequence[Mapping[str, Picture]],
+    cells: Sequence[Mapping[str, Picture]],
     legend: Legend,
     layout: Layout,
 ) -> None:
-    if len({tuple(row) for row in pictures}) != 1:
+    if len({tuple(of_row) for of_row in cells}) != 1:
         raise ValueError("a sheet needs at least one row, and the same columns in every row")
     entries = legend.list_entries()
     page_rows = [
         Row(
-            list(row_pictures.values()),
+            list(of_row.values()),
             caption=row.name,
             swatches=[] if row.label is None else list(compress(entries, row.label)),
             note="" if row.miou is None else f"mIoU {row.miou:.3f}",
         )
-        for row, row_pictures in zip(rows, pictures, strict=True)
+        for row, of_row in zip(rows, cells, strict=True)
     ]
     maps = [mask for row in rows for mask in (*row.masks.values(), row.truth) if mask is not None]
     if any((mask == legend.excluded).any() for mask in maps):
-        entries.append((tuple(legend.palette[-1]), EXCLUDED_NAME))
-    write_page(path, page_rows, list(pictures[0]), entries, layout)
+        entries.append((legend.palette[-1], EXCLUDED_NAME))
+    write_page(path, page_rows, list(cells[0]), entries, layout)
 
 
-def _paint(masks: Mapping[str, np.ndarray], legend: Legend) -> dict[str, Picture]:
-    return {
-        name: Picture(
-            colorize(mask, legend.palette),
-            photograph=False,
-            places=_place_numbers(mask, legend),
-        )
-        for name, mask in masks.items()
-    }
+def _make_cells(
+    row: SheetRow, masks: Mapping[str, np.ndarray | None], legend: Legend, overlay: bool = True
+) -> dict[str, Picture]:
+    """Makes the cells of a row by heading: patch, `masks` but None, overlay of the row's last mask.
 
+    The boxes of numbers are equally large on the page for any size of mask.
+    """
 
-def _overlay(image: np.ndarray, mask: np.ndarray, legend: Legend) -> Picture:
-    pixels = tint(image, mask, legend.palette)
-    return Picture(pixels, photograph=True, places=_place_numbers(mask, legend))
+    def add_numbers(pixels: np.ndarray, mask: np.ndarray, *, photograph: bool) -> Picture:
+        side = NUMBER_SIDE * max(mask.shape) / CELL
+        places = numbers.place_numbers(mask, legend.excluded, side, per_class=2)
+        return Picture(pixels, photograph, places)
 
-
-def _place_numbers(mask: np.ndarray, legend: Legend) -> list[numbers.Place]:
-    """Chooses where the numbers go; their boxes are as large on the page for any size of mask."""
-    side = NUMBER_SIDE * max(mask.shape) / CELL
-    return numbers.place_numbers(mask, legend.excluded, side, per_class=2)
+    cells = {"patch": Picture(row.image, photograph=True)}
+    for name, mask in masks.items():
+        if mask is not None:
+            cells[name] = add_numbers(colorize(mask, legend.palette), mask, photograph=False)
+    if overlay:
+        last, mask = list(row.masks.items())[-1]
+        tinted = tint(row.image, mask, legend.palette)
+        cells[f"overlay of {last}"] = add_numbers(tinted, mask, photograph=True)
+    return cells
 
 
 def _wrap(name: str) -> str:

@@ -27,6 +27,6 @@ class Legend(NamedTuple):
     def list_entries(self) -> list[tuple[Color, str]]:
         """Lists color and name of each class, with the label value before the name: "0 tumor"."""
         return [
-            (tuple(color), f"{value} {name}")
+            (color, f"{value} {name}")
             for value, (color, name) in enumerate(zip(self.palette, self.names))
         ]

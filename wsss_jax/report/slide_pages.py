@@ -107,19 +107,9 @@ class _Row(NamedTuple):
 
 
 def write_report(path: Path | str, report: SlideReport) -> None:
-    """Writes the report of a slide, atomically.
-
-    Args:
-      path: of the HTML file; parents are created.
-      report: what it shows.
-    """
-    _write_page(
-        path,
-        "report.html",
-        report=report,
-        viewer=_make_viewer(report),
-        decimals=_choose_decimals(report.areas),
-    )
+    """Writes the report of a slide as HTML, atomically; parents are created."""
+    decimals = _choose_decimals(report.areas)
+    _write_page(path, "report.html", report=report, viewer=_make_viewer(report), decimals=decimals)
 
 
 def write_index(path: Path | str, entries: Sequence[IndexEntry]) -> None:
@@ -154,7 +144,7 @@ def write_index(path: Path | str, entries: Sequence[IndexEntry]) -> None:
 
 
 def _make_viewer(report: SlideReport) -> dict[str, Any]:
-    """The pictures of a report, and what is written on and beside them."""
+    """Makes the pictures of a report, and what is written on and beside them."""
     pictures = report.pictures
     height, width = pictures.labels.shape
     length_um, bar_text = slide_pictures.choose_scale_bar(width * pictures.um_per_pixel)
@@ -190,7 +180,7 @@ def format_share(value: float | None) -> str:
 
 
 def format_mm2(value: float, decimals: int) -> str:
-    """Writes an area with so many decimals; one that would be rounded to 0 reads "< 0.01"."""
+    """Writes an area with `decimals` digits; one that would be rounded to 0 reads "< 0.01"."""
     least = 10.0**-decimals
     return f"< {least:.{decimals}f}" if 0 < value < least / 2 else f"{value:,.{decimals}f}"
 
@@ -228,5 +218,5 @@ _ENVIRONMENT.filters |= {
 def _write_page(path: Path | str, template: str, **values: Any) -> None:
     page = _ENVIRONMENT.get_template(template).render(values)
     with atomic_path(path) as temporary:
-        # File names that are no text in the system's encoding hold surrogates.
+        # File names that cannot be decoded hold surrogates.
         temporary.write_text(page + "\n", "utf-8", errors="backslashreplace")

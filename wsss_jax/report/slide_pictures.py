@@ -45,21 +45,16 @@ class SlidePictures(NamedTuple):
 
 
 def write_pictures(folder: Path | str, pictures: SlidePictures) -> None:
-    """Writes `thumbnail.png`, `overlay.png` and, for the index of a cohort, `small.jpg`.
-
-    Args:
-      folder: where to write; it is created if missing.
-      pictures: what they show.
-    """
+    """Writes `thumbnail.png`, `overlay.png` and, for the index of a cohort, `small.jpg`."""
     small = Image.fromarray(_tint_and_outline(pictures))
     small.thumbnail((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS)
-    for name, image, options in (
-        (THUMBNAIL, Image.fromarray(pictures.thumbnail), {}),
-        (OVERLAY, Image.fromarray(draw_overlay(pictures)), {}),
-        (SMALL, small, {"quality": 85, "subsampling": 0}),
+    for name, data in (
+        (THUMBNAIL, _encode(Image.fromarray(pictures.thumbnail), "PNG")),
+        (OVERLAY, _encode(Image.fromarray(draw_overlay(pictures)), "PNG")),
+        (SMALL, _encode(small, "JPEG", quality=85, subsampling=0)),
     ):
         with atomic_path(Path(folder) / name) as temporary:
-            image.save(temporary, **options)
+            temporary.write_bytes(data)
 
 
 def draw_overlay(pictures: SlidePictures) -> np.ndarray:
@@ -130,9 +125,8 @@ def encode_map(pictures: SlidePictures) -> bytes:
 
 def encode_outlines(pictures: SlidePictures) -> bytes:
     """Encodes the outlines of the map's regions as a palette PNG, all else transparent."""
-    excluded = pictures.legend.excluded
-    edges = _find_edges(pictures.labels, excluded)
-    layer = np.where(edges, pictures.labels, np.uint8(excluded))
+    labels, excluded = pictures.labels, pictures.legend.excluded
+    layer = np.where(_find_edges(labels, excluded), labels, np.uint8(excluded))
     return _encode_layer(layer, pictures.legend)
 
 

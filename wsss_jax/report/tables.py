@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsss_jax import spreadsheets
 from wsss_jax.files import atomic_path
+from wsss_jax.spreadsheets import escape_text, write_rows
 
 # Key in `metrics.segmentation_scores` and heading, in the order of the paper's Tables I to III.
 SUMMARY_COLUMNS = {"fwiou": "FwIoU", "miou": "mIoU", "acc": "ACC"}
@@ -22,8 +22,8 @@ def format_table(rows: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> 
       rows: (name, scores) as `metrics.segmentation_scores` returns; an undefined score is a dash.
       classes: C names.
     """
-    headings = _list_headings(classes)
-    width = max(len(name) for name, _ in [("method", {}), *rows])
+    headings = [*classes, *SUMMARY_COLUMNS.values()]
+    width = max(map(len, ["method", *(name for name, _ in rows)]))
     heading = _align("method", headings, headings, width)
     lines = [_align(name, _format_scores(scores), headings, width) for name, scores in rows]
     return "\n".join([heading, "-" * len(heading), *lines])
@@ -46,38 +46,25 @@ def write_scores(
       classes: C names.
       meta: what was evaluated (split, checkpoint, ...), of JSON types.
     """
-    records = [
-        {
-            "name": name,
-            "iou": dict(zip(classes, map(_to_json, scores["iou"]), strict=True)),
-            **{key: _to_json(scores[key]) for key in (*SUMMARY_COLUMNS, "class_acc")},
-        }
-        for name, scores in rows
-    ]
+    records = []
+    headings = ["name", *map(escape_text, classes), *SUMMARY_COLUMNS.values(), "class ACC"]
+    lines: list[list[str | float | None]] = [[*headings]]
+    for name, scores in rows:
+        iou = [_to_json(value) for value in scores["iou"]]
+        summary = {key: _to_json(scores[key]) for key in (*SUMMARY_COLUMNS, "class_acc")}
+        records.append({"name": name, "iou": dict(zip(classes, iou, strict=True)), **summary})
+        lines.append([escape_text(name), *iou, *summary.values()])
     document = {"meta": dict(meta), "classes": list(classes), "rows": records}
     with atomic_path(path_json) as json_path, atomic_path(path_csv) as csv_path:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         json_path.write_text(text + "\n", encoding="utf-8")
         with csv_path.open("w", encoding="utf-8", newline="") as file:
-            names = [spreadsheets.escape_text(name) for name in classes]
-            lines = [["name", *_list_headings(names), "class ACC"]]
-            for record in records:
-                summary = [record[key] for key in (*SUMMARY_COLUMNS, "class_acc")]
-                name = spreadsheets.escape_text(record["name"])
-                lines.append([name, *record["iou"].values(), *summary])
-            spreadsheets.write_rows(file, lines)
-
-
-def _list_headings(classes: Sequence[str]) -> list[str]:
-    return [*classes, *SUMMARY_COLUMNS.values()]
+            write_rows(file, lines)
 
 
 def _format_scores(scores: Scores) -> list[str]:
-    return [_format_score(x) for x in [*scores["iou"], *(scores[key] for key in SUMMARY_COLUMNS)]]
-
-
-def _format_score(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.5f}".removeprefix("0")
+    values = [*scores["iou"], *(scores[key] for key in SUMMARY_COLUMNS)]
+    return ["-" if math.isnan(value) else f"{value:.5f}".removeprefix("0") for value in values]
 
 
 def _align(name: str, cells: Sequence[str], headings: Sequence[str], name_width: int) -> str:

@@ -9,10 +9,11 @@ import numpy as np
 from wsss_jax import spreadsheets
 from wsss_jax.files import atomic_path
 from wsss_jax.slides.frame import MapFrame
+from wsss_jax.slides.outputs.regions import ReadRows
 
 BAND = 256  # rows read at a time
 _SIX_DECIMALS = "{:.6f}"  # of areas, shares and ratios
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     # key of a row: (heading, how a value is written)
     "class": ("class", spreadsheets.escape_text),
     "pixels": ("pixels", str),
@@ -57,14 +58,11 @@ RATIOS = {
 }
 
 
-def count_pixels(
-    read_rows: Callable[[int, int, int], np.ndarray], height: int, num_classes: int
-) -> np.ndarray:
+def count_pixels(read_rows: ReadRows, height: int, num_classes: int) -> np.ndarray:
     """Counts the pixels of each label value.
 
     Args:
-      read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), columns) uint8 of 0..C, the rows y0,
-        y0 + step, ... below y1.
+      read_rows: reads the map.
       height: rows of the map.
       num_classes: C; the value C means excluded.
 
@@ -130,7 +128,7 @@ def compute_ratios(
     pixels = dict(zip(names, counts[:-1].tolist(), strict=True))
 
     def sum_pixels(of_roles: tuple[str, ...]) -> int:
-        return sum(pixels[name] for name in (map(roles.get, of_roles) if of_roles else pixels))
+        return sum(pixels[roles[role]] for role in of_roles) if of_roles else sum(pixels.values())
 
     return {
         key: _divide(sum_pixels(RATIOS[key].numerator), sum_pixels(RATIOS[key].denominator))

@@ -48,7 +48,7 @@ def write_cohort(
     """
     with hold_lock(workdir / _LOCK, wait=_WAIT):
         # Read again each time: another job may have finished slides that failed in this one.
-        failures = _read_failures(workdir, besides=slide)
+        failures = _read_failures(workdir, left_out=slide)
         if error:
             failures[_to_one_line(slide)] = error
         finished = {folder.name: summary for folder, summary in results.list_finished(workdir)}
@@ -89,11 +89,11 @@ def write_cohort(
             (workdir / FAILURES).unlink(missing_ok=True)
 
 
-def _read_failures(workdir: Path, besides: str) -> dict[str, str]:
-    """Reads the listed errors: name on one line -> error, except that of the slide `besides`."""
+def _read_failures(workdir: Path, left_out: str) -> dict[str, str]:
+    """Reads the listed errors: name on one line -> error, except the slide `left_out`."""
     path = workdir / FAILURES
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    start = f"{_to_one_line(besides)}: "
+    start = f"{_to_one_line(left_out)}: "
     pairs = (line.partition(": ") for line in text.splitlines() if not line.startswith(start))
     return {name: error for name, _, error in pairs if error}
 

@@ -58,8 +58,7 @@ def write_geojson(
 
     Args:
       path: ends in `.geojson`.
-      read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8 of 0..C, the
-        rows y0, y0 + step, ... below y1; C, excluded, gets no polygons.
+      read_rows: reads the map of label values 0..C; C, excluded, gets no polygons.
       frame: of the map. Its last column and row may reach beyond the slide, polygons do not.
       legend: of the classes.
       slide_id: text that tells slides apart; the identifiers of the annotations follow from it.
@@ -136,8 +135,7 @@ def _make_polygons(
             simple = polygon.simplify(tolerance)
             if abs(simple.area - polygon.area) > CHANGE * polygon.area:
                 continue
-            corners = [shapely.get_coordinates(r) for r in (simple.exterior, *simple.interiors)]
-            moved = [move(ring) for ring in corners]
+            moved = [move(ring) for ring in _list_rings(simple)]
             if _is_valid(moved):
                 return [moved]
     exact = [move(ring) for ring in rings]
@@ -147,6 +145,10 @@ def _make_polygons(
 def _is_valid(rings: list[np.ndarray]) -> bool:
     polygon = shapely.Polygon(rings[0], rings[1:])
     return bool(polygon.is_valid and polygon.area > 0)
+
+
+def _list_rings(polygon: shapely.Polygon) -> list[np.ndarray]:
+    return [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
 
 
 def _repair(rings: list[np.ndarray]) -> list[list[np.ndarray]]:
@@ -160,12 +162,9 @@ def _repair(rings: list[np.ndarray]) -> list[list[np.ndarray]]:
     # Lines are among the parts, and polygons in parts of parts.
     for part in shapely.get_parts(shapely.get_parts(snapped)):
         if part.geom_type == "Polygon" and part.area > 0:
-            outline, *holes = (shapely.get_coordinates(r) for r in (part.exterior, *part.interiors))
-            oriented = [
-                orient_ring(outline, hole=False),
-                *(orient_ring(hole, hole=True) for hole in holes),
-            ]
-            polygons.append([_round_ring(ring) for ring in oriented])
+            outline, *holes = _list_rings(part)
+            rings = [orient_ring(outline, hole=False), *(orient_ring(r, hole=True) for r in holes)]
+            polygons.append([_round_ring(ring) for ring in rings])
     return polygons
 
 

@@ -1,8 +1,7 @@
 """Maps of a slide as pyramidal TIFF: label values, class probabilities, colors.
 
-Maps are read and written in bands through a function `read_rows(y0, y1, step)` that returns the
-uint8 rows y0, y0 + step, ... below y1, and of each the columns 0, step, ...: no array of the whole
-slide is ever in memory. The same map always gives the same bytes.
+Maps are read and written in bands (see `regions.ReadRows`): no array of the whole slide is ever in
+memory. The same map always gives the same bytes.
 """
 
 import uuid
@@ -14,16 +13,16 @@ import numpy as np
 import tifffile
 
 from wsss_jax.files import atomic_path
-from wsss_jax.report.legend import Color, Legend
+from wsss_jax.report.legend import Legend
 from wsss_jax.slides.frame import MapFrame
+from wsss_jax.slides.outputs.regions import ReadRows
 
 TILE = 512  # pixels, side of a tile of the files; the top of a pyramid is no larger
 BAND = TILE  # rows read at a time, a multiple of TILE
 BUFFER = 2**24  # bytes of tiles compressed in one pass; tifffile takes 2**29, most of a slide
 CLASSIC_BYTES = 2**31  # uncompressed; above, BigTIFF. Classic TIFF ends at 4 GiB.
 
-ReadRows = Callable[[int, int, int], np.ndarray]
-ReadChannelRows = Callable[[int, int, int, int], np.ndarray]
+ReadChannelRows = Callable[[int, int, int, int], np.ndarray]  # (channel, y0, y1, step) -> rows
 
 
 def list_steps(width: int, height: int) -> list[int]:
@@ -43,9 +42,9 @@ def write_label_map(path: Path | str, read_rows: ReadRows, frame: MapFrame, lege
 
     Args:
       path: ends in `.ome.tif`.
-      read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8 of 0..C.
+      read_rows: reads the map of label values 0..C.
       frame: of the map.
-      legend: of the classes.
+      legend: of the C classes.
     """
     colormap = np.zeros((3, 256), np.uint16)
     colors = np.asarray(legend.palette, np.uint16)
@@ -68,17 +67,17 @@ def write_color_map(path: Path | str, read_rows: ReadRows, frame: MapFrame, lege
     and the many programs that read through it expect. The arguments are those of `write_label_map`.
     """
     colors = np.asarray(legend.palette, np.uint8)
-    height = frame.height
+    shape = (frame.height, frame.width)
     with (
         atomic_path(path) as temporary,
         # Always BigTIFF: tiatoolbox takes no other plain pyramid for a slide.
         tifffile.TiffWriter(temporary, bigtiff=True, byteorder="<") as tiff,
     ):
-        for step in list_steps(frame.width, height):
-            tiles = _read_tiles(lambda channel, *rows: read_rows(*rows), 1, height, step)
+        for step in list_steps(frame.width, frame.height):
+            tiles = _read_tiles(lambda channel, *rows: read_rows(*rows), shape, step)
             tiff.write(
                 map(colors.__getitem__, tiles),
-                shape=(*_shrink_shape((height, frame.width), step), 3),
+                shape=(*_shrink_shape(shape, step), 3),
                 photometric="rgb",
                 subfiletype=0 if step == 1 else 1,
                 metadata=None,
@@ -96,12 +95,14 @@ def write_probability_maps(
 
     Args:
       path: ends in `.ome.tif`.
-      read_channel_rows: (channel, y0, y1, step) -> uint8 rows of a class, as `read_rows` of
-        `write_label_map`.
+      read_channel_rows: reads the uint8 map of a class, as `regions.ReadRows` reads labels.
       frame: of the maps.
       legend: of the classes.
     """
-    colors = [_to_ome_color(color) for color in legend.palette[: legend.excluded]]
+    colors = [
+        int.from_bytes(bytes([*color, 255]), "big", signed=True)  # opaque RGBA
+        for color in legend.palette[: legend.excluded]
+    ]
     _write(
         path,
         read_channel_rows,
@@ -122,17 +123,13 @@ def _write(
 ) -> None:
     """Writes an OME-TIFF of shape (height, width) or (channels, height, width).
 
-    Args:
-      path, read, shape: of the file.
-      mpp: micrometers per pixel.
-      ome_metadata: besides name, axes and pixel size.
-      photometry: how tifffile shall interpret the values of every page.
+    `ome_metadata` is added to name, axes and pixel size; `photometry` tells tifffile how to
+    interpret the values of every page.
     """
-    *channels, height, width = shape
-    steps = list_steps(width, height)
+    steps = list_steps(shape[-1], shape[-2])
     name = Path(path).name
     metadata = {
-        "axes": "YX" if not channels else "CYX",
+        "axes": "CYX"[-len(shape) :],
         "Name": name.removesuffix(".ome.tif"),
         "Creator": "wsss_jax",
         # tifffile would write a random one; readers only use it to find the parts of split files.
@@ -152,7 +149,7 @@ def _write(
     ):
         for step in steps:
             tiff.write(
-                _read_tiles(read, channels[0] if channels else 1, height, step),
+                _read_tiles(read, shape, step),
                 shape=_shrink_shape(shape, step),
                 subifds=len(steps) - 1 if step == 1 else None,
                 subfiletype=0 if step == 1 else 1,
@@ -180,18 +177,12 @@ def _shrink_shape(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
     return (*channels, -(-height // step), -(-width // step))
 
 
-def _read_tiles(
-    read: ReadChannelRows, channels: int, height: int, step: int
-) -> Iterator[np.ndarray]:
+def _read_tiles(read: ReadChannelRows, shape: tuple[int, ...], step: int) -> Iterator[np.ndarray]:
     """Yields the tiles of a level, row by row, channel by channel; border tiles are smaller."""
+    height, channels = shape[-2], shape[0] if len(shape) == 3 else 1
     for channel in range(channels):
         for y0 in range(0, height, BAND * step):
             band = read(channel, y0, min(y0 + BAND * step, height), step)
             for top in range(0, band.shape[0], TILE):
                 for left in range(0, band.shape[1], TILE):
                     yield band[top : top + TILE, left : left + TILE]
-
-
-def _to_ome_color(color: Color) -> int:
-    """Returns an opaque RGBA color as a signed 32-bit integer."""
-    return int.from_bytes(bytes([*color, 255]), "big", signed=True)

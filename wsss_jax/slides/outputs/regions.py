@@ -19,6 +19,8 @@ PIXELS = 2**24  # most pixels of a band
 EDGES = 2**19  # most sides of pixels between two classes in a band of more than one row
 CORNERS = 2**18  # most corners kept of all regions that continue in the next band
 
+# Reads a map: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8 of 0..C, the
+# rows y0, y0 + step, ... below y1, and of each the columns 0, step, ...
 ReadRows = Callable[[int, int, int], np.ndarray]
 
 _NONE, _CUT = -1, -2  # instead of the number of an open region: excluded, or cut there
@@ -41,25 +43,16 @@ class Region(NamedTuple):
 
 @dataclass
 class _OpenRegion:
-    """The part in the bands so far of a region that may continue in the next one.
-
-    Attributes:
-      value: the class.
-      outlines: of its pieces, one or more per band.
-      holes: of its pieces; `_close_region` adds those between pieces.
-      pixels: number of pixels so far.
-      cut: whether more of the region lies above, as a region of its own.
-    """
+    """The part in the bands so far of a region that may continue in the next one."""
 
     value: int
-    outlines: list[np.ndarray]
-    holes: list[np.ndarray]
-    pixels: int
-    cut: bool = False
+    outlines: list[np.ndarray]  # of its pieces, one or more per band
+    holes: list[np.ndarray]  # of its pieces; `_close_region` adds those between pieces
+    pixels: int  # so far
+    cut: bool = False  # whether more of the region lies above, as a region of its own
 
     def count_corners(self) -> int:
-        """Counts the corners of all rings."""
-        return sum(map(len, self.outlines)) + sum(map(len, self.holes))
+        return sum(map(len, [*self.outlines, *self.holes]))
 
 
 def find_regions(
@@ -73,8 +66,7 @@ def find_regions(
     unless one is cut.
 
     Args:
-      read_rows: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8, the rows y0,
-        y0 + step, ... below y1.
+      read_rows: reads the map.
       width, height: of the map in pixels.
       excluded: the value without regions.
       least: smallest region, in pixels; smaller regions are left out, smaller holes filled.
@@ -88,7 +80,7 @@ def find_regions(
         numbers_top, numbers_bottom = np.full((2, width), _NONE)
         for value, outline, holes in _trace_pieces(labels, y0, excluded):
             pixels = count_inside(outline) + sum(map(count_inside, holes))
-            # What lies in a small hole is smaller still, hence left out: nothing is covered.
+            # Regions in a small hole are smaller still and left out: filling it covers none.
             holes = [hole for hole in holes if -count_inside(hole) >= least]
             top = y0 > 0 and outline[0, 1] == y0
             bottom = y1 < height and outline[:, 1].max() == y1
@@ -140,7 +132,7 @@ def _choose_cuts(
 ) -> set[int]:
     """Chooses which of the regions that continue are cut, so that the others have few corners.
 
-    One that is still smaller than `least` is not: it might lie in a hole that will be filled.
+    A region still smaller than `least` is not cut: it might lie in a hole that will be filled.
     """
     corners = {number: open_regions[number].count_corners() for number in continued}
     total, cut = sum(corners.values()), set()
@@ -210,10 +202,7 @@ def _join(open_regions: dict[int, _OpenRegion], pairs: list[list[int]]) -> Calla
 
 
 def _close_region(parts: _OpenRegion, least: float) -> Region:
-    """Makes one region of pieces that share edges on the borders of bands.
-
-    Holes smaller than `least` are filled.
-    """
+    """Makes one region of pieces that share edges on the borders of bands; fills small holes."""
     outline, holes = parts.outlines[0], parts.holes
     if len(parts.outlines) > 1:
         # Without the holes inside the pieces, which would only make the union slower.
@@ -245,5 +234,5 @@ def measure_area(ring: np.ndarray) -> float:
 
 
 def orient_ring(ring: np.ndarray, *, hole: bool) -> np.ndarray:
-    """Reverses a ring if need be, so that `measure_area` is negative for a hole only."""
+    """Reverses a ring if needed, so that `measure_area` is negative only for holes."""
     return ring if (measure_area(ring) < 0) == hole else ring[::-1]

@@ -22,13 +22,7 @@ _RESAMPLING = {
 def make_index_entry(
     summary: Mapping[str, Any], folder: str, legend: Legend
 ) -> slide_pages.IndexEntry:
-    """Makes the row of a finished slide in the index.
-
-    Args:
-      summary: of the slide.
-      folder: of the slide, relative to the index.
-      legend: with the colors of pictures.
-    """
+    """Makes the row of a finished slide in the index; `folder` is relative to the index."""
     return slide_pages.IndexEntry(
         summary["name"],
         folder,

@@ -175,7 +175,8 @@ def write_maps(
     if PROBABILITIES in names:
         path = folder / PROBABILITIES
         pyramid.write_probability_maps(path, parts.read_probability, frame, legend)
-    known = {key: (before or {}).get(key) for key in ("areas", "ratios", "pixels_in_polygons")}
+    numbers = ("areas", "ratios", "pixels_in_polygons")
+    known: dict[str, Any] = {key: (before or {}).get(key) for key in numbers}
     if POLYGONS in names or known["pixels_in_polygons"] is None:
         content = catalog.fingerprint(file.path)
         slide_id = f"{file.name}/{content['bytes']}/{content['crc32']}"
@@ -257,7 +258,7 @@ def summarize_slide(
         "format": slide.vendor,
         "levels": [[level.width, level.height] for level in slide.levels],
         "mpp": slide.mpp,
-        "mpp_xy": list(slide.mpp_xy),
+        "mpp_xy": slide.mpp_xy,
         "metadata_mpp": slide.metadata_mpp,
         "objective_power": slide.objective_power,
         "bounds": list(slide.bounds),

@@ -30,7 +30,7 @@ _AREA = {"class": str, "pixels": int, "mm2": float, "share_of_slide": float}
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Reads `slide.json`; None if the folder is not finished, or the file is no slide's summary."""
+    """Reads `slide.json`; None if there is none, or it is not the summary of a slide."""
     path = folder / SUMMARY
     try:
         state = path.stat()
