@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,16 @@ class Checkpoints:
           read_only: neither makes the folder nor removes what an interrupted save or deletion left.
         """
 
-        def get_score(scores: Mapping[str, float]) -> float:
-            return scores[score]
-
+        get_score = None if score is None else itemgetter(score)
         policies: list = [checkpoint_managers.LatestN(2)]
-        if score is not None:
+        if get_score is not None:
             best = checkpoint_managers.BestN(
                 get_metric_fn=get_score, n=1, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            best_fn=get_score if score is not None else None,
+            best_fn=get_score,
             step_name_format=CompleteSteps(score),
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,

@@ -69,7 +69,7 @@ def read_batches(
 
     def read(indices: Sequence[int]) -> Batch:
         count = len(indices)
-        rows = [source[indices[min(i, count - 1)]] for i in own]
+        rows = [source[indices[i]] for i in np.minimum(own, count - 1)]
         batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         return batch | {"weight": (own < count).astype(np.float32), "position": own}
 

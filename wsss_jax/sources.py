@@ -61,7 +61,7 @@ class FolderSource:
           resize: resizes images (area or bilinear) and their own masks (nearest) to S.
           records: of the patches.
         """
-        self.names = [patch.stem for patch in patches]
+        self.names: Sequence[str] = [patch.stem for patch in patches]
         self.records = records
         self._patches, self._dataset, self._size = patches, dataset, size
         self._masks, self._resize = masks, resize
@@ -98,7 +98,8 @@ class StoreSource:
         *,
         records: Sequence[PatchRecord] = (),
     ):
-        self.names, self.records = store.names, records
+        self.names: Sequence[str] = store.names
+        self.records = records
         self._store, self._dataset, self._size = store, dataset, size
         self._masks = masks
 
@@ -167,8 +168,14 @@ def _read_masks(
     return [patch_files.read_mask(paths[index], dataset, size, checked=True) for paths in masks]
 
 
-def _make_element(index: int, image: np.ndarray, label: Sequence[int], masks: list) -> Batch:
-    element = {"image": image, "label": np.asarray(label, np.uint8), "index": np.int32(index)}
+def _make_element(
+    index: int, image: np.ndarray, label: Sequence[int] | np.ndarray, masks: list[np.ndarray]
+) -> Batch:
+    element = {
+        "image": image,
+        "label": np.asarray(label, np.uint8),
+        "index": np.asarray(index, np.int32),
+    }
     return element | ({"masks": np.stack(masks)} if masks else {})
 
 
@@ -189,11 +196,13 @@ def _find_masks(
     mask_dirs: Sequence[Path], records: Sequence[PatchRecord], dataset: Dataset, size: int
 ) -> tuple[list[list[Path]], list[PatchRecord]]:
     """Finds and checks the masks of each folder; adds their checksums to the records."""
-    masks, records = [], list(records)
+    masks: list[list[Path]] = []
+    records = list(records)
     labeled = _list_classes(records)
     patches = [Patch(record.name, Path(), None, None) for record in records]
     for folder in mask_dirs:
-        masks.append([patch.mask for patch in folders.find_masks(patches, folder)])
+        own = folders.find_masks(patches, folder)
+        masks.append([patch.mask for patch in own if patch.mask is not None])
         checksums, present = patch_checks.check_masks(masks[-1], size, dataset)
         records = [
             record._replace(checksum=f"{record.checksum}{checksum:08x}")

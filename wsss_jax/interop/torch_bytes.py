@@ -1,7 +1,8 @@
 """Bounded reads of a PyTorch file, and the errors of its readers."""
 
 import os
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ class ContentsError(InputError):
     """What is wrong in a file, and the remedy; `torch_files.load` puts the path before it."""
 
 
-def read_bytes(file: BinaryIO, nbytes: int) -> np.ndarray:
+def read_bytes(file: BufferedReader, nbytes: int) -> np.ndarray:
     """Reads the next bytes of a file, uint8; memory is taken only for bytes the file has."""
     check_left(file, nbytes)
     data = np.empty(nbytes, np.uint8)
@@ -23,7 +24,7 @@ def read_bytes(file: BinaryIO, nbytes: int) -> np.ndarray:
     return data
 
 
-def check_left(file: BinaryIO, nbytes: int) -> None:
+def check_left(file: BufferedReader, nbytes: int) -> None:
     """Refuses a file with fewer bytes left."""
     if nbytes > os.fstat(file.fileno()).st_size - file.tell():
         raise damaged("data is missing")

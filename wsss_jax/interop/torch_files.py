@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def load(path: Path, choose: Choose = lambda names: names) -> dict[str, np.ndarr
         raise InputError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
 
 
-def _read_contents(file: BinaryIO, choose: Choose) -> _Contents:
+def _read_contents(file: io.BufferedReader, choose: Choose) -> _Contents:
     head = file.read(torch_pickle.MAX_BYTES)
     if head.startswith(torch_zip.SIGNATURE):
         return _read_zip(file, choose)
@@ -85,7 +85,7 @@ def _read_contents(file: BinaryIO, choose: Choose) -> _Contents:
     raise ContentsError("is not a file of torch.save; give a checkpoint of PyTorch")
 
 
-def _read_zip(file: BinaryIO, choose: Choose) -> _Contents:
+def _read_zip(file: io.BufferedReader, choose: Choose) -> _Contents:
     entries = torch_zip.read_directory(file)
     roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -110,7 +110,7 @@ def _read_zip(file: BinaryIO, choose: Choose) -> _Contents:
     return _Contents(tensors, data)
 
 
-def _read_legacy(file: BinaryIO, head: io.BytesIO, choose: Choose) -> _Contents:
+def _read_legacy(file: io.BufferedReader, head: io.BytesIO, choose: Choose) -> _Contents:
     for _ in ("magic number", "protocol version", "system information"):
         torch_pickle.unpickle(head)
     value, storages = torch_pickle.unpickle(head)
@@ -136,7 +136,7 @@ def _read_legacy(file: BinaryIO, head: io.BytesIO, choose: Choose) -> _Contents:
     return _Contents(tensors, data)
 
 
-def _choose_tensors(file: BinaryIO, value: Any, choose: Choose) -> dict[str, Tensor]:
+def _choose_tensors(file: io.BufferedReader, value: Any, choose: Choose) -> dict[str, Tensor]:
     """Names the tensors in the value of a pickle and returns the chosen ones, checked."""
     tensors = _named_tensors(value)
     if not tensors:

@@ -21,7 +21,7 @@ from wsss_jax.interop.torch_bytes import RESAVE, ContentsError, damaged, quoted
 MAX_BYTES = 2**21  # of a pickle
 
 BFLOAT16 = "torch.BFloat16Storage"
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype("<f4"),
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.HalfStorage": np.dtype("<f2"),
@@ -108,7 +108,7 @@ def _harmless_pickle(stream: io.BytesIO) -> bytes:
             raise ContentsError(f"holds far more than weights; {RESAVE}")
         if opcode.name not in _OPCODES:
             raise ContentsError(f"asks for {opcode.name} in its pickle; {RESAVE}")
-        if opcode.name == "LONG_BINPUT" and argument >= _MAX_OPCODES:
+        if opcode.name == "LONG_BINPUT" and argument not in range(_MAX_OPCODES):
             raise ValueError("the unpickler would make a list of that length")
         harmless += _REPLACED.get(opcode.name, contents[start : stream.tell()])
     return bytes(harmless)

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
+from io import BufferedReader
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Entry(NamedTuple):
     crc: int
 
 
-def read_directory(file: BinaryIO) -> dict[str, Entry]:
+def read_directory(file: BufferedReader) -> dict[str, Entry]:
     """Lists the entries of an archive by name; together they are no larger than the file.
 
     Raises:
@@ -69,7 +70,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     return entries
 
 
-def read_entry(file: BinaryIO, entry: Entry) -> np.ndarray:
+def read_entry(file: BufferedReader, entry: Entry) -> np.ndarray:
     """Reads the contents of an entry, uint8.
 
     Raises:

@@ -151,7 +151,8 @@ def save(
             f"{name}/indices": indices,
         }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        # NumPy's types take every name for its `allow_pickle`.
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _sample_indices(name: str, size: int) -> np.ndarray:

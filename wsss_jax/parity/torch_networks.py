@@ -53,7 +53,7 @@ class ResNet38(nn.Module):
         super().__init__()
         channels = widen(64, width)
         self.conv1a = _conv(3, channels, 3)
-        self._blocks = []
+        self._blocks: list[str] = []
         # Blocks, middle and outer channels, stride of the first block, its dilation, the others'.
         for stage, count, middle, out, stride, first_dilation, dilation in (
             ("b2", 3, 128, 128, 2, 1, 1),
