@@ -179,11 +179,7 @@ def _window(
     """The pixels of the padded input that one position in the kernel meets."""
     row, column = (dilation * index for index in divmod(position, size))
     height, width = (stride * (length - 1) + 1 for length in output[1:3])
-    return (
-        slice(None),
-        slice(row, row + height, stride),
-        slice(column, column + width, stride),
-    )
+    return slice(None), slice(row, row + height, stride), slice(column, column + width, stride)
 
 
 def _overlaps(
