@@ -57,7 +57,7 @@ def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:
       the share of their pixels that are right. All are nan if no pixel counts.
     """
     confusion = np.asarray(confusion, np.float64)
-    hits = _hits(confusion)
+    hits = np.diagonal(confusion)
     true_pixels = confusion.sum(axis=1)
     iou = _iou(confusion)
     total = true_pixels.sum()
@@ -125,12 +125,8 @@ def multilabel_scores(
     }
 
 
-def _hits(confusion: np.ndarray) -> np.ndarray:
-    return np.diagonal(confusion).copy()
-
-
 def _iou(confusion: np.ndarray) -> np.ndarray:
-    hits = _hits(confusion)
+    hits = np.diagonal(confusion)
     predicted_pixels = confusion[:, : len(confusion)].sum(axis=0)
     return _ratio(hits, confusion.sum(axis=1) + predicted_pixels - hits)
 

@@ -150,7 +150,7 @@ def test_learning_rates_are_the_recorded_ones(numbers, phase):
 
 @pytest.mark.parametrize("phase", ["phase1", "phase2"])
 def test_first_step_is_the_gradient_and_the_decay_at_the_recorded_rate(narrow, monkeypatch, phase):
-    monkeypatch.setattr(torch_numbers, "STEPS", 1)
+    monkeypatch.setattr(golden, "STEPS", 1)
     weights, images, inputs = narrow[phase]
     computed = getattr(torch_numbers, phase)(weights, images, inputs, "float64")
     name = {"phase1": "fc8.weight", "phase2": "decoder.last_conv.8.bias"}[phase]

@@ -129,8 +129,8 @@ def save(
     Args:
       path: `.npz`.
       tensors: by the names above, whole, in PyTorch's layout.
-      inputs: from which they were computed.
-      state_dict: the weights; names and shapes are kept.
+      inputs: what they were computed from.
+      state_dict: the weights, of which names and shapes are kept.
       precision: "float32", "bfloat16" or "float64".
     """
     arrays = {**inputs, "precision": np.array(precision)}
@@ -169,14 +169,7 @@ def get_kind(name: str) -> str:
 def draw_inputs(
     phase: int, examples: int, num_classes: int, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Draws inputs for images without labels, always the same.
-
-    Args:
-      phase: 1 or 2.
-      examples: N.
-      num_classes: C.
-      size: (H, W) of the images.
-    """
+    """Draws the `INPUTS` for N images of (H, W) pixels without labels, always the same."""
     rng = np.random.default_rng(0)
     if phase == 1:
         labels = rng.integers(0, 2, (examples, num_classes))

@@ -121,12 +121,7 @@ def compare(
     computed: Mapping[str, np.ndarray],
     judgment: Judgment,
 ) -> list[Row]:
-    """Compares every expected tensor with the computed one.
-
-    Args:
-      expected: by name.
-      computed: whole tensors by name; there may be more.
-      judgment: gives the tolerances.
+    """Compares every expected tensor with the computed one; both by name.
 
     Raises:
       InputError: an expected tensor was not computed, or has another shape.
@@ -161,11 +156,11 @@ def measure_rounding(
     gradients and Grad-CAM; the gradients of phase 2 are ill-conditioned on few images.
 
     Args:
-      compute: computes this system's numbers from weights.
+      compute: weights -> this system's numbers.
       state_dict: the weights.
-      computed: the numbers of these weights.
-      expected: says which entries of which tensors are looked at.
-      precision: whose rounding it is, that of the coarser side.
+      computed: their numbers.
+      expected: which entries of which tensors to look at.
+      precision: whose rounding is measured, that of the coarser side.
     """
     epsilon = PERTURBATION * float(jnp.finfo(precision).eps)
     here = {

@@ -6,8 +6,7 @@ dtype, label maps are uint8, losses and learning rates float64.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -16,16 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsss_jax.errors import InputError
-from wsss_jax.parity.golden import (
-    CAM_LAYERS,
-    LEARNING_RATE,
-    MASK_LAYERS,
-    MU,
-    MUS,
-    STEPS,
-    TARGET_LAYERS,
-    TOTAL_STEPS,
-)
+from wsss_jax.parity import golden
 from wsss_jax.parity.torch_networks import DeepLabV3Plus, ResNet38
 
 _FROZEN_BLOCKS = ("conv1a", "b2", "b2_1", "b2_2")
@@ -44,22 +34,13 @@ _COUNTER = "num_batches_tracked"
 Arrays = dict[str, np.ndarray]
 
 
-@contextmanager
-def _plain_convolutions() -> Iterator[None]:
-    """Computes convolutions as matrix products instead of with oneDNN.
-
-    oneDNN rounds three times as much, which flips a few ReLUs and shows as 2e-4 in Grad-CAM and in
-    the gradients of phase 1, and its last bits depend on the number of threads.
-    """
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
+# Computes convolutions as matrix products instead of with oneDNN, which rounds three times as much
+# (this flips a few ReLUs and shows as 2e-4 in Grad-CAM and in the gradients of phase 1) and whose
+# last bits depend on the number of threads.
+_without_onednn = torch.backends.mkldnn.flags(enabled=False)
 
 
-@_plain_convolutions()
+@_without_onednn
 def phase1(
     state_dict: Mapping[str, np.ndarray],
     images: np.ndarray,
@@ -86,7 +67,7 @@ def phase1(
     numbers, cams = _classify(model, x)
     for layer, maps in cams.items():
         numbers |= {f"gradcam/{layer}/{index}": array for index, array in enumerate(maps)}
-    for layer in MASK_LAYERS:
+    for layer in golden.MASK_LAYERS:
         for index, (maps, label, image) in enumerate(zip(cams[layer], labels, images)):
             scores = normalized(maps) * (label != 0)[:, None, None]
             white = np.where(white_background(image), _WHITE_SCORE, 0)[None]
@@ -94,10 +75,16 @@ def phase1(
             numbers[f"pseudo_mask/luad/{layer}/{index}"] = _label(with_white)
             numbers[f"pseudo_mask/bcss/{layer}/{index}"] = _label(scores)
     numbers |= _segment(numbers["forward/cam"], numbers["forward/probability"], images.shape[1:3])
-    return numbers | _train_classifier(model, x, torch.tensor(labels, dtype=x.dtype))
+    truth = torch.tensor(labels, dtype=x.dtype)
+
+    def compute_loss() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+        logits, _ = model(x, golden.MU)
+        return logits, F.multilabel_soft_margin_loss(logits, truth), []
+
+    return numbers | _train(1, model, phase1_optimizer(model.train()), compute_loss)
 
 
-@_plain_convolutions()
+@_without_onednn
 def phase2(
     state_dict: Mapping[str, np.ndarray],
     images: np.ndarray,
@@ -120,7 +107,7 @@ def phase2(
         raise InputError("config.images: one image has no batch statistics; give two or more")
     (num_classes,) = _shape(state_dict, "decoder.last_conv.8.bias")
     width = _shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
-    targets = _check_input(inputs, "targets", (len(TARGET_LAYERS), *images.shape[:3]))
+    targets = _check_input(inputs, "targets", (len(golden.TARGET_LAYERS), *images.shape[:3]))
     probability = _check_input(inputs, "gate/probability", (len(images), num_classes))
     model = _load_network(
         DeepLabV3Plus,
@@ -138,7 +125,15 @@ def phase2(
     numbers["forward/prediction"] = _label(_copy_array(logits), axis=1)
     is_open = (probability > _GATE_THRESHOLD)[:, :, None, None]
     numbers["gate/prediction_reference"] = _label(_copy_array(logits) * is_open, axis=1)
-    return numbers | _train_segmenter(model, x, torch.tensor(targets, dtype=torch.long))
+    truth = torch.tensor(targets, dtype=torch.long)
+    weights = torch.tensor([_LAYER_WEIGHTS[layer] for layer in golden.TARGET_LAYERS], dtype=x.dtype)
+
+    def compute_loss() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+        logits, _ = model(x)
+        by_layer = layer_losses(logits, truth)
+        return logits, (weights * by_layer).sum(), by_layer.tolist()
+
+    return numbers | _train(2, model, phase2_optimizer(model.train()), compute_loss)
 
 
 def normalized(maps: np.ndarray) -> np.ndarray:
@@ -165,7 +160,7 @@ def layer_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
       (3,): means over the pixels, white ones included, divided once more by N. White is a further
       class with logit 100 where the mask of bn7 is white and 0 elsewhere.
     """
-    white = targets[TARGET_LAYERS.index("bn7")] == logits.shape[1]
+    white = targets[golden.TARGET_LAYERS.index("bn7")] == logits.shape[1]
     further = _WHITE_LOGIT * white[:, None].to(logits.dtype)
     logits = torch.cat([logits, further], dim=1)
     return torch.stack([F.cross_entropy(logits, target) / len(logits) for target in targets])
@@ -186,7 +181,7 @@ def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
             parameter.requires_grad_(trained)
             if trained:
                 groups[name == "fc8", leaf == "bias"].append(parameter)
-    rate = LEARNING_RATE[1]
+    rate = golden.LEARNING_RATE[1]
     return torch.optim.SGD(
         [
             {
@@ -202,7 +197,7 @@ def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
 
 def phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
     """Makes the SGD of phase 2: the backbone, and the heads at ten times its rate."""
-    rate = LEARNING_RATE[2]
+    rate = golden.LEARNING_RATE[2]
     heads = [*model.aspp.parameters(), *model.decoder.parameters()]
     return torch.optim.SGD(
         [
@@ -219,7 +214,9 @@ def _classify(model: ResNet38, x: torch.Tensor) -> tuple[Arrays, dict[str, np.nd
     logits, taps = model(x)
     cams = {
         layer: _copy_array(F.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False))
-        for layer, maps in _grad_cam(logits, {layer: taps[layer] for layer in CAM_LAYERS}).items()
+        for layer, maps in _grad_cam(
+            logits, {layer: taps[layer] for layer in golden.CAM_LAYERS}
+        ).items()
     }
     numbers = {
         "forward/" + {"bn7": "bn7_relu"}.get(name, name): _copy_array(tensor)
@@ -229,7 +226,7 @@ def _classify(model: ResNet38, x: torch.Tensor) -> tuple[Arrays, dict[str, np.nd
         numbers["forward/cam"] = _copy_array(F.relu(model.fc8(taps["bn7"])))
         numbers["forward/logits"] = _copy_array(logits)
         numbers["forward/probability"] = _copy_array(torch.sigmoid(logits))
-        for mu in MUS:
+        for mu in golden.MUS:
             logits, taps = model(x, mu)
             numbers[f"pda/{mu}/logits"] = _copy_array(logits)
             numbers[f"pda/{mu}/attended"] = _copy_array(taps["attended"])
@@ -258,67 +255,46 @@ def _segment(cams: np.ndarray, probability: np.ndarray, size: Sequence[int]) -> 
     return numbers
 
 
-def _train_classifier(model: ResNet38, x: torch.Tensor, labels: torch.Tensor) -> Arrays:
-    optimizer = phase1_optimizer(model.train())
-    schedule = _schedule(optimizer, TOTAL_STEPS[1])
-    numbers: Arrays = {}
-    losses, rates = [], []
-    for step in range(STEPS):
-        loss = F.multilabel_soft_margin_loss(model(x, MU)[0], labels)
-        optimizer.zero_grad()
-        loss.backward()
-        if step == 0:
-            numbers |= _gradients(model)
-        losses.append(loss.item())
-        rates.append(schedule.get_last_lr())
-        optimizer.step()
-        schedule.step()
-    numbers |= {"train/losses": np.array(losses), "train/learning_rates": np.array(rates)}
-    return numbers | {f"after3/{name}": _copy_array(p) for name, p in model.named_parameters()}
-
-
-def _train_segmenter(model: DeepLabV3Plus, x: torch.Tensor, targets: torch.Tensor) -> Arrays:
-    optimizer = phase2_optimizer(model.train())
-    schedule = _schedule(optimizer, TOTAL_STEPS[2])
-    weights = torch.tensor([_LAYER_WEIGHTS[layer] for layer in TARGET_LAYERS], dtype=x.dtype)
+def _train(
+    phase: int,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    compute_loss: Callable[[], tuple[torch.Tensor, torch.Tensor, list[float]]],
+) -> Arrays:
+    """Takes optimizer steps; `compute_loss` gives the logits, the loss and its parts."""
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 - step / golden.TOTAL_STEPS[phase]) ** _POWER
+    )
     numbers: Arrays = {}
     losses, parts, rates = [], [], []
-    for step in range(STEPS):
-        logits, _ = model(x)
-        by_layer = layer_losses(logits, targets)
-        loss = (weights * by_layer).sum()
+    for step in range(golden.STEPS):
+        logits, loss, loss_parts = compute_loss()
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            numbers["train/logits"] = _copy_array(logits)
-            numbers |= _gradients(model)
+            if phase == 2:
+                numbers["train/logits"] = _copy_array(logits)
             numbers |= {
-                f"running/{name}": _copy_array(buffer)
-                for name, buffer in model.named_buffers()
-                if not name.endswith(_COUNTER)
+                f"grad/{name}": _copy_array(parameter.grad)
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
             }
+            if phase == 2:  # in phase 1 they are frozen
+                numbers |= {
+                    f"running/{name}": _copy_array(buffer)
+                    for name, buffer in model.named_buffers()
+                    if not name.endswith(_COUNTER)
+                }
         losses.append(loss.item())
-        parts.append(by_layer.tolist())
+        parts.append(loss_parts)
         rates.append(schedule.get_last_lr())
         optimizer.step()
         schedule.step()
-    numbers |= {"train/losses": np.array(losses), "train/loss_parts": np.array(parts)}
+    numbers["train/losses"] = np.array(losses)
+    if phase == 2:
+        numbers["train/loss_parts"] = np.array(parts)
     numbers["train/learning_rates"] = np.array(rates)
     return numbers | {f"after3/{name}": _copy_array(p) for name, p in model.named_parameters()}
-
-
-def _schedule(optimizer: torch.optim.SGD, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: (1 - step / total_steps) ** _POWER
-    )
-
-
-def _gradients(model: nn.Module) -> Arrays:
-    return {
-        f"grad/{name}": _copy_array(parameter.grad)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
 
 
 def _label(scores: np.ndarray, axis: int = 0) -> np.ndarray:
