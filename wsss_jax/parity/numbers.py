@@ -142,14 +142,14 @@ def _make_phase1(
             by_batch[f"pseudo_mask/luad/{layer}"] = np.where(white, np.uint8(num_classes), tissue)
         dtype = by_batch["forward/logits"].dtype
         for mu in golden.MUS:
-            of_mu = attend((variables, dtype.type(mu)), batch)
-            by_batch |= {f"pda/{mu}/{name}": value for name, value in of_mu.items()}
+            attended = attend((variables, dtype.type(mu)), batch)
+            by_batch |= {f"pda/{mu}/{name}": value for name, value in attended.items()}
         numbers = {}
         for name, value in _drop_repeated(by_batch, batch).items():
             if golden.get_kind(name) in ("forward", "pda"):
                 numbers[name] = value
             else:
-                numbers |= {f"{name}/{index}": of_image for index, of_image in enumerate(value)}
+                numbers |= {f"{name}/{index}": array for index, array in enumerate(value)}
         return numbers
 
     return compute

@@ -58,7 +58,7 @@ def phase1(
     Raises:
       InputError: weights or labels do not fit.
     """
-    num_classes, channels = _shape(state_dict, "fc8.weight")[:2]
+    num_classes, channels = _get_shape(state_dict, "fc8.weight")[:2]
     labels = _check_input(inputs, "labels", (len(images), num_classes))
     model = _load_network(
         ResNet38, state_dict, dtype, num_classes=num_classes, width=channels / 4096
@@ -69,7 +69,7 @@ def phase1(
         numbers |= {f"gradcam/{layer}/{index}": array for index, array in enumerate(maps)}
     for layer in golden.MASK_LAYERS:
         for index, (maps, label, image) in enumerate(zip(cams[layer], labels, images)):
-            scores = normalized(maps) * (label != 0)[:, None, None]
+            scores = normalize(maps) * (label != 0)[:, None, None]
             white = np.where(white_background(image), _WHITE_SCORE, 0)[None]
             with_white = np.concatenate([scores, white])
             numbers[f"pseudo_mask/luad/{layer}/{index}"] = _label(with_white)
@@ -105,8 +105,8 @@ def phase2(
     """
     if len(images) < 2:
         raise InputError("config.images: one image has no batch statistics; give two or more")
-    (num_classes,) = _shape(state_dict, "decoder.last_conv.8.bias")
-    width = _shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
+    (num_classes,) = _get_shape(state_dict, "decoder.last_conv.8.bias")
+    width = _get_shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
     targets = _check_input(inputs, "targets", (len(golden.TARGET_LAYERS), *images.shape[:3]))
     probability = _check_input(inputs, "gate/probability", (len(images), num_classes))
     model = _load_network(
@@ -115,7 +115,7 @@ def phase2(
         dtype,
         num_classes=num_classes,
         width=width,
-        blocks=_blocks(state_dict),
+        blocks=_count_blocks(state_dict),
     )
     x = _scale_images(images, dtype)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def phase2(
     return numbers | _train(2, model, phase2_optimizer(model.train()), compute_loss)
 
 
-def normalized(maps: np.ndarray) -> np.ndarray:
+def normalize(maps: np.ndarray) -> np.ndarray:
     """Scales maps (C, H, W) to [0, 1] by their joint minimum and maximum; 0 if these are equal."""
     low, high = maps.min(), maps.max()
     return (maps - low) / ((high - low) or 1)
@@ -250,7 +250,7 @@ def _segment(cams: np.ndarray, probability: np.ndarray, size: Sequence[int]) -> 
     for index, (maps, predicted) in enumerate(zip(cams, probability > _SEGMENTATION_THRESHOLD)):
         present = torch.tensor(maps * predicted[:, None, None])[None]
         resized = F.interpolate(present, tuple(size), mode="bilinear", align_corners=False)[0]
-        numbers[f"phase1_segmentation/{index}"] = _label(normalized(resized.numpy()))
+        numbers[f"phase1_segmentation/{index}"] = _label(normalize(resized.numpy()))
         numbers[f"phase1_segmentation_label/{index}"] = predicted.astype(np.float32)
     return numbers
 
@@ -335,14 +335,14 @@ def _load_network(
     return model
 
 
-def _blocks(state_dict: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+def _count_blocks(state_dict: Mapping[str, np.ndarray]) -> tuple[int, ...]:
     """Counts the blocks per stage of the backbone."""
     pattern = re.compile(r"backbone\.layer(\d)\.\d+\.conv1\.weight")
     counts = Counter(match[1] for match in map(pattern.fullmatch, state_dict) if match)
     return tuple(counts[stage] for stage in "1234")
 
 
-def _shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+def _get_shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
     if name not in state_dict:
         raise InputError(f"config.weights: {name} is missing; give weights of this phase")
     return np.shape(state_dict[name])
