@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -179,20 +180,10 @@ class Checkpoints:
             )
         if not has_training:
             raise ValueError("the state of training is missing")
-        self._check_shapes(step, like.variables)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(make_abstract(like.variables)),
-                training=ocp.args.StandardRestore(make_abstract(_get_training(like))),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        meta = dict(restored["meta"])
+        likes = {"variables": like.variables, "training": _get_training(like)}
+        trees, meta = self._restore(step, likes)
         if not isinstance(meta.get("history"), list):
             raise ValueError("the history is missing")
-        trees = parallel.to_local({name: restored[name] for name in ("variables", "training")})
-        check_arrays(trees, meta.pop(_CHECKSUMS, None))
         return State(variables=trees["variables"], **trees["training"]), meta
 
     def restore_variables(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
@@ -203,17 +194,20 @@ class Checkpoints:
         """
         if like is None:
             like = self._manager.item_metadata(step)["variables"].tree
-        else:
-            self._check_shapes(step, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(make_abstract(like)), meta=ocp.args.JsonRestore()
-            ),
-        )
-        variables = parallel.to_local(restored["variables"])
-        check_arrays({"variables": variables}, restored["meta"].get(_CHECKSUMS))
-        return variables
+        return self._restore(step, {"variables": like})[0]["variables"]
+
+    def _restore(self, step: int, likes: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
+        """Restores items of these shapes, checked, and `meta`."""
+        self._check_shapes(step, likes["variables"])
+        items = {
+            item: ocp.args.StandardRestore(make_abstract(like)) for item, like in likes.items()
+        }
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
+        restored = self._manager.restore(step, args=args)
+        meta = dict(restored["meta"])
+        trees = parallel.to_local({item: restored[item] for item in likes})
+        check_arrays(trees, meta.pop(_CHECKSUMS, None))
+        return trees, meta
 
     def close(self) -> None:
         self._manager.close()
@@ -261,10 +255,7 @@ def load_variables(
         raise InputError(
             f"{workdir}: no checkpoint there; train that phase first, or convert again"
         )
-    checkpoints = Checkpoints(workdir, score, read_only=True)
-    try:
+    with closing(Checkpoints(workdir, score, read_only=True)) as checkpoints:
         if score is None:
             return checkpoints.restore_latest_variables(like)
         return checkpoints.restore_best_variables(like)
-    finally:
-        checkpoints.close()
