@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -114,40 +115,44 @@ class Checkpoints:
         """Finds the step of the checkpoint with the highest score; None without any."""
         return self._manager.best_step()
 
-    def restore_best_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
-        """Restores the variables of the undamaged checkpoint with the highest score.
-
-        Raises:
-          InputError: none has a score yet, all are damaged, or they hold another network.
-        """
-        scores = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        scores = {step: by_name[self._score] for step, by_name in scores.items() if by_name}
-        if not scores and self._manager.all_steps():
-            raise InputError(
-                f"{self._path}: no checkpoint was validated yet, which happens at the end of each "
-                "epoch: continue the training of this run until then"
-            )
-        steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
-        return self._restore_first(steps, lambda step: self.restore_variables(step, like))
-
     def restore_latest(self, like: State) -> tuple[State, dict]:
         """Restores the newest undamaged state and its `meta`; reports damaged ones.
 
         Raises:
           InputError: all are damaged, or they hold another network.
         """
-        return self._restore_newest(lambda step: self.restore(step, like))
+        return self._restore_first(self._list_newest(), partial(self._restore_state, like=like))
 
-    def restore_latest_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
-        """Restores the variables of the newest undamaged checkpoint.
+    def restore_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
+        """Restores the variables of the best checkpoint, or the newest where there is no `score`.
+
+        Damaged checkpoints are reported and passed over.
+
+        Args:
+          like: the shapes they must have; None takes any.
 
         Raises:
-          InputError: all are damaged, or they hold another network.
+          InputError: none has a score yet, all are damaged, or they hold another network.
         """
-        return self._restore_newest(lambda step: self.restore_variables(step, like))
+        steps = self._list_newest()
+        if self._score is not None:
+            scores = {step: self._manager.metrics(step) for step in steps}
+            scores = {step: by_name[self._score] for step, by_name in scores.items() if by_name}
+            if steps and not scores:
+                raise InputError(
+                    f"{self._path}: no checkpoint was validated yet, which happens at the end of "
+                    "each epoch: continue the training of this run until then"
+                )
+            steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
 
-    def _restore_newest(self, restore: Callable[[int], Any]) -> Any:
-        return self._restore_first(sorted(self._manager.all_steps(), reverse=True), restore)
+        def restore(step: int) -> dict[str, Any]:
+            shapes = self._manager.item_metadata(step)["variables"].tree if like is None else like
+            return self._restore_items(step, {"variables": shapes})[0]["variables"]
+
+        return self._restore_first(steps, restore)
+
+    def _list_newest(self) -> list[int]:
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def _restore_first(self, steps: Sequence[int], restore: Callable[[int], Any]) -> Any:
         """Restores the first of the steps that is not damaged."""
@@ -166,7 +171,7 @@ class Checkpoints:
             "one to start again"
         )
 
-    def restore(self, step: int, like: State) -> tuple[State, dict]:
+    def _restore_state(self, step: int, like: State) -> tuple[State, dict]:
         """Restores the state and `meta` of a step; `like` is a state with the shapes it must have.
 
         Raises:
@@ -181,23 +186,13 @@ class Checkpoints:
         if not has_training:
             raise ValueError("the state of training is missing")
         likes = {"variables": like.variables, "training": _get_training(like)}
-        trees, meta = self._restore(step, likes)
+        trees, meta = self._restore_items(step, likes)
         if not isinstance(meta.get("history"), list):
             raise ValueError("the history is missing")
         return State(variables=trees["variables"], **trees["training"]), meta
 
-    def restore_variables(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
-        """Restores the variables alone, without what only training needs.
-
-        Raises:
-          InputError: the checkpoint holds a network of another shape than `like`.
-        """
-        if like is None:
-            like = self._manager.item_metadata(step)["variables"].tree
-        return self._restore(step, {"variables": like})[0]["variables"]
-
-    def _restore(self, step: int, likes: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
-        """Restores items of these shapes, checked, and `meta`."""
+    def _restore_items(self, step: int, likes: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
+        """Restores the items of a step, which must have the shapes of `likes`, and its `meta`."""
         self._check_shapes(step, likes["variables"])
         items = {
             item: ocp.args.StandardRestore(make_abstract(like)) for item, like in likes.items()
@@ -256,6 +251,4 @@ def load_variables(
             f"{workdir}: no checkpoint there; train that phase first, or convert again"
         )
     with closing(Checkpoints(workdir, score, read_only=True)) as checkpoints:
-        if score is None:
-            return checkpoints.restore_latest_variables(like)
-        return checkpoints.restore_best_variables(like)
+        return checkpoints.restore_variables(like)

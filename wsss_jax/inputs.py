@@ -99,7 +99,7 @@ def read_batches(
 
 
 def _prefetch(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
-    """Reads ahead, in threads of this process or, with `workers`, in processes."""
+    """Reads batches in advance, in threads of this process or, with `workers`, in processes."""
     iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))
     if not workers:
         return iterable

@@ -54,8 +54,8 @@ def load(path: Path, choose: Choose = lambda names: names) -> dict[str, np.ndarr
       choose: which tensors to read; by default all.
 
     Returns:
-      name -> array in C order, in the order of the file; bfloat16 becomes float32. Names of tensors
-      in containers follow those of the containers: "state_dict.fc8.weight", "optimizer.0.step".
+      name -> array in C order, in the order of the file; bfloat16 becomes float32. The names
+      of containers come before the tensor's: "state_dict.fc8.weight", "optimizer.0.step".
 
     Raises:
       InputError: there is no such file, it is damaged, or it holds anything but plain weights.

@@ -160,7 +160,7 @@ def measure_rounding(
       state_dict: the weights.
       computed: their numbers.
       expected: which entries of which tensors to look at.
-      precision: whose rounding is measured, that of the coarser side.
+      precision: of the coarser side, whose rounding is measured.
     """
     epsilon = PERTURBATION * float(jnp.finfo(precision).eps)
     unperturbed = {

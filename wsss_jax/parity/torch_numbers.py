@@ -1,6 +1,6 @@
 """Computes the numbers of a golden file in PyTorch on the CPU; needs the extra "torch".
 
-Names and meaning are those of `golden`; here every tensor is whole. Floats have the requested
+Names and meaning as in `golden`; here every tensor is whole. Floats have the requested
 dtype, label maps are uint8, losses and learning rates float64.
 """
 
