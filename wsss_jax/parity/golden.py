@@ -161,6 +161,29 @@ def _sample_indices(name: str, size: int) -> np.ndarray:
     return np.sort(generator.choice(size, min(_SAMPLE_SIZE, size), replace=False))
 
 
+def check_inputs(
+    source: str, phase: int, inputs: Mapping[str, np.ndarray], images: np.ndarray, num_classes: int
+) -> None:
+    """Refuses inputs, from the file or field `source`, of other images or another network.
+
+    Raises:
+      InputError: one is missing or of another shape.
+    """
+    examples, size = len(images), images.shape[1:3]
+    shapes = {
+        "labels": (examples, num_classes),
+        "targets": (len(TARGET_LAYERS), examples, *size),
+        "gate/probability": (examples, num_classes),
+    }
+    for name in INPUTS[phase]:
+        if name in shapes and (name not in inputs or inputs[name].shape != shapes[name]):
+            shape = inputs[name].shape if name in inputs else "none"
+            raise InputError(
+                f"{source}: {name} has the shape {shape}, images and weights ask for "
+                f"{shapes[name]}; use the images and weights that the file was made from"
+            )
+
+
 def get_kind(name: str) -> str:
     """Returns the first part of a name, such as "forward"."""
     return name.partition("/")[0]

@@ -59,7 +59,7 @@ def phase1(
       InputError: weights or labels do not fit.
     """
     num_classes, channels = _get_shape(state_dict, "fc8.weight")[:2]
-    labels = _check_input(inputs, "labels", (len(images), num_classes))
+    golden.check_inputs("config.golden", 1, inputs, images, num_classes)
     model = _load_network(
         ResNet38, state_dict, dtype, num_classes=num_classes, width=channels / 4096
     )
@@ -68,14 +68,14 @@ def phase1(
     for layer, maps in cams.items():
         numbers |= {f"gradcam/{layer}/{index}": array for index, array in enumerate(maps)}
     for layer in golden.MASK_LAYERS:
-        for index, (maps, label, image) in enumerate(zip(cams[layer], labels, images)):
+        for index, (maps, label, image) in enumerate(zip(cams[layer], inputs["labels"], images)):
             scores = normalize(maps) * (label != 0)[:, None, None]
             white = np.where(white_background(image), _WHITE_SCORE, 0)[None]
             with_white = np.concatenate([scores, white])
             numbers[f"pseudo_mask/luad/{layer}/{index}"] = _label(with_white)
             numbers[f"pseudo_mask/bcss/{layer}/{index}"] = _label(scores)
     numbers |= _segment(numbers["forward/cam"], numbers["forward/probability"], images.shape[1:3])
-    truth = torch.tensor(labels, dtype=x.dtype)
+    truth = torch.tensor(inputs["labels"], dtype=x.dtype)
 
     def compute_loss() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
         logits, _ = model(x, golden.MU)
@@ -107,8 +107,7 @@ def phase2(
         raise InputError("config.images: one image has no batch statistics; give two or more")
     (num_classes,) = _get_shape(state_dict, "decoder.last_conv.8.bias")
     width = _get_shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
-    targets = _check_input(inputs, "targets", (len(golden.TARGET_LAYERS), *images.shape[:3]))
-    probability = _check_input(inputs, "gate/probability", (len(images), num_classes))
+    golden.check_inputs("config.golden", 2, inputs, images, num_classes)
     model = _load_network(
         DeepLabV3Plus,
         state_dict,
@@ -123,9 +122,9 @@ def phase2(
     numbers = {f"forward/{name}": _copy_array(tensor) for name, tensor in taps.items()}
     numbers["forward/logits"] = _copy_array(logits)
     numbers["forward/prediction"] = _label(_copy_array(logits), axis=1)
-    is_open = (probability > _GATE_THRESHOLD)[:, :, None, None]
+    is_open = (inputs["gate/probability"] > _GATE_THRESHOLD)[:, :, None, None]
     numbers["gate/prediction_reference"] = _label(_copy_array(logits) * is_open, axis=1)
-    truth = torch.tensor(targets, dtype=torch.long)
+    truth = torch.tensor(inputs["targets"], dtype=torch.long)
     weights = torch.tensor([_LAYER_WEIGHTS[layer] for layer in golden.TARGET_LAYERS], dtype=x.dtype)
 
     def compute_loss() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
@@ -346,12 +345,3 @@ def _get_shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ..
     if name not in state_dict:
         raise InputError(f"config.weights: {name} is missing; give weights of this phase")
     return np.shape(state_dict[name])
-
-
-def _check_input(inputs: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name not in inputs or np.shape(inputs[name]) != shape:
-        given = np.shape(inputs[name]) if name in inputs else "missing"
-        raise InputError(
-            f"config.golden: {name} is {given}, images and weights ask for {shape}; record it again"
-        )
-    return np.asarray(inputs[name])
