@@ -114,7 +114,7 @@ def run_reference(
         for layer in LAYERS:
             maps = np.stack([compute_class_map(x, layer, index) for index in range(CLASSES)])
             mask = (torch_numbers.normalize(maps) * present).argmax(axis=0).astype(np.uint8)
-            mask[torch_numbers.white_background(image)] = synthetic.DATASET.excluded
+            mask[torch_numbers.find_white_background(image)] = synthetic.DATASET.excluded
             yield out / layer / f"{patch.stem}.png", mask
 
     next(make_masks(patches[0]))

@@ -70,7 +70,7 @@ def phase1(
     for layer in golden.MASK_LAYERS:
         for index, (maps, label, image) in enumerate(zip(cams[layer], inputs["labels"], images)):
             scores = normalize(maps) * (label != 0)[:, None, None]
-            white = np.where(white_background(image), _WHITE_SCORE, 0)[None]
+            white = np.where(find_white_background(image), _WHITE_SCORE, 0)[None]
             with_white = np.concatenate([scores, white])
             numbers[f"pseudo_mask/luad/{layer}/{index}"] = _label(with_white)
             numbers[f"pseudo_mask/bcss/{layer}/{index}"] = _label(scores)
@@ -81,7 +81,7 @@ def phase1(
         logits, _ = model(x, golden.MU)
         return logits, F.multilabel_soft_margin_loss(logits, truth), []
 
-    return numbers | _train(1, model, phase1_optimizer(model.train()), compute_loss)
+    return numbers | _train(1, model, make_phase1_optimizer(model.train()), compute_loss)
 
 
 @_without_onednn
@@ -132,7 +132,7 @@ def phase2(
         by_layer = layer_losses(logits, truth)
         return logits, (weights * by_layer).sum(), by_layer.tolist()
 
-    return numbers | _train(2, model, phase2_optimizer(model.train()), compute_loss)
+    return numbers | _train(2, model, make_phase2_optimizer(model.train()), compute_loss)
 
 
 def normalize(maps: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def normalize(maps: np.ndarray) -> np.ndarray:
     return (maps - low) / ((high - low) or 1)
 
 
-def white_background(image: np.ndarray) -> np.ndarray:
+def find_white_background(image: np.ndarray) -> np.ndarray:
     """Finds bright areas, 4-connected and large, of an image (H, W, 3) uint8 RGB: (H, W) bool."""
     bright = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > _WHITE_GREY
     _, areas = cv2.connectedComponents(bright.astype(np.uint8), connectivity=4)
@@ -165,7 +165,7 @@ def layer_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.stack([F.cross_entropy(logits, target) / len(logits) for target in targets])
 
 
-def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
+def make_phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
     """Makes the SGD of phase 1 and freezes all parameters of `model` it does not train.
 
     Its groups: weights, biases (twice the rate, no decay), fc8 and its biases (ten and twenty times
@@ -194,7 +194,7 @@ def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
     )
 
 
-def phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
+def make_phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
     """Makes the SGD of phase 2: the backbone, and the heads at ten times its rate."""
     rate = golden.LEARNING_RATE[2]
     heads = [*model.aspp.parameters(), *model.decoder.parameters()]
