@@ -189,9 +189,7 @@ def _find_places(names: Collection[str]) -> list[str]:
     return list(places)
 
 
-def _load_safetensors(
-    path: Path, choose: Callable[[Collection[str]], Collection[str]]
-) -> dict[str, np.ndarray]:
+def _load_safetensors(path: Path, choose: torch_files.Choose) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         with safetensors.safe_open(path, framework="np") as file:
