@@ -20,6 +20,7 @@ test: lint  ## the checks and tests before every commit (eight minutes on two co
 
 test-long: $(VENV)/.test ray  ## only the long tests: kills at length, full width, processes, Ray
 	$(PYTEST) -m long
+	KILLS=$${KILLS:-30} $(BIN)/python -m pytest tests/test_resilience.py -m "not long"
 
 test-all: test test-long  ## all tests
 

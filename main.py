@@ -13,6 +13,7 @@ elif __name__ == "__mp_main__":  # a worker process, which imports this first
     workers.initialize()
 
 import errno
+import io
 import os
 import re
 import signal
@@ -81,7 +82,8 @@ def _parse(argv: list[str]) -> list[str]:
         text = str(error)
         near = re.search(r'Did you mean "(\w+)"', text)
         hint = f"; did you mean {near[1]}?" if near else ""
-        _refuse(f"--config has no field {re.search(r'[A-Za-z_]+', text)[0]}{hint}")
+        field = re.search(r"[A-Za-z_]+", text)
+        _refuse(f"--config has no field {field[0] if field else text}{hint}")
     except (SyntaxError, ImportError) as error:
         _refuse(f"--config: {type(error).__name__} in {_config_path(argv)}: {error}")
     except (flags.Error, ValueError, TypeError) as error:
@@ -168,6 +170,7 @@ def _ignore_echoes() -> None:
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are no text
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     _ignore_echoes()
     app.run(main, flags_parser=_parse)

@@ -7,11 +7,12 @@ import pytest
 
 import wsss_jax
 from configs import base
+from tests.conftest import tiny_phase1
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
 from wsss_jax.config_rules import NOTHING, added
 from wsss_jax.errors import InputError
-from wsss_jax.jobs import masks, prepare
+from wsss_jax.jobs import masks, prepare, train
 
 CONFIGS = sorted(
     path.stem
@@ -224,3 +225,13 @@ def test_fields_that_came_later_do_what_was_done_without_them(tmp_path):
         assert config_lib.load(tmp_path, "workdir").absent == "zero"
         config_lib.save(config, tmp_path)
         assert config_lib.load(tmp_path, "workdir").absent == "excluded"
+
+
+def test_a_job_completes_a_copy_and_nothing_writes_to_it(tissue_dir):
+    config = tiny_phase1(tissue_dir)
+    config.model.batch_norm = "auto"
+    completed, _, _ = train.complete(config)
+    assert config.model.batch_norm == "auto" and completed.model.batch_norm == "trained"
+    for part, field in ((completed, "seed"), (completed.model, "width"), (completed.data, "root")):
+        with pytest.raises(AttributeError, match="immutable"):
+            part[field] = 1

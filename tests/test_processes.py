@@ -13,6 +13,8 @@ import pytest
 from wsss_jax.checkpoints import load_variables
 from wsss_jax.training.history import SCORE
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -158,7 +158,7 @@ def test_masks_of_other_patches_are_made_anew(runs_dir, tissue_dir, tmp_path, mo
         write_mask(path, *arguments)
 
     monkeypatch.setattr(patch_files, "write_mask", count)
-    config = config_lib.load(workdir, "workdir")
+    config = config_lib.thaw(config_lib.load(workdir, "workdir"))
     config.data.root = str(root)
     jobs.run(config, workdir)
     assert {path.stem for path in written} == {first.stem} and len(written) == 3

@@ -195,7 +195,7 @@ def _add_later_fields(values: dict[str, Any]) -> None:
         if rule.before is NOTHING:
             continue
         *sections, name = path.split(".")
-        part = values
+        part: Any = values
         for section in sections:
             part = part.get(section) if isinstance(part, dict) else None
         if isinstance(part, dict):

@@ -77,6 +77,7 @@ def test_the_recorded_numbers_of_phase_1(tmp_path, capsys):
     assert "0 different" in out
 
 
+@pytest.mark.long
 def test_the_recorded_numbers_of_phase_2(tmp_path):
     """In training mode rounding is large: the pooling branch normalizes over three values."""
     state_dict = {f"module.{k}": v for k, v in reference.state_dict("phase2").items()}
@@ -94,6 +95,7 @@ def test_the_recorded_numbers_of_phase_2(tmp_path):
     assert set(verdicts) <= recorded.tensors.keys() and len(recorded.tensors) > 900
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [1, 2])
 def test_the_numbers_recorded_in_float64(phase, tmp_path, capsys):
     """Forward, backward and three optimizer steps at full width, where rounding hides nothing."""

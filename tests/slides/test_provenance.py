@@ -41,7 +41,7 @@ def _config(tmp_path: Path, *phases: str):
 def test_networks_say_where_they_come_from(tmp_path):
     _run(tmp_path / "phase1", "phase1", history=_epochs(0.1, 0.9, 0.8, key="val_mean_f1"))
     _run(tmp_path / "phase2", "phase2", history=_epochs(0.5, 0.75, 0.7))
-    origins = provenance.read(_config(tmp_path, "phase1", "phase2"))
+    origins = provenance.read_origins(_config(tmp_path, "phase1", "phase2"))
     assert list(origins) == ["phase1", "phase2"]
     assert provenance.describe(origins["phase2"]) == {
         "data set": "LUAD-HistoSeg",
@@ -52,7 +52,7 @@ def test_networks_say_where_they_come_from(tmp_path):
         "software version": config_lib.version(tmp_path / "phase2", "phase2"),
     }
     assert origins["phase1"].score == "mean F1 0.800 (last of 3 epochs)"
-    assert provenance.warnings(origins, 1.0) == []
+    assert provenance.list_warnings(origins, 1.0) == []
     json.dumps([origin._asdict() for origin in origins.values()])
 
 
@@ -67,27 +67,27 @@ def test_networks_say_where_they_come_from(tmp_path):
 )
 def test_what_speaks_against_a_network_is_said(tmp_path, changes, mpp, words):
     _run(tmp_path / "phase2", "phase2", **{"history": _epochs(0.5, 0.6, 0.7), **changes})
-    origins = provenance.read(_config(tmp_path, "phase2"))
-    (warning,) = provenance.warnings(origins, mpp)
+    origins = provenance.read_origins(_config(tmp_path, "phase2"))
+    (warning,) = provenance.list_warnings(origins, mpp)
     assert warning.startswith(words)
 
 
 def test_converted_weights_have_no_history(tmp_path):
     _run(tmp_path / "phase2", "phase2")
     (tmp_path / "phase2" / "checkpoints" / "0").mkdir(parents=True)
-    origins = provenance.read(_config(tmp_path, "phase2"))
+    origins = provenance.read_origins(_config(tmp_path, "phase2"))
     assert origins["phase2"].score == "none"
     assert provenance.describe(origins["phase2"])["epochs"] == "no history: converted weights"
-    assert "converted weights without a history" in provenance.warnings(origins, 1.0)[0]
+    assert "converted weights without a history" in provenance.list_warnings(origins, 1.0)[0]
 
 
 def test_what_nobody_knows_is_not_made_up(tmp_path):
     history = _epochs(None, None, None)
     _run(tmp_path / "phase2", "phase2", history=history, **{"data.resize": True})
-    origin = provenance.read(_config(tmp_path, "phase2"))["phase2"]
+    origin = provenance.read_origins(_config(tmp_path, "phase2"))["phase2"]
     assert (origin.mpp, origin.score) == (None, "none")
     assert provenance.describe(origin)["resolution"].startswith("unknown")
-    assert provenance.warnings({"phase2": origin}, 0.25) == []
+    assert provenance.list_warnings({"phase2": origin}, 0.25) == []
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]", '"\xff'])
@@ -95,14 +95,14 @@ def test_a_damaged_history_is_one_line(tmp_path, text):
     _run(tmp_path / "phase2", "phase2")
     (tmp_path / "phase2" / "history.json").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=r"history\.json: not .*; restore it, or remove it"):
-        provenance.read(_config(tmp_path, "phase2"))
+        provenance.read_origins(_config(tmp_path, "phase2"))
 
 
 def test_precision_is_that_of_the_run_or_the_one_asked_for(runs_dir):
     config = base.segment("a.svs", "", str(runs_dir / "phase2"))
-    assert provenance.read(config)["phase2"].precision == "float32"
+    assert provenance.read_origins(config)["phase2"].precision == "float32"
     config.precision = "bfloat16"
-    origin = provenance.read(config)["phase2"]
+    origin = provenance.read_origins(config)["phase2"]
     assert (origin.trained_in, origin.precision) == ("float32", "bfloat16")
     trained = load_trained(str(runs_dir / "phase2"), "phase2", "", "bfloat16")
     assert trained.network.dtype == "bfloat16"

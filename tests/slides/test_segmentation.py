@@ -181,7 +181,7 @@ def test_bad_slides_do_not_stop_the_others(slide, runs_dir, tmp_path, capsys):
     jobs.run(config, workdir)
     printed = capsys.readouterr().out
     assert "without: finished before" in printed
-    assert "mpp.csv: for none of these slides: whitout\n" in printed
+    assert "mpp.csv: lines that fit none of the slides: whitout\n" in printed
 
 
 def test_a_full_disk_is_reported_with_the_workdir(slide, runs_dir, tmp_path, monkeypatch):

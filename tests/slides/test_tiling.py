@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wsss_jax.errors import InputError
-from wsss_jax.slides.mapping.tiling import Tiling, choose_stride, compute_weights, place_tiles
+from wsss_jax.slides.mapping.tiling import Tiling, choose_stride, place_tiles
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def test_a_stride_that_leaves_gaps_is_refused(stride):
 
 
 def test_windows_weight_every_pixel():
-    assert (compute_weights("flat", 6) == 1).all()
-    hann = compute_weights("hann", 6)
+    assert (Tiling(6, 6, "flat").weights == 1).all()
+    hann = Tiling(6, 6, "hann").weights
     assert (hann > 0).all() and hann.argmax() in (14, 15, 20, 21)
     np.testing.assert_array_equal(hann, hann[::-1, ::-1].T)
     np.testing.assert_array_equal(hann, Tiling(6, 3, "hann").weights)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
@@ -48,7 +48,7 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
     with signals.defer():  # threads of Orbax would go on writing
         checkpoints = Checkpoints(workdir)
         try:
-            checkpoints.save(State(np.int32(0), variables, None), {"history": []}, {})
+            checkpoints.save(State(jnp.int32(0), variables, None), {"history": []}, {})
         finally:
             checkpoints.close()
     print(f"{workdir} is a run of {settings.job}, its classes are {', '.join(dataset.classes)}")

@@ -22,6 +22,7 @@ from wsss_jax.patch_records import PatchRecord
 from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
 from wsss_jax.sources import Batch, Source, open_source
+from wsss_jax.training.task import DeviceBatch
 from wsss_jax.training.trained import Trained, bind, load_trained
 
 SHARED = True
@@ -162,11 +163,12 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
     gate = Gate.of(config.gate)
 
     def combine(
-        predictions: dict[str, Prediction], batch: Batch
+        predictions: dict[str, Prediction], batch: DeviceBatch
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         label_maps = {name: each.label_maps for name, each in predictions.items()}
         if subject.gated:
             *_, classifier, segmenter = (predictions[name] for name in subject.trained)
+            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
             label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
         truth, num_classes = batch["masks"][:, 0], subject.dataset.num_classes
         return {

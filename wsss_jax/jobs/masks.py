@@ -20,7 +20,7 @@ from wsss_jax.patch_records import PatchRecord
 from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
 from wsss_jax.sources import Batch, Source, open_source
-from wsss_jax.training.task import Variables
+from wsss_jax.training.task import DeviceBatch, Variables
 from wsss_jax.training.trained import Trained, load_trained
 
 SHARED = True
@@ -95,12 +95,12 @@ def make_opener(config: ml_collections.ConfigDict, classifier: Trained) -> Open:
     """
     dataset, method = classifier.dataset, classifier.method
 
-    def label_maps(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+    def label_maps(variables: Variables, batch: DeviceBatch) -> dict[str, jax.Array]:
         image, layers = batch["image"], tuple(config.layers)
         maps = method.open_layers(classifier.config, classifier.network, variables, image, layers)
-        arguments = batch["label"], image.shape[1:3]
+        label, size = batch["label"], image.shape[1:3]
         return {
-            layer: masks.label_maps(of_layer, *arguments, absent=config.absent)
+            layer: masks.label_maps(of_layer, label, size, absent=config.absent)
             for layer, of_layer in maps.items()
         }
 
@@ -167,8 +167,8 @@ def _remove_stale_masks(
         checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
     stamp = workdir / runs.PSEUDO_MASKS / _STAMP
     text = f"CRC-32 of the weights: {checksum:08x}\n"
-    before = patch_records.load(workdir)
-    before = records if before is None else before
+    recorded = patch_records.load(workdir)
+    before = records if recorded is None else recorded
     same_weights = stamp.is_file() and stamp.read_bytes() == text.encode()
     kept = set(records) if same_weights else set()
     stale = {record.name for record in before if record not in kept}

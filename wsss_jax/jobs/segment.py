@@ -1,6 +1,5 @@
 """Makes tissue maps of whole slides: each in a folder, with an index of all."""
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,17 +55,18 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
     config, dataset = settings.complete(config)
     check_writable(workdir)
-    runs.check(config, workdir, started=False)  # each slide sees for itself what has changed
-    for warning in provenance.warnings(provenance.read(config), config.mpp):
+    runs.check(config, workdir, started=False)  # each slide's folder is checked for changes later
+    for warning in provenance.list_warnings(provenance.read_origins(config), config.mpp):
         print(f"warning: {warning}")
-    slides = _under_earlier_names(slides, workdir, may_rename=source in ("detect", "off"))
-    runs.save(config, dataset, workdir)  # first: by it the folder is known as that of a run
+    slides = _use_earlier_names(slides, workdir, may_rename=source in ("detect", "off"))
+    runs.save(config, dataset, workdir)  # before any slide: it marks the folder as a run's
     outcomes = engines.ENGINES[config.engine](config, dataset, slides, workdir)
     failures: dict[str, str] = {}
     names = [slide.name for slide in slides]
     legend = make_legend(dataset, config.palette)
-    named = [Path(each) for each in (source, config.phase1, config.phase2) if Path(each).is_dir()]
-    folders = [*(slide.path.parent for slide in slides), *named, *(each.parent for each in named)]
+    inputs = [Path(name) for name in (source, config.phase1, config.phase2) if Path(name).is_dir()]
+    paths = [*inputs, *(slide.path for slide in slides)]
+    folders = [*inputs, *(path.parent for path in paths)]
     for number, (slide, done, error) in enumerate(outcomes, start=1):
         tqdm.write(f"{number} of {len(slides)}: {done or f'{slide.name} FAILED: {error}'}")
         if error:
@@ -82,34 +82,32 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def _find_slides(config: ml_collections.ConfigDict) -> list[SlideFile]:
-    """Finds the slides with their resolutions, and names lines of the table that fit none."""
+    """Finds the slides with their resolutions; prints lines of the table that fit none of them."""
     table = read_mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
     paths = catalog.find_slides(config.slides, results.is_result_folder)
     slides = catalog.name_slides(paths, config.slide_mpp, table)
-    known = {
-        unicodedata.normalize("NFC", name)
-        for slide in slides
-        for name in (slide.name, slide.path.name, slide.path.stem)
-    }
-    unknown = [name for name in table if unicodedata.normalize("NFC", name) not in known]
+    names = [name for file in slides for name in (file.name, file.path.name, file.path.stem)]
+    known = set(map(catalog.normalize_name, names))
+    unknown = sorted(name for name in table if catalog.normalize_name(name) not in known)
     if unknown:
-        print(f"{config.mpp_table}: for none of these slides: {', '.join(sorted(unknown))}")
+        print(f"{config.mpp_table}: lines that fit none of the slides: {', '.join(unknown)}")
     return slides
 
 
-def _under_earlier_names(
+def _use_earlier_names(
     slides: Sequence[SlideFile], workdir: Path, *, may_rename: bool
 ) -> list[SlideFile]:
-    """The slides, each by the name under which the workdir has its finished map, if it has one.
+    """Gives each slide the name under which the workdir has its finished map, if it has one.
 
-    A slide's name may change when another one is called as it. Given masks are looked for by the
-    new name (not `may_rename`): then it is only said.
+    A slide's name changes when another slide with the same name comes in. Without `may_rename`
+    (tissue masks are found by the new names) the earlier folder is only printed.
     """
     earlier = {}
     if workdir.is_dir():
-        earlier = {each["file"]: folder.name for folder, each in results.list_finished(workdir)}
+        finished = results.list_finished(workdir)
+        earlier = {summary["file"]: folder.name for folder, summary in finished}
     taken = {slide.name for slide in slides}
-    found = []
+    renamed = []
     for slide in slides:
         name = earlier.get(str(slide.path.absolute()), slide.name)
         if name != slide.name and name not in taken and not (workdir / slide.name).exists():
@@ -118,5 +116,5 @@ def _under_earlier_names(
                 slide = slide._replace(name=name)
             else:
                 print(f"{slide.path}: {workdir / name} has an earlier map of it; remove that")
-        found.append(slide)
-    return found
+        renamed.append(slide)
+    return renamed

@@ -12,8 +12,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.methods.losses import multilabel_soft_margin
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.resnet38 import ResNet38
-from wsss_jax.sources import Batch
-from wsss_jax.training.task import LossFunction, Task, Variables, check_whole_batches
+from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables, check_whole_batches
 
 TITLE = "phase 1"
 GIVES = frozenset({"presence", "activations"})
@@ -91,7 +90,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
     )
 
 
-def count_patches(batch: Batch) -> dict[str, jax.Array]:
+def count_patches(batch: DeviceBatch) -> dict[str, jax.Array]:
     """Returns what the loss is divided by: the number of "patches" of a batch, () float32."""
     return {"patches": batch["weight"].sum()}
 
@@ -101,7 +100,7 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
 
     def loss_function(
         variables: Variables,
-        batch: Batch,
+        batch: DeviceBatch,
         totals: Mapping[str, jax.Array],
         values: Mapping[str, jax.Array],
         rng: jax.Array,

@@ -12,8 +12,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.methods.losses import count_pixels, layer_cross_entropies
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.deeplab import DeepLabV3Plus
-from wsss_jax.sources import Batch
-from wsss_jax.training.task import LossFunction, Task, Variables, check_whole_batches
+from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables, check_whole_batches
 
 TITLE = "phase 2"
 GIVES = frozenset({"logits"})
@@ -68,7 +67,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
     optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
     white_logit = _white_logit(config)
 
-    def count(batch: Batch) -> dict[str, jax.Array]:
+    def count(batch: DeviceBatch) -> dict[str, jax.Array]:
         """Returns what the losses are divided by: "pixels" (L,) and "patches" () float32."""
         masks, weight = batch["masks"], batch["weight"]
         return {
@@ -95,7 +94,7 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
 
     def loss_function(
         variables: Variables,
-        batch: Batch,
+        batch: DeviceBatch,
         totals: Mapping[str, jax.Array],
         values: Mapping[str, jax.Array],
         rng: jax.Array,
@@ -106,6 +105,7 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
         image, masks = pixels.augment(
             augment_rng, batch["image"], batch["masks"], config.augment, position
         )
+        assert masks is not None  # as they were given
         (logits, _), updated = network.apply(
             variables,
             pixels.scale(image, config.model),

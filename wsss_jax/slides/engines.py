@@ -40,7 +40,7 @@ def run_locally(
     """Segments one slide after the other, in this process."""
     loaded = networks.prepare(config, workdir)
 
-    def outcomes() -> Iterator[Outcome]:
+    def segment_all() -> Iterator[Outcome]:
         with catch_termination() as terminated:
 
             def check() -> None:
@@ -56,7 +56,7 @@ def run_locally(
                 yield attempt(config, dataset, loaded, slide, workdir, after_batch=check)
             terminated.clear()  # a signal after the last tile of all stops nothing
 
-    return outcomes()
+    return segment_all()
 
 
 def attempt(
@@ -67,18 +67,18 @@ def attempt(
     workdir: Path,
     **options: Any,
 ) -> Outcome:
-    """Segments a slide; what is wrong with it, or with its folder, becomes a line of text."""
+    """Segments a slide; an error of the slide, or of its folder, becomes a line of text."""
     folder = workdir / slide.name
     try:
         done = tissue_map.segment_slide(config, dataset, loaded, slide, folder, **options)
         return Outcome(slide, done, "")
     except NetworksChanged:
-        raise  # of no slide alone
+        raise  # concerns all slides
     except InputError as error:
         message = str(error)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"{folder}: {error.strerror}; free some, or name another --workdir"
+            message = f"{folder}: {error.strerror}; free some space or name another --workdir"
         else:
             where, what = error.filename or slide.path, error.strerror or error
             message = f"{where}: {what}; correct that and give the same command again"
@@ -97,7 +97,7 @@ def run_on_ray(
     slides: Sequence[SlideFile],
     workdir: Path,
 ) -> Iterator[Outcome]:
-    """Shares the slides out over the workers of a Ray cluster; outcomes come as they are done."""
+    """Distributes the slides over the workers of a Ray cluster; yields outcomes as they finish."""
     try:
         import ray
     except ImportError as error:
@@ -107,25 +107,25 @@ def run_on_ray(
         ) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)  # joins the cluster that RAY_ADDRESS names, if any
-    there = ray.cluster_resources()
-    gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
-    each = {"num_gpus": 1} if gpus else {"num_cpus": min(cores, _CORES)}
+    resources = ray.cluster_resources()
+    gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     count = min(len(slides), gpus or max(1, cores // _CORES))
-    worker = ray.remote(**each)(_Worker)
+    share = {"num_gpus": 1} if gpus else {"num_cpus": min(cores, _CORES)}
+    worker = ray.remote(**share)(_Worker)
     slides = [slide._replace(path=slide.path.absolute()) for slide in slides]
-    arguments = _with_absolute_paths(config), dataset, workdir.absolute()
+    arguments = _make_paths_absolute(config), dataset, workdir.absolute()
     idle = [worker.remote(*arguments) for _ in range(count)]
 
-    def outcomes() -> Iterator[Outcome]:
-        waiting, working = deque(slides), {}
+    def segment_all() -> Iterator[Outcome]:
+        waiting, working = deque(slides), dict[Any, tuple[Any, SlideFile]]()
         while waiting or working:
             while idle and waiting:
                 actor, slide = idle.pop(), waiting.popleft()
                 working[actor.attempt.remote(slide)] = actor, slide
-            (answer,), _ = ray.wait(list(working), num_returns=1)
-            actor, slide = working.pop(answer)
+            (result,), _ = ray.wait(list(working), num_returns=1)
+            actor, slide = working.pop(result)
             try:
-                yield ray.get(answer)
+                yield ray.get(result)
                 idle.append(actor)
             except NetworksChanged as error:  # without Ray's traceback
                 raise NetworksChanged(str(getattr(error, "cause", error))) from error
@@ -133,10 +133,10 @@ def run_on_ray(
                 yield Outcome(slide, "", f"{slide.path}: its worker died ({get_first_line(error)})")
                 idle.append(worker.remote(*arguments))
 
-    return outcomes()
+    return segment_all()
 
 
-def _with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
+def _make_paths_absolute(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
     """Returns the configuration for workers, which may start in other folders."""
     config = config_lib.thaw(config)
     for section, field in ((config, "phase1"), (config, "phase2"), (config.tissue, "source")):
@@ -146,18 +146,16 @@ def _with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.Fr
 
 
 class _Worker:
-    """Keeps the networks loaded in a process of Ray's."""
+    """Keeps the networks loaded in a process of Ray."""
 
     def __init__(self, config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path):
         parallel.cache_compiled_programs()
-        self._config, self._dataset = config, dataset
-        self._loaded, self._workdir = networks.prepare(self._config, workdir), workdir
+        self._sources = config, dataset, networks.prepare(config, workdir)
+        self._workdir = workdir
 
     def attempt(self, slide: SlideFile) -> Outcome:
         """Segments a slide; no progress lines, which would come from all workers at once."""
-        return attempt(
-            self._config, self._dataset, self._loaded, slide, self._workdir, show_progress=False
-        )
+        return attempt(*self._sources, slide, self._workdir, show_progress=False)
 
 
 # (configuration, data set, slides, workdir) -> outcomes, as `config.engine` says

@@ -30,10 +30,7 @@ _OVERVIEW_BYTES = 100 << 20  # of the overview and of detecting tissue on it
 
 
 def examine(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """Describes the slide `config.slide`, and estimates what segmenting it takes.
-
-    Args:
-      config: of the job "doctor".
+    """Describes the slide of the job "doctor", and estimates what segmenting it takes.
 
     Yields:
       findings, up to the first problem.
@@ -61,7 +58,7 @@ def _describe_slide(slide: Slide) -> Iterator[Finding]:
         yield Finding("scanned", f"{width} x {height} pixels from ({x}, {y})")
     if slide.objective_power is not None:
         yield Finding("objective", f"{slide.objective_power:g}x")
-    if slide.mpp is not None:
+    if slide.mpp_xy is not None:
         source = "metadata" if slide.mpp == slide.metadata_mpp else "config.slide_mpp"
         across, down = slide.mpp_xy
         size = f"{slide.mpp:g}" if across == down else f"{across:g} x {down:g}"
@@ -95,20 +92,17 @@ def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Findi
     yield Finding("tiles", f"{tiles:,} of {config.tile} pixels, every {config.stride} pixels")
     gigabytes = _estimate_bytes(tiling, view, classes or _CLASSES) / 2**30
     yield Finding("memory", f"about {gigabytes:.1f} GiB, and what JAX and the networks take")
-    if classes is None:
-        text = "unknown: give --config.phase1 and --config.phase2 to measure"
-    else:
-        text = _measure_time(config, tiles)
-    yield Finding("time", text)
+    unknown = "unknown: give --config.phase1 and --config.phase2 to measure"
+    yield Finding("time", _measure_time(config, tiles) if classes else unknown)
 
 
 def _describe_networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
-    """Describes where the networks come from, and warns of their use here."""
-    origins = provenance.read(config)
+    """Describes where the networks come from, and warns where that does not fit their use."""
+    origins = provenance.read_origins(config)
     for phase, origin in origins.items():
         words = (f"{label} {text}" for label, text in provenance.describe(origin).items())
         yield Finding(provenance.PHASES[phase].lower(), "; ".join(words))
-    for warning in provenance.warnings(origins, config.mpp):
+    for warning in provenance.list_warnings(origins, config.mpp):
         yield Finding("warning", warning)
 
 

@@ -1,4 +1,4 @@
-"""What the settings of tissue maps become when the runs are known."""
+"""Completes the settings of tissue maps by what the trained runs decide."""
 
 import ml_collections
 
@@ -21,10 +21,11 @@ def complete(
       config: of the job "segment", or of "doctor" with `phase2` set.
 
     Returns:
-      The configuration, and the data set of the runs.
+      the configuration, and the data set of the runs.
 
     Raises:
-      InputError: no such runs, of other classes, or nothing says at what resolution they learned.
+      InputError: no such runs, runs of different classes, a stride over the tile, or no known
+        resolution of the training patches.
     """
     config = config_lib.thaw(config)
     earlier, dataset = runs.load(config.phase2, "phase2", find_giving("logits"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
 from tqdm import tqdm
 
 from data.dataset import Dataset
@@ -20,17 +21,16 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, hold_lock
 from wsss_jax.masks import WhiteRule
 from wsss_jax.report import slide_pages
-from wsss_jax.report.slide_pictures import SlidePictures
 from wsss_jax.slides.mapping import stitching
 from wsss_jax.slides.mapping.networks import Networks
-from wsss_jax.slides.mapping.parts import Layout, Parts
+from wsss_jax.slides.mapping.parts import Layout, Parts, list_changes
 from wsss_jax.slides.mapping.tiling import Tiling
 from wsss_jax.slides.mapping.tissue import Tissue
 from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
 from wsss_jax.slides.outputs import areas, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.slide import Slide, open_slide
+from wsss_jax.slides.reading.slide import Slide, check_mpp, open_slide
 from wsss_jax.slides.reading.view import View
 from wsss_jax.wording import format_count, format_two_digits
 
@@ -55,8 +55,7 @@ def segment_slide(
 
     Args:
       config: of the job "segment", complete.
-      dataset: of the networks.
-      networks: loaded with `config`.
+      dataset, networks: those that `config` names.
       file: the slide.
       folder: for the results; created if missing.
       show_progress: whether to show a progress line.
@@ -72,7 +71,8 @@ def segment_slide(
     start = time.monotonic()
     with open_slide(file.path, file.mpp) as slide:
         view = View(slide, config.mpp, config.resampling)
-        run = _Run(result_files.Sources(config, dataset, networks, file, slide, view), folder)
+        sources = result_files.Sources(config, dataset, networks, file, slide, view)
+        run = _Run(sources, folder)
         before = results.read_summary(folder)
         if before is not None and not run.describe_changes(before):
             return f"{file.name}: finished before"  # without a lock: nothing is written
@@ -87,7 +87,9 @@ def segment_slide(
             names = run.prepare_folder(before)
             tissue_map = run.compute_map(before, show_progress, after_batch)
             seconds = {"tiles": time.monotonic() - start}
-            made, pictures = run.write_files(tissue_map, names, before)
+            parts, pixels = tissue_map.parts, tissue_map.tissue_pixels
+            made = result_files.write_maps(sources, folder, parts, names, pixels, before)
+            pictures = result_files.make_pictures(sources, folder, parts, names, run.read_overview)
             seconds["all"] = time.monotonic() - start
             summary = run.summarize(tissue_map, made, seconds)
             result_files.write_report(folder, summary, pictures)
@@ -95,12 +97,12 @@ def segment_slide(
 
 
 class _TissueMap(NamedTuple):
-    """A whole map.
+    """The finished map of a slide.
 
     Attributes:
       parts: its parts.
-      tiles: of the slide.
-      new_tiles: tiles computed in this run.
+      tiles: number of tiles of the slide.
+      new_tiles: number of tiles computed in this run.
       tissue_pixels: working pixels of tissue.
       tissue_note: a sentence on the tissue, or "".
     """
@@ -129,28 +131,40 @@ class _Run:
       sources: the slide, the networks and the configuration.
       folder: for the results.
       settings: all that the results depend on.
+      read_overview: reads the overview at `result_files.OVERVIEW`, once.
     """
 
     def __init__(self, sources: result_files.Sources, folder: Path):
         config, view = sources.config, sources.view
         mask_file = find_mask_file(config.tissue.source, sources.file)
-        overview = lru_cache(partial(view.read_overview, result_files.OVERVIEW))
         self.sources, self.folder = sources, folder
         self.settings = _collect_settings(sources, mask_file)
         self._wanted = result_files.list_files(config, areas.list_ratios(sources.dataset.roles))
         # Both read the slide, which may take long: only if they are needed, and once.
-        self._read_overview = overview
+        read_overview = lru_cache(partial(view.read_overview, result_files.OVERVIEW))
+        self.read_overview: Callable[[], tuple[np.ndarray, float]] = read_overview
         self._find_tissue: Callable[[], tuple[Tissue, str]] = lru_cache(
-            lambda: find_tissue(config, view, *overview(), mask_file)
+            lambda: find_tissue(config, view, *read_overview(), mask_file)
         )
 
     def describe_changes(self, before: Mapping[str, Any]) -> str:
-        """Says why a folder with a summary is not finished for these settings; "" if it is."""
-        file, networks = self.sources.file, self.sources.networks
-        _check_same_slide(before, self.settings, file, self.folder)
-        changed = _list_changes(before["settings"], self.settings)
-        origins = {phase: origin._asdict() for phase, origin in networks.origins.items()}
-        if not changed and before.get("networks") != origins:
+        """Says why a folder with a summary is not finished for these settings; "" if it is.
+
+        Raises:
+          InputError: the folder has the map of a slide of other content at another path.
+        """
+        path, origins = self.sources.file.path, self.sources.networks.origins
+        same_content = before["settings"]["map"].get("slide") == self.settings["map"]["slide"]
+        # Summaries of version 0.1 hold the path as it was given.
+        if not same_content and before["file"] not in (str(path), str(path.absolute())):
+            raise InputError(
+                f"{path}: {self.folder} {results.OTHER_SLIDE}, {before['file']}; name another "
+                "--workdir, or rename this slide"
+            )
+        old, new = ({**s["map"], **s["output"]} for s in (before["settings"], self.settings))
+        changed = list_changes(old, new)
+        known = {phase: origin._asdict() for phase, origin in origins.items()}
+        if not changed and before.get("networks") != known:
             changed.append("history of the networks")
         if changed:
             return f"other {', '.join(changed)}"
@@ -163,12 +177,10 @@ class _Run:
 
         Errors about the tissue come first, while all results are still there.
         """
-        same_map = self._has_map(before)
-        if not same_map:
+        same_map = before if before is not None and self._has_map(before) else None
+        if same_map is None:
             self._find_tissue()
-        names = result_files.find_outdated(
-            self.folder, self._wanted, before if same_map else None, self.settings
-        )
+        names = result_files.find_outdated(self.folder, self._wanted, same_map, self.settings)
         # Without a summary any file with the name of a result is one of an unfinished run.
         listed = result_files.FILES.keys() if before is None else before["files"]
         for name in (result_files.FILES.keys() & set(listed)) - self._wanted - {results.SUMMARY}:
@@ -177,8 +189,8 @@ class _Run:
         clear_unfinished(self.folder)
         return names
 
-    def _has_map(self, before: Mapping[str, Any] | None) -> bool:
-        return before is not None and before["settings"]["map"] == self.settings["map"]
+    def _has_map(self, before: Mapping[str, Any]) -> bool:
+        return before["settings"]["map"] == self.settings["map"]
 
     def compute_map(
         self,
@@ -194,7 +206,7 @@ class _Run:
             self.settings["map"],
             channels=dataset.num_classes if config.probabilities else 0,
         )
-        if self._has_map(before) and not parts.missing:
+        if before is not None and self._has_map(before) and not parts.missing:
             tissue_pixels, note = before["tissue_pixels"], before.get("tissue_note", "")
             return _TissueMap(parts, before["tiles"], 0, tissue_pixels, note)
         tissue, note = self._find_tissue()
@@ -223,24 +235,13 @@ class _Run:
             stitching.stitch(inputs, tiling, parts, count)
         return _TissueMap(parts, total, left, tissue.count_pixels(), note)
 
-    def write_files(
-        self, tissue_map: _TissueMap, names: set[str], before: Mapping[str, Any] | None
-    ) -> tuple[dict[str, Any], SlidePictures]:
-        """Writes the files `names`; returns what is known of the map, and its pictures."""
-        sources, folder, parts = self.sources, self.folder, tissue_map.parts
-        tissue_pixels = tissue_map.tissue_pixels
-        made = result_files.write_maps(sources, folder, parts, names, tissue_pixels, before)
-        pictures = result_files.make_pictures(sources, folder, parts, names, self._read_overview)
-        return made, pictures
-
     def summarize(
         self, tissue_map: _TissueMap, made: Mapping[str, Any], seconds: Mapping[str, float]
     ) -> dict[str, Any]:
         """Returns the content of `slide.json`.
 
         Args:
-          tissue_map: the map.
-          made: from `result_files.write_maps`.
+          tissue_map, made: the map, and what `result_files.write_maps` returned.
           seconds: spent until the map was stitched ("tiles"), and until all was written ("all").
         """
         note = tissue_map.tissue_note
@@ -253,20 +254,6 @@ class _Run:
             "seconds": seconds,
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
         }
-
-
-def _check_same_slide(
-    before: Mapping[str, Any], settings: Mapping[str, Any], file: SlideFile, folder: Path
-) -> None:
-    """Refuses a folder with the map of a slide of other content at another path."""
-    # Summaries of version 0.1 hold the path as it was given.
-    own = {str(file.path), str(file.path.absolute())}
-    same_content = before["settings"]["map"].get("slide") == settings["map"]["slide"]
-    if not same_content and before["file"] not in own:
-        raise InputError(
-            f"{file.path}: {folder} {results.OTHER_SLIDE}, {before['file']}; name another "
-            "--workdir, or rename this slide"
-        )
 
 
 def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> dict[str, Any]:
@@ -282,7 +269,7 @@ def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> 
     return {
         "map": {
             "slide": catalog.fingerprint(slide.path),
-            "slide_mpp": list(slide.mpp_xy),
+            "slide_mpp": list(check_mpp(slide)),
             "mpp": config.mpp,
             "resampling": config.resampling,
             "networks": networks.checksums,
@@ -315,10 +302,3 @@ def _collect_tissue_settings(
     if slide.is_scanned_in_part:
         settings["mask_area"] = config.tissue.mask_area
     return settings
-
-
-def _list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lists the names of settings that differ."""
-    flat_before, flat_now = ({**both["map"], **both["output"]} for both in (before, now))
-    keys = {*flat_before, *flat_now}
-    return sorted(key for key in keys if flat_before.get(key) != flat_now.get(key))

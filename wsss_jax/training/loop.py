@@ -116,11 +116,12 @@ def _check_patches(
         )
     if not histories.selecting_score(config):
         return steps
+    classes = patches.dataset.num_classes
     if validate is None:
         raise InputError(
             "config.select is 'best' but there are no validation patches: set --config.select=last"
         )
-    if patches.validation is not None and not _have_counted_pixels(patches):
+    if patches.validation is not None and not _has_counted_pixels(patches.validation, classes):
         raise InputError(
             f"config.select is 'best' but no pixel of the validation masks of {config.data.root} "
             "belongs to a class: correct val/mask, or set --config.select=last"
@@ -128,11 +129,10 @@ def _check_patches(
     return steps
 
 
-def _have_counted_pixels(patches: Patches) -> bool:
+def _has_counted_pixels(validation: Source, num_classes: int) -> bool:
     """Tells whether a validation mask has a pixel that scores count; stops at the first."""
-    validation = patches.validation
     return any(
-        (patch["masks"][0] < patches.dataset.num_classes).any()
+        (patch["masks"][0] < num_classes).any()
         for patch in (validation[index] for index in range(len(validation)))
         if "masks" in patch
     )
@@ -274,7 +274,7 @@ class _Training:
             "and start anew with another --workdir; the checkpoint before it is kept"
         )
 
-    def _log(self, epoch: int, values: Mapping[str, float]) -> None:
+    def _log(self, epoch: int, values: dict[str, float]) -> None:
         """Writes the means since the last log, and sets their sums to zero."""
         state, task = self._state, self._task
         sums = {name: float(value) for name, value in jax.device_get(state.sums["logged"]).items()}

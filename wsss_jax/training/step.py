@@ -12,9 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from wsss_jax import parallel
 from wsss_jax.models.layers import BLOCK_OUTPUT
-from wsss_jax.sources import Batch
 from wsss_jax.state import State, network_shapes
-from wsss_jax.training.task import Task, Variables
+from wsss_jax.training.task import DeviceBatch, Task, Variables
 
 
 def partition(
@@ -36,7 +35,7 @@ def merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 def compute_gradients(
     task: Task,
     state: State,
-    batch: Batch,
+    batch: DeviceBatch,
     values: Mapping[str, jax.Array],
     rng: jax.Array,
 ) -> tuple[dict[str, Any], Variables, dict[str, jax.Array]]:
@@ -61,7 +60,7 @@ def compute_gradients(
 
     totals = jax.lax.psum(task.totals(batch), parallel.AXIS)
 
-    def loss(trained: Mapping[str, Any], part: Batch) -> tuple[jax.Array, Any]:
+    def loss(trained: Mapping[str, Any], part: DeviceBatch) -> tuple[jax.Array, Any]:
         variables = {**state.variables, "params": merge(trained, fixed)}
         return task.loss(variables, part, totals, values, rng)
 
@@ -73,7 +72,7 @@ def compute_gradients(
         gradients, (batch_stats, metrics) = differentiate(batch)
     else:  # the statistics are frozen: what comes back of them is what went in
 
-        def compute(part: Batch) -> tuple[Any, Any]:
+        def compute(part: DeviceBatch) -> tuple[Any, Any]:
             gradients, (_, metrics) = differentiate(part)
             return gradients, metrics
 
@@ -83,13 +82,13 @@ def compute_gradients(
     return gradients, batch_stats, metrics
 
 
-def _add_up(function: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+def _add_up(function: Callable[[DeviceBatch], Any], batch: DeviceBatch, parts: int) -> Any:
     """Sums what a function gives for each of the parts, computed one after the other."""
     batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batch))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
+    def add(total: Any, part: DeviceBatch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, function(part)), None
 
     return jax.lax.scan(add, zeros, batch)[0]
@@ -111,7 +110,7 @@ def apply_gradients(
 def train_step(
     task: Task,
     state: State,
-    batch: Batch,
+    batch: DeviceBatch,
     values: Mapping[str, jax.Array],
     rng: jax.Array,
 ) -> State:
@@ -144,12 +143,12 @@ def reset_sums(state: State, sums: Mapping[str, Any]) -> State:
     return state._replace(sums=sums)
 
 
-def make_state(task: Task, variables: Mapping[str, Any]) -> State:
+def make_state(task: Task, variables: dict[str, Any]) -> State:
     """Returns the state before the first step, where the mapped steps want it."""
     return jax.device_put(_make_state(task, variables), parallel.local_sharding())
 
 
-def _make_state(task: Task, variables: Mapping[str, Any]) -> State:
+def _make_state(task: Task, variables: dict[str, Any]) -> State:
     trained, _ = partition(variables["params"], task.is_trained)
     opt_state = task.optimizer.init(trained)
     return State(jnp.zeros((), jnp.int32), variables, opt_state, zero_sums(task))

@@ -8,13 +8,13 @@ import jax
 import optax
 
 from wsss_jax.errors import InputError
-from wsss_jax.sources import Batch
 
 Variables = Mapping[str, Any]
+DeviceBatch = Mapping[str, jax.Array]  # a batch, or a share of one, where it is computed with
 # (variables, batch, totals, values, rng) -> (loss, (batch_stats, metrics)). Of a part of the global
 # batch, divided by the totals of all of it, loss and metrics are shares that add up to its means.
 LossFunction = Callable[
-    [Variables, Batch, Mapping[str, jax.Array], Mapping[str, jax.Array], jax.Array],
+    [Variables, DeviceBatch, Mapping[str, jax.Array], Mapping[str, jax.Array], jax.Array],
     tuple[jax.Array, tuple[Variables, Mapping[str, jax.Array]]],
 ]
 Validate = Callable[[Variables], dict[str, Any]]
@@ -37,7 +37,7 @@ class Task(NamedTuple):
     """
 
     network: nn.Module
-    totals: Callable[[Batch], dict[str, jax.Array]]
+    totals: Callable[[DeviceBatch], dict[str, jax.Array]]
     loss: LossFunction
     metrics: Sequence[str]
     values: Callable[[int], dict[str, float]]

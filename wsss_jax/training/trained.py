@@ -20,6 +20,7 @@ from wsss_jax.methods.prediction import Prediction
 from wsss_jax.sources import Batch
 from wsss_jax.state import network_shapes
 from wsss_jax.training import history
+from wsss_jax.training.task import DeviceBatch
 
 
 class Trained(NamedTuple):
@@ -73,7 +74,7 @@ def load_trained(workdir: str, field: str, gives: str, precision: str = "") -> T
 
 def bind(
     trained: Mapping[str, Trained],
-    combine: Callable[[dict[str, Prediction], Batch], Any],
+    combine: Callable[[dict[str, Prediction], DeviceBatch], Any],
     *,
     wait: bool = True,
 ) -> Callable[[Batch], Any]:
@@ -89,7 +90,7 @@ def bind(
       batch -> what `combine` returns, as NumPy arrays.
     """
 
-    def predict(variables: Mapping[str, Any], batch: Batch) -> Any:
+    def predict(variables: Mapping[str, Any], batch: DeviceBatch) -> Any:
         predictions = {
             name: each.predict(variables[name], batch["image"]) for name, each in trained.items()
         }

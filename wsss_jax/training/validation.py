@@ -9,8 +9,8 @@ import numpy as np
 from wsss_jax import inputs, metrics, parallel
 from wsss_jax.errors import InputError
 from wsss_jax.methods.contract import load_method
-from wsss_jax.sources import Batch, Source
-from wsss_jax.training.task import Validate, Variables
+from wsss_jax.sources import Source
+from wsss_jax.training.task import DeviceBatch, Validate, Variables
 
 
 def make_validation(
@@ -32,7 +32,7 @@ def make_validation(
         )
     network = method.build_network(config, num_classes)
 
-    def score(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+    def score(variables: Variables, batch: DeviceBatch) -> dict[str, jax.Array]:
         prediction = method.predict(config, network, variables, batch["image"])
         scores = {}
         if prediction.presence is not None:
@@ -52,7 +52,7 @@ def make_validation(
             config.batch_size,
             lambda batch: {**mapped(variables, batch), "label": batch["label"]},
         )
-        figures = {}
+        figures: dict[str, Any] = {}
         if "presence" in whole:
             scores = metrics.multilabel_scores(whole["presence"], whole["label"])
             figures |= {f"val_{name}": value for name, value in scores.items()}

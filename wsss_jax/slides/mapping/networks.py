@@ -19,14 +19,14 @@ from wsss_jax.methods.gate import Gate
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.slides.mapping import provenance, stitching
 from wsss_jax.slides.mapping.provenance import Origin
-from wsss_jax.sources import Batch
+from wsss_jax.training.task import DeviceBatch
 from wsss_jax.training.trained import Trained, bind, load_trained
 
-CHECKSUMS = "networks.json"  # in the workdir: what `prepare` need not load the networks for
+CHECKSUMS = "networks.json"  # in the workdir: with it `prepare` need not load the networks
 
 
 class Networks(NamedTuple):
-    """What segments tiles.
+    """The networks that segment tiles.
 
     Attributes:
       predict: see `stitching.Predict`; batches are divided among the local devices.
@@ -53,27 +53,24 @@ def load(config: ml_collections.ConfigDict) -> Networks:
     loaded = {"phase2": load_trained(config.phase2, "phase2", "logits", config.precision)}
     if config.phase1:
         loaded["phase1"] = load_trained(config.phase1, "phase1", "presence", config.precision)
-    return build(loaded, Gate.of(config.gate))._replace(origins=provenance.read(config))
+    return build(loaded, Gate.of(config.gate))._replace(origins=provenance.read_origins(config))
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
-    """Loads the networks, those whose checksums the workdir knows only with the first tiles.
+    """Prepares the networks; if the workdir knows their checksums, the first tiles load them.
 
-    So a slide that needs none waits for no network. `workdir/networks.json` keeps the checksums
-    with a stamp of the run's files, by which a run is known to be unchanged. If the checksums
-    differ once the networks are loaded, `predict` raises `NetworksChanged`.
+    A slide that is finished then waits for no network. `workdir/networks.json` keeps the checksums
+    with a stamp of the run's files, which shows that a run is unchanged. If the checksums differ
+    once the networks are loaded, `predict` raises `NetworksChanged`.
     """
     parallel.check_batch_size(config.batch_size)
-    stamps = {
-        phase: _stamp(Path(config[phase]), config.precision)
-        for phase in provenance.PHASES
-        if config[phase]
-    }
+    phases = [phase for phase in provenance.PHASES if config[phase]]
+    stamps = {phase: _make_stamp(Path(config[phase]), config.precision) for phase in phases}
     known = _read_checksums(workdir / CHECKSUMS)
     if all(known.get(phase, {}).get("stamp") == stamp for phase, stamp in stamps.items()):
         checksums = {phase: known[phase]["checksum"] for phase in stamps}
         predict = _load_when_needed(config, checksums, workdir)
-        return Networks(predict, checksums, provenance.read(config))
+        return Networks(predict, checksums, provenance.read_origins(config))
     loaded = load(config)
     if loaded.checksums.keys() == stamps.keys():
         for phase, checksum in loaded.checksums.items():
@@ -86,9 +83,9 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
 def _load_when_needed(
     config: ml_collections.ConfigDict, checksums: Mapping[str, str], workdir: Path
 ) -> stitching.Predict:
-    """Makes a predictor that loads the networks with the first tiles, and checks them.
+    """Makes a predictor that loads the networks with the first tiles, and checks their checksums.
 
-    If not, the workdir forgets the checksums, so that the next start loads them first.
+    If they differ, it removes the file of checksums, so that the next start loads networks first.
     """
     loaded: list[Networks] = []
 
@@ -115,22 +112,20 @@ def _read_checksums(path: Path) -> dict[str, dict[str, str]]:
         known = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    is_valid = isinstance(known, dict) and all(
-        isinstance(entry, dict) and {"stamp", "checksum"} <= entry.keys()
-        for entry in known.values()
-    )
+    entries = known.values() if isinstance(known, dict) else [None]
+    is_valid = all(isinstance(e, dict) and {"stamp", "checksum"} <= e.keys() for e in entries)
     return known if is_valid else {}
 
 
-def _stamp(workdir: Path, precision: str) -> str:
+def _make_stamp(workdir: Path, precision: str) -> str:
     """Returns a text that changes if the network of a run may have changed; reads no weights."""
     digest = hashlib.sha256(f"{__version__} {precision}".encode())
     for name in (config_lib.CONFIG_FILE, runs.DATASET_FILE):
         digest.update((workdir / name).read_bytes())
     for path in sorted((workdir / checkpoints.FOLDER).rglob("*")):
         state = path.stat()
-        name = path.relative_to(workdir)
-        digest.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode(errors="replace"))
+        line = f"{path.relative_to(workdir)} {state.st_size} {state.st_mtime_ns}\n"
+        digest.update(line.encode(errors="replace"))
     return digest.hexdigest()
 
 
@@ -138,25 +133,31 @@ def build(loaded: Mapping[str, Trained], gate: Gate) -> Networks:
     """Makes one mapped program of trained networks.
 
     Args:
-      loaded: "phase2" and, for the gate, "phase1".
+      loaded: "phase2", which must give logits, and for the gate "phase1", which must give presence.
       gate: which classes phase 1 closes.
     """
 
-    def combine(predictions: dict[str, Prediction], batch: Batch) -> jax.Array:
+    def combine(predictions: dict[str, Prediction], batch: DeviceBatch) -> jax.Array:
         logits = predictions["phase2"].logits
+        if logits is None:
+            raise ValueError("the network of phase 2 gives no logits")
         if "phase1" not in predictions:
             return jax.nn.softmax(logits)
-        return gate.probabilities(logits, predictions["phase1"].presence)
+        presence = predictions["phase1"].presence
+        if presence is None:
+            raise ValueError("the network of phase 1 gives no probabilities of classes")
+        return gate.probabilities(logits, presence)
 
     predictor = bind(loaded, combine, wait=False)
 
     def predict(images: np.ndarray) -> parallel.PendingArray:
         return predictor({"image": images})
 
-    return Networks(predict, {name: _checksum(trained) for name, trained in loaded.items()})
+    checksums = {phase: _compute_checksum(trained) for phase, trained in loaded.items()}
+    return Networks(predict, checksums)
 
 
-def _checksum(trained: Trained) -> str:
+def _compute_checksum(trained: Trained) -> str:
     config = trained.config
     settings = {
         "model": config.model.to_dict(),

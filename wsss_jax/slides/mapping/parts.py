@@ -111,10 +111,8 @@ class Parts:
         """Reads how many maps of probabilities the parts have; 0 if they are of other settings."""
         path = self._folder / SETTINGS_FILE
         before = path.read_bytes() if path.is_file() else b""
-        for channels in range(1, 256):
-            if before == _format_settings(settings, layout, channels).encode():
-                return channels
-        return 0
+        texts = (_format_settings(settings, layout, channels) for channels in range(256))
+        return next((channels for channels, text in enumerate(texts) if text.encode() == before), 0)
 
     def _write_settings(self, text: str) -> None:
         """Writes the settings; first removes parts that were made with others."""
@@ -236,5 +234,9 @@ def _describe_changes(before: bytes, now: str) -> str:
         old, new = json.loads(before), json.loads(now)
     except ValueError:
         return "settings that cannot be read"
-    names = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    return f"another {', '.join(names)}"
+    return f"another {', '.join(list_changes(old, new))}"
+
+
+def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lists the names of the settings that differ, sorted."""
+    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))

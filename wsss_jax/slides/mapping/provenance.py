@@ -22,9 +22,9 @@ class Origin(NamedTuple):
 
     Attributes:
       dataset: name of the data set it was trained on.
-      drawn: whether that is the tissue which the demo draws.
-      mpp: micrometers per pixel of its patches; None where nobody knows.
-      patch_size: pixels, side of its patches; 0 where nobody knows.
+      drawn: whether that is the synthetic tissue of the demo.
+      mpp: micrometers per pixel of its patches; None if unknown.
+      patch_size: pixels, side of its patches; 0 if unknown.
       score: what the weights that are used scored on the validation patches, or "none".
       epochs: trained so far; None for a converted file of weights, which has no history.
       planned: epochs that its configuration asks for.
@@ -44,27 +44,27 @@ class Origin(NamedTuple):
     precision: str
 
 
-def read(config: ml_collections.ConfigDict) -> dict[str, Origin]:
+def read_origins(config: ml_collections.ConfigDict) -> dict[str, Origin]:
     """Reads the origin of each network that a complete configuration names, by phase.
 
     Raises:
       InputError: no such run, or its history cannot be read.
     """
-    return {
-        phase: _origin(config[phase], phase, config.precision) for phase in PHASES if config[phase]
-    }
+    phases = [phase for phase in PHASES if config[phase]]
+    return {phase: _read_origin(config[phase], phase, config.precision) for phase in phases}
 
 
-def _origin(workdir: str, phase: str, precision: str) -> Origin:
+def _read_origin(workdir: str, phase: str, precision: str) -> Origin:
     config, dataset = runs.load(workdir, phase, methods.METHODS)
-    epochs = _history(Path(workdir))
+    epochs = history.load(Path(workdir))
+    is_converted = epochs is None and (Path(workdir) / checkpoints.FOLDER / "0").is_dir()
     return Origin(
         dataset=dataset.name,
         drawn=dataset.name == synthetic.DATASET.name,
         mpp=None if config.data.resize else dataset.mpp,
         patch_size=config.data.patch_size,
-        score=_score(epochs or [], config.select),
-        epochs=None if epochs is None else len(epochs),
+        score=_describe_score(epochs or [], config.select),
+        epochs=None if is_converted else len(epochs or []),
         planned=config.epochs,
         version=config_lib.version(Path(workdir), phase),
         trained_in=config.precision,
@@ -72,23 +72,16 @@ def _origin(workdir: str, phase: str, precision: str) -> Origin:
     )
 
 
-def _history(workdir: Path) -> list[dict] | None:
-    """Reads the figures of the finished epochs; None for converted weights, saved at step 0."""
-    figures = history.load(workdir)
-    if figures is not None:
-        return figures
-    return None if (workdir / checkpoints.FOLDER / "0").is_dir() else []
-
-
-def _score(epochs: list[dict], select: str) -> str:
+def _describe_score(epochs: list[dict], select: str) -> str:
     """Describes the score of the best or the last epoch, whichever the weights are from."""
     for key, name in _SCORES.items():
         values = [record.get(key) for record in epochs]
         known = [value for value in values if value is not None]
+        count = format_count(len(epochs), "epoch")
         if known and select == "best":
-            return f"{name} {max(known):.3f} (best of {format_count(len(epochs), 'epoch')})"
+            return f"{name} {max(known):.3f} (best of {count})"
         if known and values[-1] is not None:
-            return f"{name} {values[-1]:.3f} (last of {format_count(len(epochs), 'epoch')})"
+            return f"{name} {values[-1]:.3f} (last of {count})"
     return "none"
 
 
@@ -97,19 +90,18 @@ def describe(origin: Origin) -> dict[str, str]:
     resolution = "unknown" if origin.mpp is None else f"{origin.mpp:g} µm per pixel"
     if origin.patch_size:
         resolution += f", patches of {origin.patch_size} pixels"
+    known, unknown = f"{origin.epochs} of {origin.planned}", "no history: converted weights"
     return {
         "data set": origin.dataset + (" (drawn by a program)" if origin.drawn else ""),
         "resolution": resolution,
         "validation score": origin.score,
-        "epochs": "no history: converted weights"
-        if origin.epochs is None
-        else f"{origin.epochs} of {origin.planned}",
+        "epochs": unknown if origin.epochs is None else known,
         "precision": origin.precision,
         "software version": origin.version,
     }
 
 
-def warnings(origins: Mapping[str, Origin], mpp: float) -> list[str]:
+def list_warnings(origins: Mapping[str, Origin], mpp: float) -> list[str]:
     """Lists reasons against using these networks at `mpp` micrometers per pixel, in sentences."""
     texts = []
     for phase, origin in origins.items():

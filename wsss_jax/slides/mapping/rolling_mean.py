@@ -41,15 +41,13 @@ class RollingMean:
           weights: (tile, tile) float32, of a tile's pixels.
           num_classes: C.
         """
-        self._run, self._top = deque(run), run[0].y0
-        self._bottom = run[-1].y1
-        self._weights = weights
+        self._run, self._weights = deque(run), weights
+        self._left, self._top, self._bottom = run[0].x0, run[0].y0, run[-1].y1
         # Repeated for each class: NumPy multiplies arrays of one shape twice as fast.
         self._class_weights = np.repeat(weights[..., None], num_classes, axis=2)
-        columns = run[0].x1 - run[0].x0
+        columns = run[0].x1 - self._left
         self._sums = np.zeros((len(weights), columns, num_classes), np.float32)
         self._sum_of_weights = np.zeros((len(weights), columns), np.float32)
-        self._left = run[0].x0
 
     def add(self, x: int, y: int, probabilities: np.ndarray) -> None:
         """Adds a tile (tile, tile, C) at (x, y), y at or above `top`; ignores rows above `top`."""

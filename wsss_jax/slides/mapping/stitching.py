@@ -12,7 +12,7 @@ run computes again the batches that reach into the parts still missing.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple, TypeVar
@@ -59,12 +59,9 @@ class MapInputs(NamedTuple):
 
 
 def count_tiles(tissue: Tissue, tiling: Tiling, missing: Sequence[Part] | None = None) -> int:
-    """Counts the tiles that `stitch` computes for a slide, tiles of two strips twice.
+    """Counts the tiles that `stitch` computes for `missing` parts, by default all of the slide.
 
-    Args:
-      tissue: of the slide.
-      tiling: how it is cut.
-      missing: the parts left to do; all by default.
+    Tiles of two strips count twice.
     """
     missing = Layout(tissue.width, tissue.height).parts if missing is None else missing
     work = _plan_batches(tissue, tiling, missing)
@@ -83,8 +80,7 @@ def stitch(
     is no tissue or white background, the label is `num_classes` and all probabilities are 0.
 
     Args:
-      inputs: what the map is computed from.
-      tiling: how it is cut.
+      inputs, tiling: what the map is computed from, and how it is cut.
       parts: where to write; probabilities are written if it has channels for them.
       progress: called with the number of tiles after each batch; they add up to `count_tiles`.
 
@@ -126,7 +122,7 @@ def average_tiles(
     tiling: Tiling,
     missing: Sequence[Part],
     progress: Callable[[int], None] | None = None,
-) -> Iterator[Band]:
+) -> Generator[Band]:
     """Yields the mean of the tiles' probabilities over the missing parts, band by band.
 
     Takes the arguments of `stitch`. Threads read until the generator ends or is closed.
@@ -182,7 +178,7 @@ def _list_tiles(strip: Part, tissue: Tissue, tiling: Tiling) -> np.ndarray:
 
 def _predict_batches(
     inputs: MapInputs, tiling: Tiling, batches: Iterable[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yields batches and their probabilities (n, tile, tile, C), the last one without its filling.
 
     A batch is waited for after the next one was handed to `predict`: a device always has work.
@@ -208,8 +204,8 @@ def _predict_batches(
 
 def _map_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Iterator[Result]:
-    """Maps a function over items; threads compute at most as many results ahead as there are."""
+) -> Generator[Result]:
+    """Maps a function over items; `threads` compute at most that many results ahead."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future] = deque()
     try:

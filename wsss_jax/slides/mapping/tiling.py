@@ -18,7 +18,8 @@ class Tiling:
     Attributes:
       tile: side of a tile, pixels.
       stride: distance of tiles, 1 to `tile` pixels.
-      window: weights of a tile's pixels in the average, see `compute_weights`.
+      window: weights of a tile's pixels in the average: "flat", or "hann", which gives the center
+        of a tile more weight than its border.
       batch_size: tiles that the networks get at a time.
 
     Raises:
@@ -51,39 +52,24 @@ class Tiling:
 
     @functools.cached_property
     def weights(self) -> np.ndarray:
-        """The weights of a tile's pixels, (tile, tile) float32, see `compute_weights`."""
-        return compute_weights(self.window, self.tile)
+        """The weights of a tile's pixels in the average, (tile, tile) float32, above 0."""
+        if self.window == "flat":
+            return np.ones((self.tile, self.tile), np.float32)
+        profile = np.sin(np.pi * (np.arange(self.tile) + 0.5) / self.tile) ** 2
+        return np.outer(profile, profile).astype(np.float32)
 
 
 def place_tiles(length: int, tile: int, stride: int) -> np.ndarray:
     """Places tiles along an axis at 0, stride, 2 stride, ..., the last one flush with its end.
 
     Args:
-      length: pixels of the axis. One tile at 0 covers an axis that is shorter than it.
-      tile: pixels.
-      stride: pixels.
+      length, tile, stride: pixels. One tile at 0 covers an axis that is shorter than it.
 
     Returns:
       (n,) int, where the tiles start, ascending.
     """
     last = max(length - tile, 0)
     return np.append(np.arange(0, last, stride), last)
-
-
-def compute_weights(window: str, tile: int) -> np.ndarray:
-    """Computes the weights of a tile's pixels in the average.
-
-    Args:
-      window: "flat", or "hann", which gives the center of a tile more weight than its border.
-      tile: pixels.
-
-    Returns:
-      (tile, tile) float32, above 0 everywhere.
-    """
-    if window == "flat":
-        return np.ones((tile, tile), np.float32)
-    profile = np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
-    return np.outer(profile, profile).astype(np.float32)
 
 
 def choose_stride(tile: int) -> int:

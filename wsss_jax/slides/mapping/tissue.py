@@ -9,6 +9,7 @@ from PIL import ExifTags
 
 from data.pictures import open_picture, turn_upright
 from wsss_jax.errors import InputError
+from wsss_jax.slides.reading.cache import paste
 
 # Saturation (0..255) of glass stays below the first, that of pale stroma above the second. Otsu's
 # threshold is clipped to them: on glass alone it would split noise, on tissue alone the tissue.
@@ -46,15 +47,17 @@ def detect_tissue(
     Raises:
       InputError: `threshold` is neither "otsu" nor a number from 0 to 255.
     """
-    if threshold != "otsu" and (isinstance(threshold, str) or not 0 <= threshold <= 255):
-        raise InputError(
-            f"config.tissue.threshold is {threshold!r}: set otsu or a saturation of 0 to 255"
-        )
     _, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(overview, 3), cv2.COLOR_RGB2HSV))
     if threshold == "otsu":
         otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-        threshold = min(max(otsu, _OTSU_LIMITS[0]), _OTSU_LIMITS[1])
-    tissue = _close((saturation > threshold) & (value > _DARKEST), round(closing / mpp))
+        least = min(max(otsu, _OTSU_LIMITS[0]), _OTSU_LIMITS[1])
+    elif not isinstance(threshold, str) and 0 <= threshold <= 255:
+        least = threshold
+    else:
+        raise InputError(
+            f"config.tissue.threshold is {threshold!r}: set otsu or a saturation of 0 to 255"
+        )
+    tissue = _close((saturation > least) & (value > _DARKEST), round(closing / mpp))
     tissue = ~_drop_small(~tissue, min_hole / mpp**2, connectivity=4, keep_border=True)
     return _drop_small(tissue, min_tissue / mpp**2, connectivity=8)
 
@@ -114,9 +117,8 @@ def read_mask(path: Path) -> np.ndarray:
                 "slides; save it without the tag, as the slide is stored"
             )
         bands = picture.getbands()
-        values = np.asarray(turn_upright(picture))
-    opaque = len(bands) - ("A" in bands)
-    return values > 0 if values.ndim == 2 else (values[..., :opaque] > 0).any(axis=-1)
+        values = np.atleast_3d(np.asarray(turn_upright(picture)))
+    return np.any(values[..., : len(bands) - ("A" in bands)] > 0, axis=-1)
 
 
 class Tissue:
@@ -155,8 +157,7 @@ class Tissue:
         used_columns, self._columns = np.unique(columns, return_inverse=True)
         self._mask = mask = mask[np.ix_(used_rows, used_columns)]
         self.width, self.height = width, height
-        self._integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-        self._integral[1:, 1:] = mask.cumsum(axis=0).cumsum(axis=1)
+        self._integral = cv2.integral(mask.astype(np.uint8))  # (h + 1, w + 1) int32
 
     @classmethod
     def everywhere(cls, width: int, height: int) -> "Tissue":
@@ -165,30 +166,29 @@ class Tissue:
 
     def has_tissue(self, x: int, y: int, width: int, height: int) -> bool:
         """Whether a region in working pixels has any tissue; outside of the slide there is none."""
-        left, top = max(x, 0), max(y, 0)
-        right, bottom = min(x + width, self.width), min(y + height, self.height)
-        if left >= right or top >= bottom:
+        rows, columns = self._find_cells(x, y, width, height)
+        if not (rows.size and columns.size):
             return False
-        x0, x1 = self._columns[left], self._columns[right - 1] + 1
-        y0, y1 = self._rows[top], self._rows[bottom - 1] + 1
+        (x0, x1), (y0, y1) = (columns[0], columns[-1] + 1), (rows[0], rows[-1] + 1)
         sums = self._integral
         return bool(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0])
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Reads a region in working pixels: (height, width) bool, False outside the slide."""
         region = np.zeros((height, width), bool)
-        left, top = max(x, 0), max(y, 0)
-        right, bottom = min(x + width, self.width), min(y + height, self.height)
-        if left < right and top < bottom:
-            rows, columns = self._rows[top:bottom], self._columns[left:right]
-            region[top - y : bottom - y, left - x : right - x] = self._mask[np.ix_(rows, columns)]
+        inside = self._mask[np.ix_(*self._find_cells(x, y, width, height))]
+        paste(region, x, y, inside, max(x, 0), max(y, 0))
         return region
+
+    def _find_cells(self, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the mask's row for each row of a region inside the slide, and likewise columns."""
+        rows = self._rows[max(y, 0) : max(y + height, 0)]
+        return rows, self._columns[max(x, 0) : max(x + width, 0)]
 
     def count_pixels(self) -> int:
         """Counts the working pixels of tissue."""
-        tall = np.bincount(self._rows, minlength=self._mask.shape[0])
-        wide = np.bincount(self._columns, minlength=self._mask.shape[1])
-        return int(tall @ (self._mask @ wide))
+        # Every row and column of the mask is used.
+        return int(np.bincount(self._rows) @ (self._mask @ np.bincount(self._columns)))
 
 
 def _map_nearest(size: int, length: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import math
 import re
-import unicodedata
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ import numpy as np
 
 from wsss_jax.errors import InputError
 from wsss_jax.slides.mapping.tissue import Tissue, detect_tissue, read_mask
-from wsss_jax.slides.reading.catalog import SlideFile
+from wsss_jax.slides.reading.catalog import SlideFile, normalize_name
 from wsss_jax.slides.reading.slide import Slide
 from wsss_jax.slides.reading.view import View
 
@@ -82,7 +81,7 @@ def _locate_mask(
     slide = view.slide
     x, y, width, height = slide.bounds
     scanned = x / view.scale[0], y / view.scale[1], width / view.scale[0], height / view.scale[1]
-    sizes = {"slide": (view.width, view.height)}
+    sizes: dict[str, tuple[float, float]] = {"slide": (view.width, view.height)}
     if slide.is_scanned_in_part:
         sizes["scanned"] = scanned[2:]
         if mask_area != "auto":
@@ -153,18 +152,14 @@ def find_mask_file(source: str, file: SlideFile) -> Path | None:
     is_unique = file.name == re.sub("[\ud800-\udfff]", "_", stem)
     name = stem if is_unique else file.name
     masks = [path for path in Path(source).glob("*") if path.suffix.lower() == ".png"]
-    own = sorted(path for path in masks if _normalize(path.stem) == _normalize(name))
+    own = sorted(path for path in masks if normalize_name(path.stem) == normalize_name(name))
     if len(own) > 1:
         names = ", ".join(path.name for path in own)
         raise InputError(f"{source}: several masks of {file.path.name} ({names}); keep one")
-    if not own and not is_unique and any(_normalize(p.stem) == _normalize(stem) for p in masks):
+    is_shared = normalize_name(stem) in {normalize_name(path.stem) for path in masks}
+    if is_shared and not own and not is_unique:
         raise InputError(
             f"{file.path}: {Path(source) / stem}.png could be the mask of several slides; name "
             f"its own {name}.png"
         )
     return own[0] if own else Path(source) / f"{name}.png"
-
-
-def _normalize(name: str) -> str:
-    """Returns one form of both ways of writing "ä" in Unicode: files from a Mac have the other."""
-    return unicodedata.normalize("NFC", name)

@@ -269,7 +269,7 @@ def summarize_slide(
         "warnings": [
             *slide.warnings,
             *filter(None, [view.warning, tissue_note]),
-            *provenance.warnings(networks.origins, config.mpp),
+            *provenance.list_warnings(networks.origins, config.mpp),
             *_check_polygons(folder, shares),
         ],
         "files": [name for name in FILES if name in names],

@@ -21,12 +21,10 @@ class Cache:
     def get(self, key: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
         """Returns the array of a key; if it is not cached, makes it (errors pass through)."""
         with self._lock:
-            entry = self._entries.pop(key, None)
-            is_new = entry is None
-            entry = Future() if entry is None else entry
-            self._entries[key] = entry
-        if not is_new:
-            return entry.result()
+            known = self._entries.pop(key, None)
+            entry = self._entries[key] = Future() if known is None else known
+        if known is not None:
+            return known.result()
         try:
             array = make()
         except BaseException as error:

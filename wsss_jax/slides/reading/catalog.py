@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from data.folders import fold_name
 from wsss_jax.errors import InputError
 from wsss_jax.slides.reading import dicom
 from wsss_jax.slides.reading.dicom import is_hidden
@@ -78,10 +79,10 @@ def find_slides(text: str, is_results: Callable[[Path], bool]) -> list[Path]:
         slides.update(dict.fromkeys(candidates))
     if skipped:
         print(f"skipped: {format_count(skipped, 'path')} in folders of results")
-    if skipped and not slides:
-        raise InputError(
-            f"config.slides: {text} names only results of this program: name the slides"
-        )
+        if not slides:
+            raise InputError(
+                f"config.slides: {text} names only results of this program: name the slides"
+            )
     if not slides:
         raise InputError("config.slides names no slide: set --config.slides='slides/*.svs'")
     return _drop_repeated_series(_drop_repeated_files(list(slides)))
@@ -106,9 +107,8 @@ def _expand(name: str) -> list[Path]:
         return slides
     if path.exists():
         return [path]
-    matches = [
-        match for match in map(Path, glob.glob(name, recursive=True)) if not is_hidden(match)
-    ]
+    paths = map(Path, glob.glob(name, recursive=True))
+    matches = [match for match in paths if not is_hidden(match)]
     if not matches:
         raise InputError(f"config.slides: there is no {name}: correct --config.slides")
     return sorted(slide for match in matches for slide in _list_dicom(match) or [match])
@@ -147,7 +147,8 @@ def _drop_repeated_files(paths: list[Path]) -> list[Path]:
 def _list_slides(folder: Path) -> list[Path]:
     slides = list_non_dicom(folder)
     for path in folder.iterdir():
-        slides.extend(() if is_hidden(path) else _list_dicom(path))
+        if not is_hidden(path):
+            slides += _list_dicom(path)
     return sorted([*slides, *_list_dicom(folder, alone=not slides)])
 
 
@@ -186,17 +187,19 @@ def _list_dicom(folder: Path, alone: bool | None = None) -> list[Path]:
 
 def _drop_repeated_series(paths: list[Path]) -> list[Path]:
     """Drops .dcm files whose series is already among the earlier paths."""
-    kept, seen = [], set()
+    slides: dict[tuple[Path, str], Path] = {}
     for path in paths:
-        first, series = path, ""
+        first = path
         if path.is_dir():
             first = next((files[0] for files in dicom.group_files(path).slides), path)
-        if first.suffix.lower() == ".dcm":
-            series = dicom.read_series(first)
-        if not series or (first.parent, series) not in seen:
-            kept.append(path)
-        seen.add((first.parent, series))
-    return kept
+        series = dicom.read_series(first) if first.suffix.lower() == ".dcm" else ""
+        slides.setdefault((first.parent, series) if series else (path, ""), path)
+    return list(slides.values())
+
+
+def normalize_name(name: str) -> str:
+    """Returns one form of both ways of writing "ä" in Unicode: files from a Mac have the other."""
+    return unicodedata.normalize("NFC", name)
 
 
 def name_slides(
@@ -213,12 +216,12 @@ def name_slides(
     Raises:
       InputError: a name in the table that several slides have, or several names of one slide.
     """
-    keys = {unicodedata.normalize("NFC", key): key for key in table}
+    keys = {normalize_name(key): key for key in table}
     slides: list[SlideFile] = []
     owners: dict[str, Path] = {}  # the slide that each key of the table is used for
     unused: list[tuple[Path, str, str]] = []  # keys that fit a slide for which another is used
     for path, name in zip(paths, _choose_names(paths), strict=True):
-        forms = (unicodedata.normalize("NFC", form) for form in (name, path.name, path.stem))
+        forms = map(normalize_name, (name, path.name, path.stem))
         used, *others = [keys[form] for form in dict.fromkeys(forms) if form in keys] or [""]
         # The name of its folder of results belongs to no other slide.
         if used != name and owners.setdefault(used, path) != path and used:
@@ -245,9 +248,9 @@ def _choose_names(paths: Sequence[Path]) -> list[str]:
     candidates = [_list_names(path) for path in paths]
     counts = Counter(RESERVED)
     for names in candidates:
-        counts.update({_fold(name) for name in names})
+        counts.update(set(map(fold_name, names)))
     return [
-        next((name for name in names if counts[_fold(name)] == 1), names[-1])
+        next((name for name in names if counts[fold_name(name)] == 1), names[-1])
         for names in candidates
     ]
 
@@ -264,10 +267,6 @@ def _list_names(path: Path) -> list[str]:
     checksum = f"_{zlib.crc32(os.fsencode(path.absolute())):08x}"
     short = name.encode()[: _NAME_BYTES - len(checksum)].decode(errors="ignore")
     return [*names, short + checksum]
-
-
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def list_members(path: Path) -> list[Path]:
@@ -294,10 +293,9 @@ def fingerprint(path: Path) -> dict[str, int | str]:
     The CRC covers all bytes of a slide up to `_WHOLE_BYTES`; of a larger slide the ends of each of
     its files, and blocks between them at equal distances.
     """
-    members = list_members(path)
-    sizes = [(member, member.stat().st_size) for member in members if member.is_file()]
-    total, checksum = sum(size for _, size in sizes), 0
-    for member, size in sizes:
+    sizes = {file: file.stat().st_size for file in list_members(path) if file.is_file()}
+    total, checksum = sum(sizes.values()), 0
+    for member, size in sizes.items():
         with member.open("rb") as file:
             if total <= _WHOLE_BYTES:
                 ranges = [(start, _END_BYTES) for start in range(0, size, _END_BYTES)]

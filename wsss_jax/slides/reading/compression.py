@@ -108,11 +108,7 @@ def check_jpeg_tile(data: bytes, tables: bytes | None, pixels: np.ndarray) -> No
 
 
 def check_jpeg_picture(path: Path, pixels: np.ndarray) -> None:
-    """Refuses a JPEG file of which a part is missing, as `check_jpeg_tile` does.
-
-    Args:
-      path: the file.
-      pixels: what it was decoded to, turned or not.
+    """Refuses a JPEG file, decoded to `pixels` (turned or not), of which a part is missing.
 
     Raises:
       ValueError: the file is damaged.

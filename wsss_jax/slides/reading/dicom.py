@@ -78,10 +78,7 @@ def read_series(path: Path) -> str:
 
 def find_slide_files(path: Path) -> list[Path]:
     """Finds the files of the slide that a .dcm file belongs to; itself alone without a header."""
-    for files in group_files(path.parent).slides:
-        if path in files:
-            return files
-    return [path]
+    return next((files for files in group_files(path.parent).slides if path in files), [path])
 
 
 def _read_header(path: Path) -> _Header:
@@ -207,9 +204,19 @@ def open_dicom(path: Path, open_openslide: Callable[[Path, str], RawSlide]) -> R
         if member.exists() and not member.is_dir():
             check_regular(member)  # OpenSlide opens every file of the folder
     files, notes = _select_files(folder) if path == folder else (find_slide_files(path), ())
-    for file in (*files, *_find_other_files(folder, files)):
+    # OpenSlide takes hidden files and other endings of the same series, too.
+    series = {_read_header(file).series for file in files} - {""}
+    others = sorted(path for path in folder.iterdir() if path not in files)
+    for file in (*files, *(path for path in others if _read_header(path).series in series)):
         _check_frames(file)
-    return _open(path, files, open_openslide).add_notes(notes)
+    reason = "another kind than it knows"
+    try:
+        # From any file OpenSlide finds the others of its series.
+        if openslide.OpenSlide.detect_format(str(files[0])) == "dicom":
+            return open_openslide(files[0], "dicom").add_notes(notes)
+    except openslide.OpenSlideError as error:
+        reason = get_first_line(error)  # wsidicom reads more kinds
+    return _open_wsidicom(path, files, reason).add_notes(notes)
 
 
 def _select_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
@@ -229,26 +236,6 @@ def _select_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
         return inside.slides[0], ()
     names = ", ".join(file.name for file in inside.unreadable)
     return inside.slides[0], (f"files that are no DICOM are left out: {names}",)
-
-
-def _find_other_files(folder: Path, files: list[Path]) -> list[Path]:
-    """Finds hidden files and other endings of the same series: OpenSlide takes them, too."""
-    series = {_read_header(file).series for file in files} - {""}
-    others = sorted(path for path in folder.iterdir() if path not in files)
-    return [path for path in others if _read_header(path).series in series]
-
-
-def _open(
-    path: Path, files: list[Path], open_openslide: Callable[[Path, str], RawSlide]
-) -> RawSlide:
-    reason = "another kind than it knows"
-    try:
-        # From any file OpenSlide finds the others of its series.
-        if openslide.OpenSlide.detect_format(str(files[0])) == "dicom":
-            return open_openslide(files[0], "dicom")
-    except openslide.OpenSlideError as error:
-        reason = get_first_line(error)  # wsidicom reads more kinds
-    return _open_wsidicom(path, files, reason)
 
 
 def _open_wsidicom(path: Path, files: list[Path], reason: str) -> RawSlide:
@@ -281,11 +268,10 @@ def _open_wsidicom(path: Path, files: list[Path], reason: str) -> RawSlide:
         region = handle.read_region((x, y), levels[level].level, (width, height))
         return np.asarray(region.convert("RGB"))
 
-    planes, pyramids = len(focal_planes), len(handle.pyramids)
     notes = []
-    if planes > 1:
+    if (planes := len(focal_planes)) > 1:
         notes.append(f"it has {planes} focal planes; only the middle one is used")
-    if pyramids > 1:
+    if (pyramids := len(handle.pyramids)) > 1:
         notes.append(f"it holds {pyramids} large images; only the first is used")
     return RawSlide(
         sizes=tuple((level.size.width, level.size.height) for level in levels),

@@ -6,7 +6,7 @@ which it sees one level, wsidicom (optional) other DICOM, Pillow plain pictures.
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,18 +172,16 @@ def _open_openslide(path: Path, vendor: str) -> RawSlide:
     downsamples = handle.level_downsamples
 
     def read(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        # Off whole pixels (see `_open_with_tifffile`) OpenSlide interpolates, where the level ends
-        # also with transparent pixels; the color itself is right there.
+        # Off whole pixels (see `_open_with_tifffile`) OpenSlide interpolates; at the end of a level
+        # this gives partly transparent pixels of the right color.
         location = (round(x * downsamples[level]), round(y * downsamples[level]))
         region = handle.read_region(location, level, (width, height))
         image = np.array(region.convert("RGB"))
         image[np.asarray(region.getchannel("A")) < 128] = 255
         return image
 
-    bounds = [
-        parse_number(properties.get(f"openslide.bounds-{field}"))
-        for field in ("x", "y", "width", "height")
-    ]
+    fields = ("x", "y", "width", "height")
+    bounds = tuple(map(int, _read_numbers(properties, "openslide.bounds-{}", fields)))
     return RawSlide(
         sizes=handle.level_dimensions,
         read=read,
@@ -191,20 +189,27 @@ def _open_openslide(path: Path, vendor: str) -> RawSlide:
         vendor=vendor,
         mpp=_read_mpp(properties),
         objective_power=parse_number(properties.get("openslide.objective-power")),
-        bounds=None if None in bounds else tuple(map(int, bounds)),
+        bounds=bounds if len(bounds) == 4 else None,
     )
 
 
 def _read_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
     """Reads micrometers per pixel, across and down, from OpenSlide's properties or TIFF tags."""
-    mpp = [parse_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
-    if None in mpp:
-        unit = {"inch": 25400.0, "centimeter": 1e4}.get(properties.get("tiff.ResolutionUnit", ""))
-        mpp = [
-            unit / per_unit if unit and (per_unit := parse_number(properties.get(tag))) else None
-            for tag in ("tiff.XResolution", "tiff.YResolution")
-        ]
-    return None if None in mpp else tuple(mpp)
+    mpp = _read_numbers(properties, "openslide.mpp-{}", "xy")
+    unit = {"inch": 25400.0, "centimeter": 1e4}.get(properties.get("tiff.ResolutionUnit", ""))
+    rates = _read_numbers(properties, "tiff.{}Resolution", "XY")
+    if not mpp and unit and all(rates):
+        mpp = tuple(unit / rate for rate in rates)
+    return mpp if len(mpp) == 2 else None
+
+
+def _read_numbers(
+    properties: Mapping[str, str], name: str, fields: Sequence[str]
+) -> tuple[float, ...]:
+    """Reads the number of each field; none unless all are there. `name` has {} for the field."""
+    numbers = [parse_number(properties.get(name.format(field))) for field in fields]
+    known = tuple(number for number in numbers if number is not None)
+    return known if len(known) == len(numbers) else ()
 
 
 def _open_picture(path: Path) -> RawSlide:
@@ -222,9 +227,7 @@ def _open_picture(path: Path) -> RawSlide:
         if isinstance(cause, Image.DecompressionBombError):
             raise InputError(f"{path}: too large to be read without tiles; {CONVERT}") from cause
         if cause is not None:
-            raise InputError(
-                f"{path}: damaged or cut short ({get_first_line(cause)}); copy the slide again"
-            ) from cause
+            raise cause from None  # `open_file` reports the damage
         raise
     return RawSlide(
         sizes=((pixels.shape[1], pixels.shape[0]),),

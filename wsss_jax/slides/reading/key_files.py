@@ -19,20 +19,22 @@ def check_parts(path: Path) -> None:
     Raises:
       InputError: see `check_regular`.
     """
-    photo = path.with_suffix(".Full")
-    if is_file_there(photo):
-        check_regular(photo)
+    _check_part(path.with_suffix(".Full"))
     folder, names = path.parent, _read_values(path, _HAMAMATSU)
     if path.suffix.lower() == ".mrxs":
         folder = path.with_suffix("")
-        key_file = folder / "Slidedat.ini"
-        if is_file_there(key_file):
-            check_regular(key_file)
+        if _check_part(key_file := folder / "Slidedat.ini"):
             names = _read_values(key_file, ("[",))
     for name in names:
-        part = folder / name.lstrip("/")
-        if is_file_there(part):
-            check_regular(part)
+        _check_part(folder / name.lstrip("/"))
+
+
+def _check_part(path: Path) -> bool:
+    """Refuses a pipe or a device; returns whether there is a file."""
+    is_there = is_file_there(path)
+    if is_there:
+        check_regular(path)
+    return is_there
 
 
 def _read_values(key_file: Path, groups: tuple[str, ...]) -> list[str]:

@@ -28,7 +28,7 @@ def drop_foreign_levels(raw: RawSlide) -> RawSlide:
     """
     indices, notes = [0], []
     for index in range(1, len(raw.sizes)):
-        if _show_the_same(raw, indices[-1], index):
+        if _show_same_picture(raw, indices[-1], index):
             indices.append(index)
         else:
             width, height = raw.sizes[index]
@@ -38,7 +38,7 @@ def drop_foreign_levels(raw: RawSlide) -> RawSlide:
     return raw.select_levels(indices, notes)
 
 
-def _show_the_same(raw: RawSlide, upper: int, lower: int) -> bool:
+def _show_same_picture(raw: RawSlide, upper: int, lower: int) -> bool:
     width, height = raw.sizes[lower]
     factors = raw.sizes[upper][0] / width, raw.sizes[upper][1] / height
     side = int(min(max(_UPPER / max(factors), _CELL), _WINDOW))
@@ -76,16 +76,9 @@ def _choose_corners(raw: RawSlide, level: int, side: int) -> list[tuple[int, int
 def _average_cells(
     raw: RawSlide, level: int, factors: tuple[float, float], window: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """Averages the cells of a window as one level shows it.
+    """Averages the cells of a window (x, y, width, height) as a level shows it; (cells, 3) float32.
 
-    Args:
-      raw: the slide.
-      level: to read from.
-      factors: its pixels per pixel of the level that the window belongs to, across and down.
-      window: (x, y, width, height).
-
-    Returns:
-      (cells, 3) float32.
+    `factors`: pixels of that level per pixel of the window, across and down.
     """
     x, y, width, height = window
     across, down = factors

@@ -18,18 +18,16 @@ def is_plausible(mpp: float) -> bool:
 def read_mpp_table(path: Path) -> dict[str, float]:
     """Reads micrometers per level-0 pixel by slide from a CSV file with the header slide,mpp.
 
-    Args:
-      path: the file. A slide is given by its file name, with or without the ending, or by the name
-        of its folder of results.
+    A slide is named by its file, with or without the ending, or by its folder of results.
 
     Raises:
       InputError: no such file, not such a table, a slide twice, or an mpp that is not plausible.
     """
     table: dict[str, float] = {}
-    if Path(path).exists():
+    if path.exists():
         check_regular(path)
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True)
             if [cell.strip() for cell in next(reader, [])] != ["slide", "mpp"]:
                 raise InputError(f"{path}:1: the first line is not the header; make it slide,mpp")

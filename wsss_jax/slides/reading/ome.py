@@ -65,16 +65,12 @@ def check_set(path: Path, metadata: str) -> None:
 def find_pixels(
     path: Path, metadata: str, size: tuple[int, int], page: int
 ) -> ElementTree.Element | None:
-    """Finds the description of a picture.
+    """Finds the description of a picture, the element Pixels; None if no image has its size.
 
     Args:
-      path: the file.
-      metadata: of the file.
+      path, metadata: the file, and its OME metadata.
       size: (width, height) of the picture.
-      page: its number; decides between descriptions of the same size.
-
-    Returns:
-      the element Pixels, or None if no image in the metadata has this size.
+      page: number of its page; decides between descriptions of the same size.
     """
     root = ElementTree.fromstring(metadata)
 

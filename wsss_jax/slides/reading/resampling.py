@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image
 
 Method = Literal["area", "triangle"]
-METHODS = ("area", "triangle")
 _BAND = 32  # rows computed at a time, so that they stay in the processor's cache
 
 

@@ -33,9 +33,8 @@ class Slide:
       path: the file, or the folder of a DICOM slide.
       name: file name without the ending.
       levels: the pyramid; level 0 is the largest.
-      mpp: micrometers per level-0 pixel, the caller's if given, or None if unknown. If pixels are
-        not square, the side of a square of the same area.
-      mpp_xy: the same across and down; geometry is computed with it.
+      mpp_xy: micrometers per level-0 pixel, across and down, the caller's if given, or None if
+        unknown; geometry is computed with it.
       metadata_mpp: the mpp of the metadata, or None if there is no plausible one.
       objective_power: magnification of the objective, or None. It gives no mpp: see `check_mpp`.
       vendor: scanner or format, such as "aperio", "generic-tiff", "ome-tiff", "dicom", "picture".
@@ -47,7 +46,6 @@ class Slide:
     path: Path
     name: str
     levels: tuple[Level, ...]
-    mpp: float | None
     mpp_xy: tuple[float, float] | None
     metadata_mpp: float | None
     objective_power: float | None
@@ -55,6 +53,11 @@ class Slide:
     bounds: tuple[int, int, int, int]
     warnings: tuple[str, ...]
     raw: RawSlide = dataclasses.field(repr=False)
+
+    @property
+    def mpp(self) -> float | None:
+        """`mpp_xy` as one number: the side of a square of the same area."""
+        return self.mpp_xy and _average_mpp(self.mpp_xy)
 
     @property
     def width(self) -> int:
@@ -135,14 +138,12 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
     raw = open_file(path)
     (width, height), power = raw.sizes[0], raw.objective_power
     metadata, notes = _check_metadata(raw.mpp, mpp)
-    metadata_mpp = metadata and _average_mpp(metadata)
     return Slide(
         path=path,
         name=path.name if path.is_dir() else path.stem,
         levels=tuple(Level(*size, _compute_downsample(raw.sizes[0], size)) for size in raw.sizes),
-        mpp=metadata_mpp if mpp is None else mpp,
         mpp_xy=metadata if mpp is None else (mpp, mpp),
-        metadata_mpp=metadata_mpp,
+        metadata_mpp=metadata and _average_mpp(metadata),
         objective_power=power if (power or 0) > 0 else None,
         vendor=raw.vendor,
         bounds=_clip_bounds(raw.bounds, width, height),
@@ -169,11 +170,13 @@ def _check_metadata(
         used = "each axis is resampled by its own" if mpp is None else f"{mpp:g} is used for both"
         note = f"its pixels are not square ({size} micrometers by its metadata); {used}"
         return metadata, [note]
-    mean = _average_mpp(metadata)
-    if mpp is None or abs(mpp / mean - 1) <= _OTHER_MPP:
-        return (mean, mean), []
-    note = f"its metadata says {mean:g} micrometers per pixel, not the {mpp:g} that were set"
-    return (mean, mean), [f"{note}; {mpp:g} is used"]
+    mean, notes = _average_mpp(metadata), []
+    if mpp is not None and abs(mpp / mean - 1) > _OTHER_MPP:
+        notes = [
+            f"its metadata says {mean:g} micrometers per pixel, not the {mpp:g} that were set; "
+            f"{mpp:g} is used"
+        ]
+    return (mean, mean), notes
 
 
 def _is_square(mpp_xy: tuple[float, float]) -> bool:
@@ -182,9 +185,8 @@ def _is_square(mpp_xy: tuple[float, float]) -> bool:
 
 def _average_mpp(mpp_xy: tuple[float, float]) -> float:
     """Returns one mpp for both axes; of pixels that are not square, by their area."""
-    if _is_square(mpp_xy):
-        return sum(mpp_xy) / 2
-    return math.sqrt(mpp_xy[0] * mpp_xy[1])
+    across, down = mpp_xy
+    return (across + down) / 2 if _is_square(mpp_xy) else math.sqrt(across * down)
 
 
 def _clip_bounds(
@@ -210,16 +212,16 @@ def _compute_downsample(full: tuple[int, int], size: tuple[int, int]) -> float:
     return ratio
 
 
-def check_mpp(slide: Slide) -> float:
-    """Returns the slide's micrometers per level-0 pixel.
+def check_mpp(slide: Slide) -> tuple[float, float]:
+    """Returns the slide's micrometers per level-0 pixel, across and down.
 
     They are never guessed from the objective: 20x is 0.5 on one scanner, 0.46 or 0.325 on others.
 
     Raises:
       InputError: neither the file nor the user gives them.
     """
-    if slide.mpp is not None:
-        return slide.mpp
+    if slide.mpp_xy is not None:
+        return slide.mpp_xy
     raise InputError(
         f"{slide.path}: {'; '.join(slide.warnings)}: set --config.slide_mpp=0.25 (level 0) or give "
         "a CSV slide,mpp with --config.mpp_table"

@@ -1,6 +1,7 @@
 """TIFF files by tifffile: finding the pages of the slide, and opening them."""
 
 import logging
+import math
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -58,8 +59,7 @@ class Picture(NamedTuple):
     @property
     def pixels(self) -> int:
         """Number of pixels of the largest level."""
-        width, height = self.size
-        return width * height
+        return math.prod(self.size)
 
     def list_other_files(self, path: Path) -> list[str]:
         """Lists the names of the files with its pixels, except `path`."""
@@ -198,9 +198,7 @@ def open_tiff(path: Path) -> RawSlide:
             pixels = ome.find_pixels(path, file.ome_metadata, slide.size, slide.pages[0].index)
             mpp = None if pixels is None else ome.read_mpp(pixels)
             if pixels is None:
-                more.append(
-                    "its OME metadata describes no image of its size, so its mpp is unknown"
-                )
+                more += ["its OME metadata describes no image of its size, so its mpp is unknown"]
         return RawSlide(
             sizes=sizes,
             read=lambda level, *region: readers[level].read(level, *region),
@@ -227,5 +225,5 @@ def _read_tag_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
     rates = [page.tags.valueof(tag) for tag in ("XResolution", "YResolution")]
     if unit is None or not all(rate and rate[0] and rate[1] for rate in rates):
         return None
-    horizontal, vertical = (unit * below / above for above, below in rates)
-    return horizontal, vertical
+    across, down = (unit * below / above for above, below in rates)
+    return across, down

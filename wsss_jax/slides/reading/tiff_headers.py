@@ -5,6 +5,7 @@ OpenSlide and its libraries end the process where a header claims more than the 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import tifffile
@@ -32,7 +33,7 @@ _ORIENTATION = 274
 MAX_PAGES = 10_000  # tifffile takes a second for so many
 _MAX_PLANES = 2**16  # named in metadata; tifffile makes a list of all
 
-Page = tifffile.TiffPage | tifffile.TiffFrame
+Page: TypeAlias = "tifffile.TiffPage | tifffile.TiffFrame"
 
 
 def check_header(path: Path) -> None:
@@ -48,7 +49,7 @@ def check_header(path: Path) -> None:
         for page in iterate_pages(path, file):
             check_size(path, ((page.imagewidth, page.imagelength),), file_bytes)
             if page.is_tiled:
-                check_segment(path, page, page.tilewidth, page.tilelength)
+                check_segment(path, page)
                 check_table(path, page, file_bytes)
         planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
         if file.is_ome:
@@ -86,12 +87,20 @@ def iterate_pages(path: Path, file: tifffile.TiffFile) -> Iterator[tifffile.Tiff
                     following.append(tifffile.TiffPage(file, (page.index, index)))
 
 
-def check_segment(path: Path, page: tifffile.TiffPage, wide: int, tall: int) -> None:
+def get_segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Returns the width and height of the tiles of a page, or of its strips, in pixels."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)
+
+
+def check_segment(path: Path, page: tifffile.TiffPage) -> None:
     """Refuses tiles or strips without pixels, or too large to be decoded.
 
     Raises:
       InputError: such tiles or strips.
     """
+    wide, tall = get_segment_size(page)
     if min(wide, tall) < 1:
         raise InputError(f"{path}: tiles of {wide} x {tall} pixels; copy the slide again")
     deep = page.tiledepth if page.is_tiled else 1
@@ -109,8 +118,7 @@ def check_table(path: Path, member: Page, file_bytes: int) -> None:
       InputError: such a table.
     """
     page = member.keyframe
-    wide, tall = (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, None)
-    tall = tall or min(page.rowsperstrip, page.imagelength)
+    wide, tall = get_segment_size(page)
     planes = page.samplesperpixel if page.planarconfig == SEPARATE else 1
     needed = -(-page.imagewidth // wide) * -(-page.imagelength // tall) * planes
     offsets, counts = member.dataoffsets, member.databytecounts
@@ -120,26 +128,6 @@ def check_table(path: Path, member: Page, file_bytes: int) -> None:
     ends = (offset + count for offset, count in zip(offsets, counts) if count)
     if max(ends, default=0) > file_bytes:
         raise InputError(f"{path}: cut short; copy the slide again")
-
-
-def check_pixels(path: Path, page: tifffile.TiffPage) -> None:
-    """Refuses pixels that are not 8-bit colors, which OpenSlide would show wrongly.
-
-    OpenSlide takes of 16 bits the upper 8, and every fourth sample for transparency.
-
-    Raises:
-      InputError: such pixels.
-    """
-    samples = (COLORS | OTHER_COLORS).get(page.photometric)
-    if (
-        page.dtype != np.uint8
-        or page.subfiletype & MASK
-        or page.bitspersample != 8
-        or page.imagedepth != 1
-        or samples is None
-        or page.samplesperpixel != samples
-    ):
-        raise InputError(f"{path}: {describe_page(page)}; save it as one 8-bit RGB picture")
 
 
 def note_orientation(page: tifffile.TiffPage) -> tuple[str, ...]:
@@ -156,18 +144,26 @@ def describe_page(page: tifffile.TiffPage) -> str:
 
 
 def check_openslide(path: Path) -> tuple[str, ...]:
-    """Refuses a file with tiled pixels that OpenSlide would show wrongly.
+    """Refuses a file with tiled pixels that are not 8-bit colors, which OpenSlide shows wrongly.
 
-    The levels of all vendors are tiled. OpenSlide takes masks of transparency for levels, too.
+    The levels of all vendors are tiled. OpenSlide takes of 16 bits the upper 8, every fourth sample
+    for transparency, and masks of transparency for levels.
 
     Returns:
       notes on the slide.
 
     Raises:
-      InputError: see `check_pixels`.
+      InputError: such pixels.
     """
     with tifffile.TiffFile(path) as file:
         for page in iterate_pages(path, file):
-            if page.is_tiled:
-                check_pixels(path, page)
+            # A page of other colors has no number of samples here, and is refused, too.
+            if page.is_tiled and (
+                page.dtype != np.uint8
+                or page.subfiletype & MASK
+                or page.bitspersample != 8
+                or page.imagedepth != 1
+                or page.samplesperpixel != (COLORS | OTHER_COLORS).get(page.photometric)
+            ):
+                raise InputError(f"{path}: {describe_page(page)}; save it as one 8-bit RGB picture")
         return note_orientation(file.pages.first)

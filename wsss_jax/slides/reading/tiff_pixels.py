@@ -2,7 +2,6 @@
 
 import functools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from wsss_jax.slides.reading.tiff_headers import (
     check_segment,
     check_table,
     describe_page,
+    get_segment_size,
 )
 
 
@@ -33,18 +33,12 @@ class LevelReader:
     """Reads a level by its tiles or strips ("segments"), samples interleaved or in planes."""
 
     def __init__(
-        self,
-        path: Path,
-        file: tifffile.TiffFile,
-        lock: threading.Lock,
-        member: Page,
-        cache: Cache,
+        self, path: Path, file: tifffile.TiffFile, lock: threading.Lock, member: Page, cache: Cache
     ):
         """Checks a level and prepares its decoder.
 
         Args:
-          path: the file, for messages.
-          file: the open file.
+          path, file: the file, for messages, and opened.
           lock: held while `file` is read from.
           member: the page of the level.
           cache: of decoded segments, by (level, row, column).
@@ -58,11 +52,8 @@ class LevelReader:
         _check_kind(path, page)
         self._page, self._handle, self._lock, self._cache = page, file.filehandle, lock, cache
         self._width, self._height = page.imagewidth, page.imagelength
-        if page.is_tiled:
-            self._wide, self._tall = page.tilewidth, page.tilelength
-        else:
-            self._wide, self._tall = self._width, min(page.rowsperstrip, self._height)
-        check_segment(path, page, self._wide, self._tall)
+        self._wide, self._tall = get_segment_size(page)
+        check_segment(path, page)
         self._across = -(-self._width // self._wide)
         self._per_plane = self._across * -(-self._height // self._tall)
         self._alpha = _find_alpha(page)
@@ -71,7 +62,8 @@ class LevelReader:
         # These properties read the file when they are first used, so they are looked up once here.
         self._offsets, self._counts = member.dataoffsets, member.databytecounts
         self._tables = member.jpegtables
-        self._decode = _get_decoder(member)
+        jpeg = {"jpegtables": self._tables} if page.compression in compression.JPEG else {}
+        self._decode = functools.partial(page.decode, **jpeg)
         check_table(path, member, file.filehandle.size)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -89,16 +81,13 @@ class LevelReader:
         """Reads a segment as RGB on white; it is white if the file left it out."""
         index = row * self._across + column
         count = len(self._samples)
-        if self._page.planarconfig == SEPARATE:
-            planes = [self._read_data(sample * self._per_plane + index) for sample in self._samples]
-            if any(plane is None for plane in planes):
-                return make_white(self._tall, self._wide)
-            pixels = np.concatenate(planes, axis=-1)
-        else:
-            pixels = self._read_data(index)
-            if pixels is None:
-                return make_white(self._tall, self._wide)
-            pixels = pixels[..., self._samples] if count < pixels.shape[-1] else pixels
+        in_planes = self._page.planarconfig == SEPARATE
+        indices = [s * self._per_plane + index for s in self._samples] if in_planes else [index]
+        planes = [plane for index in indices if (plane := self._read_data(index)) is not None]
+        if len(planes) < len(indices):
+            return make_white(self._tall, self._wide)
+        pixels = np.concatenate(planes, axis=-1) if in_planes else planes[0]
+        pixels = pixels[..., self._samples] if count < pixels.shape[-1] else pixels
         if self._alpha:
             return _lay_on_white(pixels, multiplied=self._alpha[1])
         return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
@@ -148,13 +137,6 @@ def _lay_on_white(rgba: np.ndarray, *, multiplied: bool) -> np.ndarray:
         return lay_on_white(Image.fromarray(np.ascontiguousarray(rgba)))
     color = rgba[..., :3].astype(np.uint16)
     return np.minimum(color + (255 - rgba[..., 3:]), 255).astype(np.uint8)
-
-
-def _get_decoder(page: Page) -> Callable[..., tuple]:
-    decode = page.keyframe.decode
-    if page.keyframe.compression in compression.JPEG:
-        return functools.partial(decode, jpegtables=page.jpegtables)
-    return decode
 
 
 def note_dropped_samples(page: tifffile.TiffPage) -> str:

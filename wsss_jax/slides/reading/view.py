@@ -41,8 +41,7 @@ class View:
         Raises:
           InputError: the slide's mpp is unknown, or over twice `mpp`.
         """
-        check_mpp(slide)
-        across, down = slide.mpp_xy
+        across, down = check_mpp(slide)
         self.slide, self.mpp, self.scale = slide, mpp, (mpp / across, mpp / down)
         self.warning, coarsest = "", max(across, down)
         if min(self.scale) < 0.5 / _SLACK:
@@ -146,12 +145,14 @@ def _choose_grid(
     level = max(fine, key=lambda i: slide.levels[i].downsample, default=0)
     # Below half a pixel of drift over the whole slide the nearest neighbor of every pixel is the
     # pixel itself. Resampling would shift by less than that and blur in bands.
-    across, down = (along / slide.levels[level].downsample for along in scale)
-    ratio = tuple(1.0 if abs(r - 1) * max(size) < 0.5 else r for r in (across, down))
+    across, down = (
+        1.0 if abs(ratio - 1) * max(size) < 0.5 else ratio
+        for ratio in (along / slide.levels[level].downsample for along in scale)
+    )
     side = BLOCK
-    while side > 1 and side * max(ratio) > _SOURCE:
+    while side > 1 and side * max(across, down) > _SOURCE:
         side //= 2
-    return Grid(level, ratio, *size, side, method)
+    return Grid(level, (across, down), *size, side, method)
 
 
 def read_block(slide: Slide, grid: Grid, x: int, y: int) -> np.ndarray:
