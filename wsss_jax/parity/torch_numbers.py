@@ -6,7 +6,8 @@ dtype, label maps are uint8, losses and learning rates float64.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -34,13 +35,22 @@ _COUNTER = "num_batches_tracked"
 Arrays = dict[str, np.ndarray]
 
 
-# Computes convolutions as matrix products instead of with oneDNN, which rounds three times as much
-# (this flips a few ReLUs and shows as 2e-4 in Grad-CAM and in the gradients of phase 1) and whose
-# last bits depend on the number of threads.
-_without_onednn = torch.backends.mkldnn.flags(enabled=False)
+@contextmanager
+def _disable_onednn() -> Iterator[None]:
+    """Computes convolutions as matrix products instead of with oneDNN.
+
+    oneDNN rounds three times as much, which flips a few ReLUs and shows as 2e-4 in Grad-CAM and in
+    the gradients of phase 1, and its last bits depend on the number of threads.
+    """
+    before = torch.backends.mkldnn.enabled  # `mkldnn.flags` would warn of TF32
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
-@_without_onednn
+@_disable_onednn()
 def phase1(
     state_dict: Mapping[str, np.ndarray],
     images: np.ndarray,
@@ -84,7 +94,7 @@ def phase1(
     return numbers | _train(1, model, make_phase1_optimizer(model.train()), compute_loss)
 
 
-@_without_onednn
+@_disable_onednn()
 def phase2(
     state_dict: Mapping[str, np.ndarray],
     images: np.ndarray,
