@@ -113,8 +113,8 @@ def run_reference(
         present = np.asarray(patch.label)[:, None, None]
         for layer in LAYERS:
             maps = np.stack([compute_class_map(x, layer, index) for index in range(CLASSES)])
-            mask = (torch_numbers.normalized(maps) * present).argmax(axis=0).astype(np.uint8)
-            mask[torch_numbers.white_background(image)] = synthetic.DATASET.excluded
+            mask = (torch_numbers.normalize(maps) * present).argmax(axis=0).astype(np.uint8)
+            mask[torch_numbers.find_white_background(image)] = synthetic.DATASET.excluded
             yield out / layer / f"{patch.stem}.png", mask
 
     next(make_masks(patches[0]))

@@ -180,7 +180,7 @@ main.main([])
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert (finished.returncode, finished.stdout) == (75, "went on\n")
-    assert finished.stderr == "stopped by SIGTERM; the same command goes on, or begins again\n"
+    assert finished.stderr == "stopped by SIGTERM; the same command continues, or starts over\n"
 
 
 def test_programs_kept_from_an_earlier_run_load_in_silence(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ finally:
     child.send_signal(number)
     status, out, err = _end(child)
     assert status == 75 and out == "cleaned up\n"
-    line = f"stopped by {number.name}; the same command goes on, or begins again\n"
+    line = f"stopped by {number.name}; the same command continues, or starts over\n"
     assert err == line
 
 
@@ -124,7 +124,7 @@ time.sleep(60)
     )
     status, out, err = _end(child)
     assert status == 75 and out == "went on\n"
-    assert err == "stopped by SIGINT; the same command goes on, or begins again\n"
+    assert err == "stopped by SIGINT; the same command continues, or starts over\n"
 
 
 def test_deferred_work_checks_for_signals_itself():

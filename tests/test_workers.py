@@ -53,7 +53,7 @@ def test_a_closed_terminal_ends_neither_workers_nor_the_semaphore_tracker():
         start_new_session=True,
     )
     assert child.returncode == 75
-    assert child.stderr == "stopped by SIGHUP; the same command goes on, or begins again\n"
+    assert child.stderr == "stopped by SIGHUP; the same command continues, or starts over\n"
 
 
 def _use_and_kill() -> None:

@@ -4,6 +4,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +46,16 @@ class Checkpoints:
           read_only: neither makes the folder nor removes what an interrupted save or deletion left.
         """
 
-        def get_score(scores: Mapping[str, float]) -> float:
-            return scores[score]
-
+        get_score = None if score is None else itemgetter(score)
         policies: list = [checkpoint_managers.LatestN(2)]
-        if score is not None:
+        if get_score is not None:
             best = checkpoint_managers.BestN(
                 get_metric_fn=get_score, n=1, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            best_fn=get_score if score is not None else None,
+            best_fn=get_score,
             step_name_format=CompleteSteps(score),
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,
@@ -114,40 +115,44 @@ class Checkpoints:
         """Finds the step of the checkpoint with the highest score; None without any."""
         return self._manager.best_step()
 
-    def restore_best_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
-        """Restores the variables of the undamaged checkpoint with the highest score.
-
-        Raises:
-          InputError: none has a score yet, all are damaged, or they hold another network.
-        """
-        scores = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        scores = {step: by_name[self._score] for step, by_name in scores.items() if by_name}
-        if not scores and self._manager.all_steps():
-            raise InputError(
-                f"{self._path}: no checkpoint was validated yet, which happens at the end of each "
-                "epoch: continue the training of this run until then"
-            )
-        steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
-        return self._restore_first(steps, lambda step: self.restore_variables(step, like))
-
     def restore_latest(self, like: State) -> tuple[State, dict]:
         """Restores the newest undamaged state and its `meta`; reports damaged ones.
 
         Raises:
           InputError: all are damaged, or they hold another network.
         """
-        return self._restore_newest(lambda step: self.restore(step, like))
+        return self._restore_first(self._list_newest(), partial(self._restore_state, like=like))
 
-    def restore_latest_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
-        """Restores the variables of the newest undamaged checkpoint.
+    def restore_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
+        """Restores the variables of the best checkpoint, or the newest where there is no `score`.
+
+        Damaged checkpoints are reported and passed over.
+
+        Args:
+          like: the shapes they must have; None takes any.
 
         Raises:
-          InputError: all are damaged, or they hold another network.
+          InputError: none has a score yet, all are damaged, or they hold another network.
         """
-        return self._restore_newest(lambda step: self.restore_variables(step, like))
+        steps = self._list_newest()
+        if self._score is not None:
+            scores = {step: self._manager.metrics(step) for step in steps}
+            scores = {step: by_name[self._score] for step, by_name in scores.items() if by_name}
+            if steps and not scores:
+                raise InputError(
+                    f"{self._path}: no checkpoint was validated yet, which happens at the end of "
+                    "each epoch: continue the training of this run until then"
+                )
+            steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
 
-    def _restore_newest(self, restore: Callable[[int], Any]) -> Any:
-        return self._restore_first(sorted(self._manager.all_steps(), reverse=True), restore)
+        def restore(step: int) -> dict[str, Any]:
+            shapes = self._manager.item_metadata(step)["variables"].tree if like is None else like
+            return self._restore_items(step, {"variables": shapes})[0]["variables"]
+
+        return self._restore_first(steps, restore)
+
+    def _list_newest(self) -> list[int]:
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def _restore_first(self, steps: Sequence[int], restore: Callable[[int], Any]) -> Any:
         """Restores the first of the steps that is not damaged."""
@@ -166,7 +171,7 @@ class Checkpoints:
             "one to start again"
         )
 
-    def restore(self, step: int, like: State) -> tuple[State, dict]:
+    def _restore_state(self, step: int, like: State) -> tuple[State, dict]:
         """Restores the state and `meta` of a step; `like` is a state with the shapes it must have.
 
         Raises:
@@ -180,41 +185,24 @@ class Checkpoints:
             )
         if not has_training:
             raise ValueError("the state of training is missing")
-        self._check_shapes(step, like.variables)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(make_abstract(like.variables)),
-                training=ocp.args.StandardRestore(make_abstract(_get_training(like))),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        meta = dict(restored["meta"])
+        likes = {"variables": like.variables, "training": _get_training(like)}
+        trees, meta = self._restore_items(step, likes)
         if not isinstance(meta.get("history"), list):
             raise ValueError("the history is missing")
-        trees = parallel.to_local({name: restored[name] for name in ("variables", "training")})
-        check_arrays(trees, meta.pop(_CHECKSUMS, None))
         return State(variables=trees["variables"], **trees["training"]), meta
 
-    def restore_variables(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
-        """Restores the variables alone, without what only training needs.
-
-        Raises:
-          InputError: the checkpoint holds a network of another shape than `like`.
-        """
-        if like is None:
-            like = self._manager.item_metadata(step)["variables"].tree
-        else:
-            self._check_shapes(step, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(make_abstract(like)), meta=ocp.args.JsonRestore()
-            ),
-        )
-        variables = parallel.to_local(restored["variables"])
-        check_arrays({"variables": variables}, restored["meta"].get(_CHECKSUMS))
-        return variables
+    def _restore_items(self, step: int, likes: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
+        """Restores the items of a step, which must have the shapes of `likes`, and its `meta`."""
+        self._check_shapes(step, likes["variables"])
+        items = {
+            item: ocp.args.StandardRestore(make_abstract(like)) for item, like in likes.items()
+        }
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
+        restored = self._manager.restore(step, args=args)
+        meta = dict(restored["meta"])
+        trees = parallel.to_local({item: restored[item] for item in likes})
+        check_arrays(trees, meta.pop(_CHECKSUMS, None))
+        return trees, meta
 
     def close(self) -> None:
         self._manager.close()
@@ -262,10 +250,5 @@ def load_variables(
         raise InputError(
             f"{workdir}: no checkpoint there; train that phase first, or convert again"
         )
-    checkpoints = Checkpoints(workdir, score, read_only=True)
-    try:
-        if score is None:
-            return checkpoints.restore_latest_variables(like)
-        return checkpoints.restore_best_variables(like)
-    finally:
-        checkpoints.close()
+    with closing(Checkpoints(workdir, score, read_only=True)) as checkpoints:
+        return checkpoints.restore_variables(like)

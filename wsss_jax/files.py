@@ -96,10 +96,10 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def hold_lock(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterator[bool]:
-    """Holds a lock while the block runs; it ends with the process at the latest.
+    """Holds a lock while the block runs; the end of the process releases it too.
 
-    The file is made and then removed, with the folders made for it if they are empty. A file system
-    without locks holds nothing.
+    The file is made and then removed, with the folders made for it if they are empty. On a file
+    system without locks, nothing is held.
 
     Args:
       path: of the lock file.
@@ -115,12 +115,12 @@ def hold_lock(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterato
     folder = path.parent
     new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    latest = time.monotonic() + (max(wait, _SHARED_WAIT) if shared else wait)
+    deadline = time.monotonic() + (max(wait, _SHARED_WAIT) if shared else wait)
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with _open_lock(path) as file:
             held = _try_lock(file, kind)
-            if held is False and time.monotonic() < latest:
+            if held is False and time.monotonic() < deadline:
                 time.sleep(_PAUSE)
                 continue
             if held is False:

@@ -69,7 +69,7 @@ def read_batches(
 
     def read(indices: Sequence[int]) -> Batch:
         count = len(indices)
-        rows = [source[indices[min(i, count - 1)]] for i in own]
+        rows = [source[indices[i]] for i in np.minimum(own, count - 1)]
         batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         return batch | {"weight": (own < count).astype(np.float32), "position": own}
 
@@ -99,7 +99,7 @@ def read_batches(
 
 
 def _prefetch(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
-    """Reads ahead, in threads of this process or, with `workers`, in processes."""
+    """Reads batches in advance, in threads of this process or, with `workers`, in processes."""
     iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))
     if not workers:
         return iterable

@@ -25,7 +25,7 @@ def label_maps(
       labels: (B, C), nonzero where the patch contains the class.
       size: (H, W) of the label maps; the maps are resized bilinearly, half-pixel centers.
       absent: the score of classes that a patch does not contain. "excluded": they never win.
-        "zero": that of the joint minimum, as in the released code; in a patch of one class, the
+        "zero": the joint minimum, as in the released code; in a patch of one class, the
         pixels of its minimum can then go to an absent class.
 
     Returns:

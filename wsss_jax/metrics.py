@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
+def confusion_matrices(
+    truth: jax.Array | np.ndarray, prediction: jax.Array | np.ndarray, num_classes: int
+) -> jax.Array:
     """Counts true against predicted classes, for each example of a batch.
 
     Args:
@@ -27,14 +29,16 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
       enough for 42,000 patches of 224 x 224.
     """
     batch = truth.shape[0]
-    truth = truth.reshape(batch, -1).astype(jnp.int32)
-    prediction = prediction.reshape(batch, -1).astype(jnp.int32)
-    prediction = jnp.where(_is_class(prediction, num_classes), prediction, num_classes)
-    truth = jnp.where(_is_class(truth, num_classes), truth, num_classes)
+
+    def flatten(index: jax.Array | np.ndarray) -> jax.Array:
+        index = index.reshape(batch, -1).astype(jnp.int32)
+        return jnp.where((index >= 0) & (index < num_classes), index, num_classes)
+
     # One scatter into B (C + 1)^2 bins: 1.1 ms for 20 x 224 x 224 pixels on two CPU cores. A
     # product of one-hot encodings takes 16 ms with 4 classes and 90 ms with 21.
     bins = (num_classes + 1) ** 2
-    codes = truth * (num_classes + 1) + prediction + bins * jnp.arange(batch)[:, None]
+    codes = flatten(truth) * (num_classes + 1) + flatten(prediction)
+    codes += bins * jnp.arange(batch)[:, None]
     counts = jnp.bincount(codes.ravel(), length=batch * bins)
     counts = counts.reshape(batch, num_classes + 1, num_classes + 1)
     return counts[:, :num_classes].astype(jnp.int32)
@@ -53,7 +57,7 @@ def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:
       the share of their pixels that are right. All are nan if no pixel counts.
     """
     confusion = np.asarray(confusion, np.float64)
-    hits = _hits(confusion)
+    hits = np.diagonal(confusion)
     true_pixels = confusion.sum(axis=1)
     iou = _iou(confusion)
     total = true_pixels.sum()
@@ -121,16 +125,8 @@ def multilabel_scores(
     }
 
 
-def _is_class(index: jax.Array, num_classes: int) -> jax.Array:
-    return (index >= 0) & (index < num_classes)
-
-
-def _hits(confusion: np.ndarray) -> np.ndarray:
-    return np.diagonal(confusion).copy()
-
-
 def _iou(confusion: np.ndarray) -> np.ndarray:
-    hits = _hits(confusion)
+    hits = np.diagonal(confusion)
     predicted_pixels = confusion[:, : len(confusion)].sum(axis=0)
     return _ratio(hits, confusion.sum(axis=1) + predicted_pixels - hits)
 

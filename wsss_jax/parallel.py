@@ -23,7 +23,7 @@ from wsss_jax.errors import InputError
 
 AXIS = "batch"
 # Environment variables with the number of processes, set by launchers that start one per host.
-_LAUNCHERS = {
+_LAUNCHERS: dict[str, Callable[[str], int]] = {
     "SLURM_STEP_NUM_TASKS": int,
     "OMPI_COMM_WORLD_SIZE": int,
     "TPU_WORKER_HOSTNAMES": lambda hosts: len(hosts.split(",")),
@@ -111,7 +111,8 @@ def cache_compiled_programs() -> None:
 
     Programs are code: without a folder of the user's own, each run compiles them again.
     """
-    if jax.config.jax_compilation_cache_dir:
+    # JAX makes the attributes of its configuration at run time.
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     try:
         jax.config.update("jax_compilation_cache_dir", str(_make_cache_folder()))

@@ -67,7 +67,7 @@ def parse_records(value: Any) -> list[PatchRecord]:
 
 
 def find_difference(before: Sequence[PatchRecord], now: Sequence[PatchRecord]) -> str:
-    """Returns the first difference between the patches of a run and those of now; "" for none."""
+    """Returns the first difference between the earlier and the current patches; "" for none."""
     old = {record.name: record for record in before}
     new = {record.name: record for record in now}
     for name in sorted(old.keys() | new.keys()):

@@ -10,11 +10,11 @@ _RECIPROCAL_LOW = np.float32(1 / 255 - float(_RECIPROCAL_HIGH))
 
 
 def scale(image: jax.Array, model: ml_collections.ConfigDict) -> jax.Array:
-    """Scales uint8 (B, H, W, 3) to float32 (x / 255 - mean) / std, with those of `config.model`."""
+    """Scales uint8 (B, H, W, 3) to float32 (x / 255 - mean) / std, as `config.model` sets them."""
     mean, std = jnp.asarray(model.mean), jnp.asarray(model.std)
     x = image.astype(jnp.float32)
     # XLA turns a division into x * (1 / 255), which rounds half of all values differently. In two
-    # parts, of which the first product is exact, the result is that of the division.
+    # parts, of which the first product is exact, the result equals that of a division.
     x = x * _RECIPROCAL_HIGH + x * _RECIPROCAL_LOW
     return (x - mean) / std
 

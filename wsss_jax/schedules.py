@@ -59,22 +59,20 @@ def scale_learning_rate(
     return scaled
 
 
-def learning_rates(optimizer: ml_collections.ConfigDict, total_steps: int) -> dict:
+def learning_rates(
+    optimizer: ml_collections.ConfigDict, total_steps: int
+) -> dict[str, optax.Schedule]:
     """Returns the learning rate schedule of each parameter group.
 
     The groups are `weight`, `bias`, `head_weight` and `head_bias`. New layers (the head) learn
     `head_multiplier` times as fast, biases `bias_multiplier` times.
     """
-    rates = {}
-    for head in ("", "head_"):
-        for kind in ("weight", "bias"):
-            factor = (optimizer.head_multiplier if head else 1.0) * (
-                optimizer.bias_multiplier if kind == "bias" else 1.0
-            )
-            rates[head + kind] = polynomial(
-                optimizer.learning_rate * factor, total_steps, optimizer.power
-            )
-    return rates
+    head, bias = optimizer.head_multiplier, optimizer.bias_multiplier
+    factors = {"weight": 1.0, "bias": bias, "head_weight": head, "head_bias": head * bias}
+    return {
+        group: polynomial(optimizer.learning_rate * factor, total_steps, optimizer.power)
+        for group, factor in factors.items()
+    }
 
 
 def sgd(

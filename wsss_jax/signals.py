@@ -60,7 +60,7 @@ def _unwind(number: int, _: FrameType | None) -> None:
         # Printed at the end, when progress lines are closed.
         atexit.register(
             print,
-            f"stopped by {signal.Signals(number).name}; the same command goes on, or begins again",
+            f"stopped by {signal.Signals(number).name}; the same command continues, or starts over",
             file=sys.stderr,
         )
     # No `except Exception` catches it, and no library prints a traceback for it.

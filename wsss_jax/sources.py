@@ -1,6 +1,7 @@
 """Sources of patches: PNG files of folders or an ArrayRecord store, all files checked."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -38,76 +39,68 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Batch: ...
 
 
+@dataclass(eq=False)
 class FolderSource:
-    """A `Source` of PNG files; see `data.folders`."""
+    """A `Source` of PNG files; see `data.folders`.
 
-    def __init__(
-        self,
-        patches: Sequence[Patch],
-        dataset: Dataset,
-        size: int,
-        masks: Sequence[Sequence[Path]] = (),
-        *,
-        resize: bool = False,
-        records: Sequence[PatchRecord] = (),
-    ):
-        """Makes a source of patches of `size` pixels.
+    Attributes:
+      patches: with a label, a mask, or both; checked by `patch_checks.check_patches`.
+      dataset: their data set.
+      size: S, the side in pixels.
+      masks: L lists with a file of S pixels for every patch; none: the patches' own masks.
+      records: of the patches.
+      resize: resizes images (area or bilinear) and their own masks (nearest) to S.
+    """
 
-        Args:
-          patches: with a label, a mask, or both; checked by `patch_checks.check_patches`.
-          dataset: their data set.
-          size: S, the side in pixels.
-          masks: L lists with a file of S pixels for every patch; none: the patches' own masks.
-          resize: resizes images (area or bilinear) and their own masks (nearest) to S.
-          records: of the patches.
-        """
-        self.names = [patch.stem for patch in patches]
-        self.records = records
-        self._patches, self._dataset, self._size = patches, dataset, size
-        self._masks, self._resize = masks, resize
+    patches: Sequence[Patch]
+    dataset: Dataset
+    size: int
+    masks: Sequence[Sequence[Path]]
+    records: Sequence[PatchRecord]
+    resize: bool
+
+    def __post_init__(self) -> None:
+        self.names: Sequence[str] = [patch.stem for patch in self.patches]
 
     def __len__(self) -> int:
-        return len(self._patches)
+        return len(self.patches)
 
     def __getitem__(self, index: int) -> Batch:
-        patch = self._patches[index]
-        own_size = None if self._resize else self._size
+        patch = self.patches[index]
+        own_size = None if self.resize else self.size
         image = patch_files.read_image(patch.image, own_size, checked=True)
-        masks = _read_masks(self._masks, index, self._dataset, self._size)
+        masks = _read_masks(self.masks, index, self.dataset, self.size)
         if not masks and patch.mask is not None:
-            mask = patch_files.read_mask(patch.mask, self._dataset, own_size, checked=True)
+            mask = patch_files.read_mask(patch.mask, self.dataset, own_size, checked=True)
             masks = [self._fit(mask, cv2.INTER_NEAREST)]
-        label = patch.label if patch.label is not None else derive_label(masks[0], self._dataset)
+        label = patch.label if patch.label is not None else derive_label(masks[0], self.dataset)
         return _make_element(index, self._fit(image, cv2.INTER_AREA), label, masks)
 
     def _fit(self, array: np.ndarray, interpolation: int) -> np.ndarray:
-        if array.shape[:2] == (self._size, self._size):
+        if array.shape[:2] == (self.size, self.size):
             return array
-        return cv2.resize(array, (self._size, self._size), interpolation=interpolation)
+        return cv2.resize(array, (self.size, self.size), interpolation=interpolation)
 
 
+@dataclass(eq=False)
 class StoreSource:
     """A `Source` of an ArrayRecord store; masks of other folders are read as files."""
 
-    def __init__(
-        self,
-        store: "patches_tfds.Store",
-        dataset: Dataset,
-        size: int,
-        masks: Sequence[Sequence[Path]] = (),
-        *,
-        records: Sequence[PatchRecord] = (),
-    ):
-        self.names, self.records = store.names, records
-        self._store, self._dataset, self._size = store, dataset, size
-        self._masks = masks
+    store: "patches_tfds.Store"
+    dataset: Dataset
+    size: int
+    masks: Sequence[Sequence[Path]]
+    records: Sequence[PatchRecord]
+
+    def __post_init__(self) -> None:
+        self.names: Sequence[str] = self.store.names
 
     def __len__(self) -> int:
-        return len(self._store)
+        return len(self.store)
 
     def __getitem__(self, index: int) -> Batch:
-        record = self._store[index]
-        masks = _read_masks(self._masks, index, self._dataset, self._size)
+        record = self.store[index]
+        masks = _read_masks(self.masks, index, self.dataset, self.size)
         if not masks and record["mask"].size:
             masks = [record["mask"]]
         return _make_element(index, record["image"], record["label"], masks)
@@ -154,11 +147,11 @@ def open_source(
         checksums = patch_checks.check_patches(patches, None if config.resize else size, dataset)
         records = patch_checks.make_records(patches, checksums)
     if split == "train":
-        _warn_of_labels(records, dataset)
+        _warn_about_labels(records, dataset)
     masks, records = _find_masks(mask_dirs, records, dataset, size)
     if config.source == "tfds":
-        return StoreSource(store, dataset, size, masks, records=records)
-    return FolderSource(patches, dataset, size, masks, resize=config.resize, records=records)
+        return StoreSource(store, dataset, size, masks, records)
+    return FolderSource(patches, dataset, size, masks, records, resize=config.resize)
 
 
 def _read_masks(
@@ -167,8 +160,14 @@ def _read_masks(
     return [patch_files.read_mask(paths[index], dataset, size, checked=True) for paths in masks]
 
 
-def _make_element(index: int, image: np.ndarray, label: Sequence[int], masks: list) -> Batch:
-    element = {"image": image, "label": np.asarray(label, np.uint8), "index": np.int32(index)}
+def _make_element(
+    index: int, image: np.ndarray, label: Sequence[int] | np.ndarray, masks: list[np.ndarray]
+) -> Batch:
+    element = {
+        "image": image,
+        "label": np.asarray(label, np.uint8),
+        "index": np.asarray(index, np.int32),
+    }
     return element | ({"masks": np.stack(masks)} if masks else {})
 
 
@@ -189,11 +188,13 @@ def _find_masks(
     mask_dirs: Sequence[Path], records: Sequence[PatchRecord], dataset: Dataset, size: int
 ) -> tuple[list[list[Path]], list[PatchRecord]]:
     """Finds and checks the masks of each folder; adds their checksums to the records."""
-    masks, records = [], list(records)
+    masks: list[list[Path]] = []
+    records = list(records)
     labeled = _list_classes(records)
     patches = [Patch(record.name, Path(), None, None) for record in records]
     for folder in mask_dirs:
-        masks.append([patch.mask for patch in folders.find_masks(patches, folder)])
+        with_masks = folders.find_masks(patches, folder)
+        masks.append([patch.mask for patch in with_masks if patch.mask is not None])
         checksums, present = patch_checks.check_masks(masks[-1], size, dataset)
         records = [
             record._replace(checksum=f"{record.checksum}{checksum:08x}")
@@ -207,7 +208,7 @@ def _find_masks(
     return masks, records
 
 
-def _warn_of_labels(records: Sequence[PatchRecord], dataset: Dataset) -> None:
+def _warn_about_labels(records: Sequence[PatchRecord], dataset: Dataset) -> None:
     """Names classes that are in no label, and patches without any class."""
     missing = set(range(dataset.num_classes)) - _list_classes(records)
     if missing:

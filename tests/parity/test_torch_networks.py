@@ -121,7 +121,7 @@ def test_the_fifth_logit_and_the_division_by_the_batch():
 def test_phase_1_trains_what_the_published_code_trains():
     with torch.device("meta"):
         model = torch_networks.ResNet38(num_classes=4)
-    groups = torch_numbers.phase1_optimizer(model).param_groups
+    groups = torch_numbers.make_phase1_optimizer(model).param_groups
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trainable == list(reference.golden("phase1")["trainable"])
     assert [len(group["params"]) for group in groups] == [35, 0, 1, 0]
@@ -132,7 +132,7 @@ def test_phase_1_trains_what_the_published_code_trains():
 
 def test_phase_2_trains_everything_and_the_heads_ten_times_as_fast():
     model = NARROW["phase2"]()
-    backbone, heads = torch_numbers.phase2_optimizer(model).param_groups
+    backbone, heads = torch_numbers.make_phase2_optimizer(model).param_groups
     assert {id(p) for p in backbone["params"]} == {id(p) for p in model.backbone.parameters()}
     trained = [*backbone["params"], *heads["params"]]
     assert sorted(map(id, trained)) == sorted(map(id, model.parameters()))
@@ -150,7 +150,7 @@ def test_learning_rates_are_the_recorded_ones(numbers, phase):
 
 @pytest.mark.parametrize("phase", ["phase1", "phase2"])
 def test_first_step_is_the_gradient_and_the_decay_at_the_recorded_rate(narrow, monkeypatch, phase):
-    monkeypatch.setattr(torch_numbers, "STEPS", 1)
+    monkeypatch.setattr(golden, "STEPS", 1)
     weights, images, inputs = narrow[phase]
     computed = getattr(torch_numbers, phase)(weights, images, inputs, "float64")
     name = {"phase1": "fc8.weight", "phase2": "decoder.last_conv.8.bias"}[phase]
@@ -234,11 +234,11 @@ def test_white_background_is_bright_large_and_4_connected():
     image = np.zeros((20, 20, 3), np.uint8)
     image[:7, :7] = 201  # 49 pixels
     image[7:14, 7:14] = 255  # 49 more, touching at a corner only
-    assert not torch_numbers.white_background(image).any()
+    assert not torch_numbers.find_white_background(image).any()
     image[0, 7] = 201
-    assert torch_numbers.white_background(image).sum() == 50
+    assert torch_numbers.find_white_background(image).sum() == 50
     image[image == 201] = 200
-    assert not torch_numbers.white_background(image).any()
+    assert not torch_numbers.find_white_background(image).any()
 
 
 def test_what_does_not_fit_is_named(narrow):

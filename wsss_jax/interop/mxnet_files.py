@@ -43,6 +43,11 @@ _NORM = re.compile(rf"bn{_BLOCK}_({'|'.join(_NORM_LEAVES)})")
 _LAST_NORM = re.compile(rf"bn7_({'|'.join(_NORM_LEAVES)})")
 
 
+class _DamageError(InputError):
+    def __init__(self, file: io.BufferedReader, problem: str):
+        super().__init__(f"{file.name}: damaged, {problem}; copy or download it again")
+
+
 def load(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a parameter file by name, without "arg:" or "aux:".
 
@@ -66,13 +71,13 @@ def _read_list(file: io.BufferedReader) -> dict[str, np.ndarray]:
     if magic != MAGIC:
         raise InputError(f"{file.name}: not an NDArray list; give a .params file of MXNet")
     if count > _MAX_ARRAYS:
-        raise _damaged(file, f"it claims to hold {count} arrays")
+        raise _DamageError(file, f"it claims to hold {count} arrays")
     values = [_read_array(file, index) for index in range(count)]
     (names,) = _unpack(file, "<Q")
     if names == 0:
         raise InputError(f"{file.name}: its arrays have no names; save them as a dict")
     if names != count:
-        raise _damaged(file, f"it has {count} arrays and {names} names")
+        raise _DamageError(file, f"it has {count} arrays and {names} names")
     arrays: dict[str, np.ndarray] = {}
     for value in values:
         name = _read_name(file)
@@ -80,7 +85,7 @@ def _read_list(file: io.BufferedReader) -> dict[str, np.ndarray]:
             raise InputError(f"{file.name}: two arrays are called {name!r}; rename one")
         arrays[name] = value
     if file.read(1):
-        raise _damaged(file, "there is data after its last name")
+        raise _DamageError(file, "there is data after its last name")
     return arrays
 
 
@@ -97,7 +102,7 @@ def _read_array(file: io.BufferedReader, index: int) -> np.ndarray:
     else:
         dimensions, code = version, "I"
     if dimensions > _MAX_DIMENSIONS:
-        raise _damaged(file, f"array {index} has {dimensions} dimensions")
+        raise _DamageError(file, f"array {index} has {dimensions} dimensions")
     shape = _unpack(file, f"<{max(dimensions, 0)}{code}")
     # Only the newest header tells a scalar (0 dimensions) from an array without values (-1).
     if dimensions < (0 if version == _V3 else 1) or min(shape, default=1) < 1:
@@ -110,34 +115,32 @@ def _read_array(file: io.BufferedReader, index: int) -> np.ndarray:
     stored = np.dtype(dtype).newbyteorder("<")
     left = os.fstat(file.fileno()).st_size - file.tell()
     if math.prod(shape) * stored.itemsize > left:
-        raise _damaged(file, f"array {index} of shape {shape} is longer than the rest of the file")
+        raise _DamageError(
+            file, f"array {index} of shape {shape} is longer than the rest of the file"
+        )
     array = np.empty(shape, stored)
     if file.readinto(array) != array.nbytes:
-        raise _damaged(file, "it ends too early")
+        raise _DamageError(file, "it ends too early")
     return array.astype(np.float32, copy=False)
 
 
 def _read_name(file: io.BufferedReader) -> str:
     (length,) = _unpack(file, "<Q")
     if length > _MAX_NAME_BYTES:
-        raise _damaged(file, f"it has a name of {length} bytes")
+        raise _DamageError(file, f"it has a name of {length} bytes")
     (encoded,) = _unpack(file, f"{length}s")
     try:
         name = encoded.decode()
     except UnicodeDecodeError as error:
-        raise _damaged(file, f"the name {encoded!r} is not UTF-8") from error
+        raise _DamageError(file, f"the name {encoded!r} is not UTF-8") from error
     return re.sub(r"^(arg|aux):", "", name)
 
 
 def _unpack(file: io.BufferedReader, layout: str) -> tuple[Any, ...]:
     data = file.read(struct.calcsize(layout))
     if len(data) < struct.calcsize(layout):
-        raise _damaged(file, "it ends too early")
+        raise _DamageError(file, "it ends too early")
     return struct.unpack(layout, data)
-
-
-def _damaged(file: io.BufferedReader, problem: str) -> InputError:
-    return InputError(f"{file.name}: damaged, {problem}; copy or download it again")
 
 
 def to_torch_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ def save(
 
       "segmentation" (B, size, size) uint8: the label maps that the method predicts, without gate.
       "probability" float32: of methods that classify patches (phase 1) their presence (B, C), of
-        others (phase 2) the softmax of the logits (B, size, size, C).
+        those with logits (phase 2) their softmax (B, size, size, C); of others there is none.
 
     The caller compiles once for each B, every time with a copy of the weights. JAX promises that
     its releases of up to six months later (three weeks before) read the file.
@@ -70,10 +70,12 @@ def save(
             lambda x: jax.lax.optimization_barrier(x) if x.ndim == 1 else x, weights
         )
         prediction = trained.predict(variables, image)
-        probability = prediction.presence
-        if probability is None:
-            probability = jax.nn.softmax(prediction.logits)
-        return {"probability": probability, "segmentation": prediction.label_maps}
+        results = {"segmentation": prediction.label_maps}
+        if prediction.presence is not None:
+            results["probability"] = prediction.presence
+        elif prediction.logits is not None:
+            results["probability"] = jax.nn.softmax(prediction.logits)
+        return results
 
     shape = export.symbolic_shape(f"batch, {size}, {size}, 3")
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)

@@ -1,7 +1,8 @@
 """Bounded reads of a PyTorch file, and the errors of its readers."""
 
 import os
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import numpy as np
 
@@ -14,26 +15,28 @@ class ContentsError(InputError):
     """What is wrong in a file, and the remedy; `torch_files.load` puts the path before it."""
 
 
-def read_bytes(file: BinaryIO, nbytes: int) -> np.ndarray:
+class DamageError(ContentsError):
+    """The contents of a file contradict each other."""
+
+    def __init__(self, problem: str):
+        super().__init__(f"{problem}; the file is cut short or damaged: copy or download it again")
+
+
+def read_bytes(file: BufferedReader, nbytes: int) -> np.ndarray:
     """Reads the next bytes of a file, uint8; memory is taken only for bytes the file has."""
     check_left(file, nbytes)
     data = np.empty(nbytes, np.uint8)
     if file.readinto(data) != nbytes:
-        raise damaged("data is missing")
+        raise DamageError("data is missing")
     return data
 
 
-def check_left(file: BinaryIO, nbytes: int) -> None:
+def check_left(file: BufferedReader, nbytes: int) -> None:
     """Refuses a file with fewer bytes left."""
     if nbytes > os.fstat(file.fileno()).st_size - file.tell():
-        raise damaged("data is missing")
+        raise DamageError("data is missing")
 
 
-def damaged(problem: str) -> ContentsError:
-    """Returns the error for a file whose contents contradict each other."""
-    return ContentsError(f"{problem}; the file is cut short or damaged: copy or download it again")
-
-
-def quoted(name: Any) -> str:
-    """Returns a name out of a file, short and escaped for a line of text."""
+def quote(name: Any) -> str:
+    """Quotes a name from a file, short and escaped for a line of text."""
     return repr(name[:80])[:90] if isinstance(name, str) else f"of type {type(name).__name__}"

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from wsss_jax.interop import torch_pickle, torch_zip
 from wsss_jax.interop.torch_bytes import (
     RESAVE,
     ContentsError,
+    DamageError,
     check_left,
-    damaged,
-    quoted,
+    quote,
     read_bytes,
 )
 from wsss_jax.interop.torch_pickle import BFLOAT16, DTYPES, Tensor
@@ -54,8 +54,8 @@ def load(path: Path, choose: Choose = lambda names: names) -> dict[str, np.ndarr
       choose: which tensors to read; by default all.
 
     Returns:
-      name -> array in C order, in the order of the file; bfloat16 becomes float32. Names of tensors
-      in containers follow those of the containers: "state_dict.fc8.weight", "optimizer.0.step".
+      name -> array in C order, in the order of the file; bfloat16 becomes float32. The names
+      of containers come before the tensor's: "state_dict.fc8.weight", "optimizer.0.step".
 
     Raises:
       InputError: there is no such file, it is damaged, or it holds anything but plain weights.
@@ -66,7 +66,8 @@ def load(path: Path, choose: Choose = lambda names: names) -> dict[str, np.ndarr
         with path.open("rb") as file:
             tensors, data = _read_contents(file, choose)
             return {
-                name: _array(tensor, data[tensor.storage.key]) for name, tensor in tensors.items()
+                name: _make_array(tensor, data[tensor.storage.key])
+                for name, tensor in tensors.items()
             }
     except ContentsError as error:
         raise InputError(f"{path}: {error}") from error
@@ -74,7 +75,7 @@ def load(path: Path, choose: Choose = lambda names: names) -> dict[str, np.ndarr
         raise InputError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
 
 
-def _read_contents(file: BinaryIO, choose: Choose) -> _Contents:
+def _read_contents(file: io.BufferedReader, choose: Choose) -> _Contents:
     head = file.read(torch_pickle.MAX_BYTES)
     if head.startswith(torch_zip.SIGNATURE):
         return _read_zip(file, choose)
@@ -85,7 +86,7 @@ def _read_contents(file: BinaryIO, choose: Choose) -> _Contents:
     raise ContentsError("is not a file of torch.save; give a checkpoint of PyTorch")
 
 
-def _read_zip(file: BinaryIO, choose: Choose) -> _Contents:
+def _read_zip(file: io.BufferedReader, choose: Choose) -> _Contents:
     entries = torch_zip.read_directory(file)
     roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -105,12 +106,12 @@ def _read_zip(file: BinaryIO, choose: Choose) -> _Contents:
     for storage in dict.fromkeys(tensor.storage for tensor in tensors.values()):
         entry = entries.get(f"{root}data/{storage.key}")
         if entry is None or entry.size != storage.numel * DTYPES[storage.kind].itemsize:
-            raise damaged(f"storage {quoted(storage.key)} is missing or of another size")
+            raise DamageError(f"storage {quote(storage.key)} is missing or of another size")
         data[storage.key] = torch_zip.read_entry(file, entry)
     return _Contents(tensors, data)
 
 
-def _read_legacy(file: BinaryIO, head: io.BytesIO, choose: Choose) -> _Contents:
+def _read_legacy(file: io.BufferedReader, head: io.BytesIO, choose: Choose) -> _Contents:
     for _ in ("magic number", "protocol version", "system information"):
         torch_pickle.unpickle(head)
     value, storages = torch_pickle.unpickle(head)
@@ -123,7 +124,7 @@ def _read_legacy(file: BinaryIO, head: io.BytesIO, choose: Choose) -> _Contents:
         storage = storages.pop(key, None) if isinstance(key, str) else None
         numel = int.from_bytes(read_bytes(file, 8).tobytes(), "little")
         if storage is None or numel != storage.numel:
-            raise damaged("the storages are not those that the tensors name")
+            raise DamageError("the storages are not those that the tensors name")
         nbytes = numel * DTYPES[storage.kind].itemsize
         if key in missing:
             data[key] = read_bytes(file, nbytes)
@@ -132,13 +133,13 @@ def _read_legacy(file: BinaryIO, head: io.BytesIO, choose: Choose) -> _Contents:
             check_left(file, nbytes)
             file.seek(nbytes, os.SEEK_CUR)
     if missing:
-        raise damaged(f"storage {quoted(min(missing))} is missing")
+        raise DamageError(f"storage {quote(min(missing))} is missing")
     return _Contents(tensors, data)
 
 
-def _choose_tensors(file: BinaryIO, value: Any, choose: Choose) -> dict[str, Tensor]:
+def _choose_tensors(file: io.BufferedReader, value: Any, choose: Choose) -> dict[str, Tensor]:
     """Names the tensors in the value of a pickle and returns the chosen ones, checked."""
-    tensors = _named_tensors(value)
+    tensors = _list_tensors(value)
     if not tensors:
         raise ContentsError(f"holds no state dict; {RESAVE}")
     chosen = {name: tensors[name] for name in choose(tensors.keys())}
@@ -146,7 +147,7 @@ def _choose_tensors(file: BinaryIO, value: Any, choose: Choose) -> dict[str, Ten
     return chosen
 
 
-def _named_tensors(value: Any) -> dict[str, Tensor]:
+def _list_tensors(value: Any) -> dict[str, Tensor]:
     """Returns the tensors in a container and in those within it, each container once."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -166,11 +167,11 @@ def _named_tensors(value: Any) -> dict[str, Tensor]:
         for key, item in items:
             name = f"{prefix}{key}"
             if len(name) > _MAX_NAME:
-                raise damaged(f"a name of over {_MAX_NAME} characters")
+                raise DamageError(f"a name of over {_MAX_NAME} characters")
             if not isinstance(item, Tensor):
                 inner.append((f"{name}.", item, depth + 1))
             elif tensors.setdefault(name, item) is not item:
-                raise damaged(f"two tensors are called {quoted(name)}")
+                raise DamageError(f"two tensors are called {quote(name)}")
         waiting += reversed(inner)
     return tensors
 
@@ -183,18 +184,18 @@ def _check_sizes(tensors: Mapping[str, Tensor], file_size: int) -> None:
             type(number) is not int or number < 0
             for number in (storage.numel, start, *shape, *strides)
         ):
-            raise damaged(f"entry {quoted(name)} has an impossible shape")
+            raise DamageError(f"entry {quote(name)} has an impossible shape")
         numel = math.prod(shape)
         last = start + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if numel > storage.numel or (numel and last >= storage.numel):
-            raise damaged(f"entry {quoted(name)} is larger than its storage")
+            raise DamageError(f"entry {quote(name)} is larger than its storage")
         itemsize = 4 if storage.kind == BFLOAT16 else DTYPES[storage.kind].itemsize
         room -= math.prod(max(n, 1) for n in shape) * itemsize + _ARRAY_BYTES
         if room < 0:
-            raise damaged("its tensors are larger than the file")
+            raise DamageError("its tensors are larger than the file")
 
 
-def _array(tensor: Tensor, data: np.ndarray) -> np.ndarray:
+def _make_array(tensor: Tensor, data: np.ndarray) -> np.ndarray:
     """Returns a checked tensor as an array, made of the bytes of its storage."""
     storage, start, shape, strides = tensor
     dtype = DTYPES[storage.kind]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -71,13 +72,8 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of `to_torch(variables)`; the leaves only need a `shape`."""
-    shapes = {
-        torch_name(path): (path, leaf.shape) for path, leaf in flatten_dict(variables).items()
-    }
-    return {
-        name: tuple(shape[axis] for axis in (3, 2, 0, 1)) if path[-1] == "kernel" else tuple(shape)
-        for name, (path, shape) in shapes.items()
-    }
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(0, leaf.shape), variables)  # no memory
+    return {name: array.shape for name, array in to_torch(zeros).items()}
 
 
 def torch_name(path: tuple[str, ...]) -> str:

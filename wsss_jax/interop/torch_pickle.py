@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsss_jax.interop.torch_bytes import RESAVE, ContentsError, damaged, quoted
+from wsss_jax.interop.torch_bytes import RESAVE, ContentsError, DamageError, quote
 
 MAX_BYTES = 2**21  # of a pickle
 
 BFLOAT16 = "torch.BFloat16Storage"
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype("<f4"),
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.HalfStorage": np.dtype("<f2"),
@@ -91,15 +91,15 @@ def unpickle(stream: io.BytesIO) -> Unpickled:
       InputError: it is damaged, too large, or asks for anything but plain weights.
     """
     try:
-        unpickler = _Unpickler(_harmless_pickle(stream))
+        unpickler = _Unpickler(_make_harmless(stream))
         return Unpickled(unpickler.load(), unpickler.storages)
     except ContentsError:
         raise
     except _INVALID as error:
-        raise damaged("its pickle is not valid") from error
+        raise DamageError("its pickle is not valid") from error
 
 
-def _harmless_pickle(stream: io.BytesIO) -> bytes:
+def _make_harmless(stream: io.BytesIO) -> bytes:
     """Returns the next pickle in the stream, checked, with some opcodes replaced."""
     harmless = bytearray()
     contents = stream.getvalue()
@@ -108,7 +108,7 @@ def _harmless_pickle(stream: io.BytesIO) -> bytes:
             raise ContentsError(f"holds far more than weights; {RESAVE}")
         if opcode.name not in _OPCODES:
             raise ContentsError(f"asks for {opcode.name} in its pickle; {RESAVE}")
-        if opcode.name == "LONG_BINPUT" and argument >= _MAX_OPCODES:
+        if opcode.name == "LONG_BINPUT" and argument not in range(_MAX_OPCODES):
             raise ValueError("the unpickler would make a list of that length")
         harmless += _REPLACED.get(opcode.name, contents[start : stream.tell()])
     return bytes(harmless)
@@ -132,7 +132,7 @@ class _Unpickler(pickle.Unpickler):
         full_name = f"{module}.{name}"
         if full_name not in GLOBALS:
             raise ContentsError(
-                f"asks for {quoted(full_name)}, but only plain weights are read; {RESAVE}"
+                f"asks for {quote(full_name)}, but only plain weights are read; {RESAVE}"
             )
         return GLOBALS[full_name]
 
@@ -250,19 +250,20 @@ def pickle_state_dict(state_dict: Mapping[str, np.ndarray]) -> bytes:
         strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
         kind = KINDS[array.dtype].removeprefix("torch.")
         pieces += [
-            *(_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n(("),
-            *(_text("storage"), b"ctorch\n%b\n" % kind.encode(), _text(str(key)), _text("cpu")),
-            *(_integer(array.size), b"tQ", _integer(0)),
-            *(b"(", *map(_integer, array.shape), b"t(", *map(_integer, strides), b"t"),
+            *(_dump_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n(("),
+            *(_dump_text("storage"), b"ctorch\n%b\n" % kind.encode()),
+            *(_dump_text(str(key)), _dump_text("cpu")),
+            *(_dump_int(array.size), b"tQ", _dump_int(0)),
+            *(b"(", *map(_dump_int, array.shape), b"t(", *map(_dump_int, strides), b"t"),
             *(b"\x89", _EMPTY_ORDERED_DICT, b"tR"),
         ]
     return b"".join([*pieces, b"u."])
 
 
-def _text(value: str) -> bytes:
+def _dump_text(value: str) -> bytes:
     encoded = value.encode("utf-8", "surrogatepass")
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
-def _integer(value: int) -> bytes:
+def _dump_int(value: int) -> bytes:
     return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)

@@ -9,11 +9,12 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
+from io import BufferedReader
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from wsss_jax.interop.torch_bytes import RESAVE, ContentsError, damaged, quoted, read_bytes
+from wsss_jax.interop.torch_bytes import RESAVE, ContentsError, DamageError, quote, read_bytes
 
 SIGNATURE = b"PK\x03\x04"  # of an entry, so of the whole file
 
@@ -33,7 +34,7 @@ class Entry(NamedTuple):
     crc: int
 
 
-def read_directory(file: BinaryIO) -> dict[str, Entry]:
+def read_directory(file: BufferedReader) -> dict[str, Entry]:
     """Lists the entries of an archive by name; together they are no larger than the file.
 
     Raises:
@@ -44,9 +45,9 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     end = read_bytes(file, _DIRECTORY_END.size)
     signature, *_, length, offset, _ = _DIRECTORY_END.unpack(end)
     if signature != b"PK\x05\x06":
-        raise damaged("the end of the zip file is missing")
+        raise DamageError("the end of the zip file is missing")
     if length > _MAX_DIRECTORY:
-        raise damaged("the directory of the zip file is too large")
+        raise DamageError("the directory of the zip file is too large")
     file.seek(offset)
     directory = file.read(length)
     entries: dict[str, Entry] = {}
@@ -55,21 +56,21 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
         try:
             fields = _DIRECTORY_ENTRY.unpack_from(directory, position)
         except struct.error as error:
-            raise damaged("the directory of the zip file is cut short") from error
+            raise DamageError("the directory of the zip file is cut short") from error
         signature, _, _, flags, method, _, _, crc, packed, size, *lengths = fields[:13]
         position += _DIRECTORY_ENTRY.size
         name = directory[position : position + lengths[0]].decode(errors="replace")
         position += sum(lengths)
         total += size
         if signature != b"PK\x01\x02" or name in entries or total > file_size:
-            raise damaged("the directory of the zip file contradicts itself")
+            raise DamageError("the directory of the zip file contradicts itself")
         if flags & 1 or method or packed != size:
-            raise ContentsError(f"entry {quoted(name)} is compressed or encrypted; {RESAVE}")
+            raise ContentsError(f"entry {quote(name)} is compressed or encrypted; {RESAVE}")
         entries[name] = Entry(fields[-1], size, crc)
     return entries
 
 
-def read_entry(file: BinaryIO, entry: Entry) -> np.ndarray:
+def read_entry(file: BufferedReader, entry: Entry) -> np.ndarray:
     """Reads the contents of an entry, uint8.
 
     Raises:
@@ -78,11 +79,11 @@ def read_entry(file: BinaryIO, entry: Entry) -> np.ndarray:
     file.seek(entry.offset)
     signature, *lengths = _HEADER.unpack(read_bytes(file, _HEADER.size))
     if signature != SIGNATURE:
-        raise damaged("an entry of the zip file is not where the directory says")
+        raise DamageError("an entry of the zip file is not where the directory says")
     file.seek(sum(lengths), os.SEEK_CUR)
     data = read_bytes(file, entry.size)
     if zlib.crc32(data) != entry.crc:
-        raise damaged("a checksum does not match")
+        raise DamageError("a checksum does not match")
     return data
 
 

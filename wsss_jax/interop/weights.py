@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +81,7 @@ class Entry(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What became of every tensor: loaded, left at its initial value, not used of the file."""
+    """What became of every tensor: loaded, left at its initial value, or not used."""
 
     source: str
     loaded: list[Entry]
@@ -146,7 +146,7 @@ def find_network(path: Path, names: Collection[str]) -> Network:
     places = _find_places(names)
     trained = [place for place in places if not _AVERAGE.search(place)]
     if not places:
-        raise _no_network(path, names)
+        _refuse_names(path, names)
     if len(trained) > 1 or (len(places) > 1 and not trained):
         listed = ", ".join(place.rstrip(".") or "the top" for place in trained or places)
         raise InputError(
@@ -189,9 +189,7 @@ def _find_places(names: Collection[str]) -> list[str]:
     return list(places)
 
 
-def _load_safetensors(
-    path: Path, choose: Callable[[Collection[str]], Collection[str]]
-) -> dict[str, np.ndarray]:
+def _load_safetensors(path: Path, choose: torch_files.Choose) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -233,12 +231,12 @@ def find_method(weights: Weights) -> str:
     for method, block in (("phase1", "b2."), ("phase2", "backbone.")):
         if any(name.startswith(block) for name in weights.arrays):
             return method
-    raise _no_network(weights.path, weights.arrays)
+    _refuse_names(weights.path, weights.arrays)
 
 
-def _no_network(path: Path, names: Collection[str]) -> InputError:
+def _refuse_names(path: Path, names: Collection[str]) -> NoReturn:
     some = ", ".join(list(names)[:3])
-    return InputError(
+    raise InputError(
         f"{path}: holds neither ResNet38 nor DeepLabV3+ (it has {some or 'nothing'}); give a "
         "checkpoint of phase 1 or 2"
     )

@@ -72,7 +72,7 @@ def compare(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     _check_network(source, phase, num_classes)
     if config.golden:
         other = golden.load(Path(config.golden), phase)
-        _check_inputs(config.golden, phase, other.inputs, images, num_classes)
+        golden.check_inputs(config.golden, phase, other.inputs, images, num_classes)
     else:
         inputs = golden.draw_inputs(phase, len(images), num_classes, images.shape[1:3])
         torch_precision = "float64" if precision == "float64" else "float32"
@@ -127,25 +127,6 @@ def _check_network(source: weights.Weights, phase: int, num_classes: int) -> Non
     shapes = torch_names.torch_shapes(network_shapes(network))
     remedy = "give a checkpoint of the networks of the released code, which are of width 1"
     weights.fit(source, shapes, lambda names: {}, strict=True, remedy=remedy)
-
-
-def _check_inputs(
-    path: str, phase: int, inputs: Mapping[str, np.ndarray], images: np.ndarray, num_classes: int
-) -> None:
-    """Refuses a golden file that was made from other images or another network."""
-    examples, size = len(images), images.shape[1:3]
-    shapes = {
-        "labels": (examples, num_classes),
-        "targets": (len(golden.TARGET_LAYERS), examples, *size),
-        "gate/probability": (examples, num_classes),
-    }
-    for name in golden.INPUTS[phase]:
-        if name in shapes and (name not in inputs or inputs[name].shape != shapes[name]):
-            shape = inputs[name].shape if name in inputs else "none"
-            raise InputError(
-                f"{path}: {name} has the shape {shape}, images and weights ask for {shapes[name]}; "
-                "use the images and weights that the file was made from"
-            )
 
 
 def _compute_with_torch(

@@ -29,7 +29,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax
 def convolve_by_xla(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int) -> jax.Array:
     """Computes `convolve` as XLA does."""
     padding = dilation * (kernel.shape[0] - 1) // 2
-    is_exact = x.dtype == jnp.float32 and jax.config.jax_default_matmul_precision is None
+    # JAX makes the attributes of its configuration at run time.
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    is_exact = x.dtype == jnp.float32 and precision is None
     return lax.conv_general_dilated(
         x,
         kernel,

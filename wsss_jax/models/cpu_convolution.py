@@ -40,12 +40,7 @@ def choose_way(
 ) -> Way:
     """Chooses the fastest way to compute a convolution or a gradient on a CPU.
 
-    Args:
-      direction: what is computed.
-      x_shape: (B, H, W, D).
-      kernel_shape: (k, k, D, F).
-      stride: of the convolution.
-      dilation: of the kernel.
+    For an input of shape (B, H, W, D) and a kernel of shape (k, k, D, F).
 
     Returns:
       "XLA", or the key of a function in `PRODUCTS[direction]`.
@@ -179,11 +174,7 @@ def _window(
     """The pixels of the padded input that one position in the kernel meets."""
     row, column = (dilation * index for index in divmod(position, size))
     height, width = (stride * (length - 1) + 1 for length in output[1:3])
-    return (
-        slice(None),
-        slice(row, row + height, stride),
-        slice(column, column + width, stride),
-    )
+    return slice(None), slice(row, row + height, stride), slice(column, column + width, stride)
 
 
 def _overlaps(

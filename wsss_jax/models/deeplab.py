@@ -13,9 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.layers import (
     BLOCK_OUTPUT,
-    BatchNorm,
     Conv,
-    Dropout,
+    Layers,
     accumulator,
     resize_align_corners,
     widen,
@@ -68,14 +67,11 @@ class DeepLabV3Plus(nn.Module):
           (stride 4), "aspp" (stride 16) and "decoder" (the logits at stride 4).
         """
         size = x.shape[1:3]
-        common = {"width": self.width, "dtype": self.dtype, "axis_name": self.axis_name}
-        statistics = {"use_running_average": not train, "weight": weight}
-        dropout = {"deterministic": not train, "position": position}
-        features, low_level = _Backbone(self.blocks, name="backbone", **common)(x, statistics)
-        pyramid = _Aspp(self.dropout_rates[0], name="aspp", **common)(features, statistics, dropout)
-        coarse = _Decoder(self.num_classes, self.dropout_rates[1:], name="decoder", **common)(
-            pyramid, low_level, statistics, dropout
-        )
+        layers = Layers(train, train, weight, position, self.dtype, self.axis_name)
+        features, low_level = _Backbone(self.blocks, self.width, name="backbone")(x, layers)
+        pyramid = _Aspp(self.dropout_rates[0], self.width, name="aspp")(features, layers)
+        decoder = _Decoder(self.num_classes, self.dropout_rates[1:], self.width, name="decoder")
+        coarse = decoder(pyramid, low_level, layers)
         taps = {"backbone": features, "low_level": low_level, "aspp": pyramid, "decoder": coarse}
         return resize_align_corners(coarse.astype(accumulator(coarse.dtype)), size), taps
 
@@ -83,14 +79,11 @@ class DeepLabV3Plus(nn.Module):
 class _Backbone(nn.Module):
     blocks: tuple[int, int, int, int]
     width: float
-    dtype: Dtype
-    axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict) -> tuple[jax.Array, jax.Array]:
-        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
-        x = Conv(widen(64, self.width), 7, stride=2, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(name="bn1", **norm)(x, **statistics))
+    def __call__(self, x: jax.Array, layers: Layers) -> tuple[jax.Array, jax.Array]:
+        x = layers.conv(x, "conv1", widen(64, self.width), 7, stride=2)
+        x = nn.relu(layers.norm(x, "bn1"))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, count in enumerate(self.blocks):
             for index in range(count):
@@ -100,9 +93,8 @@ class _Backbone(nn.Module):
                     stride=1 if index else _STRIDES[stage],
                     dilation=_MULTI_GRID[index % len(_MULTI_GRID)] if last else 1,
                     name=f"layer{stage + 1}_{index}",
-                    **norm,
                 )
-                x = checkpoint_name(block(x, statistics), BLOCK_OUTPUT)
+                x = checkpoint_name(block(x, layers), BLOCK_OUTPUT)
             if stage == 0:
                 low_level = x
         return x, low_level
@@ -112,22 +104,16 @@ class _Bottleneck(nn.Module):
     planes: int
     stride: int
     dilation: int
-    dtype: Dtype
-    axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict) -> jax.Array:
-        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+    def __call__(self, x: jax.Array, layers: Layers) -> jax.Array:
+        conv, norm = layers.conv, layers.norm
         out = self.planes * _EXPANSION
-        y = Conv(self.planes, 1, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(name="bn1", **norm)(y, **statistics))
-        y = Conv(self.planes, 3, self.stride, self.dilation, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(BatchNorm(name="bn2", **norm)(y, **statistics))
-        y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
-        y = BatchNorm(name="bn3", **norm)(y, **statistics)
+        y = nn.relu(norm(conv(x, "conv1", self.planes, 1), "bn1"))
+        y = nn.relu(norm(conv(y, "conv2", self.planes, 3, self.stride, self.dilation), "bn2"))
+        y = norm(conv(y, "conv3", out, 1), "bn3")
         if self.stride != 1 or x.shape[-1] != out:
-            x = Conv(out, 1, self.stride, dtype=self.dtype, name="downsample_0")(x)
-            x = BatchNorm(name="downsample_1", **norm)(x, **statistics)
+            x = norm(conv(x, "downsample_0", out, 1, self.stride), "downsample_1")
         return nn.relu(x + y)
 
 
@@ -136,69 +122,52 @@ class _Aspp(nn.Module):
 
     dropout_rate: float
     width: float
-    dtype: Dtype
-    axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict, dropout: dict) -> jax.Array:
-        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+    def __call__(self, x: jax.Array, layers: Layers) -> jax.Array:
         features = widen(256, self.width)
         branches = []
         for index, dilation in enumerate(_ASPP_DILATIONS, start=1):
-            branch = _AsppBranch(features, dilation, name=f"aspp{index}", **norm)
-            branches.append(branch(x, statistics))
+            branch = _AsppBranch(features, dilation, name=f"aspp{index}")
+            branches.append(branch(x, layers))
         pooled = x.mean(axis=(1, 2), keepdims=True, dtype=accumulator(x.dtype))
-        pooled = Conv(features, 1, dtype=self.dtype, name="global_avg_pool_1")(pooled)
-        pooled = nn.relu(BatchNorm(name="global_avg_pool_2", **norm)(pooled, **statistics))
+        pooled = layers.conv(pooled, "global_avg_pool_1", features, 1)
+        pooled = nn.relu(layers.norm(pooled, "global_avg_pool_2"))
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))
-        y = jnp.concatenate(branches, axis=-1)
-        y = Conv(features, 1, dtype=self.dtype, name="conv1")(y)
-        y = nn.relu(BatchNorm(name="bn1", **norm)(y, **statistics))
-        return Dropout(self.dropout_rate, name="dropout")(y, **dropout)
+        y = layers.conv(jnp.concatenate(branches, axis=-1), "conv1", features, 1)
+        y = nn.relu(layers.norm(y, "bn1"))
+        return layers.dropout(y, "dropout", self.dropout_rate)
 
 
 class _AsppBranch(nn.Module):
     features: int
     dilation: int
-    dtype: Dtype
-    axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict) -> jax.Array:
+    def __call__(self, x: jax.Array, layers: Layers) -> jax.Array:
         kernel_size = 1 if self.dilation == 1 else 3
-        x = Conv(
-            self.features,
-            kernel_size,
-            dilation=self.dilation,
-            dtype=self.dtype,
-            name="atrous_conv",
-        )(x)
-        return nn.relu(
-            BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name="bn")(x, **statistics)
-        )
+        x = layers.conv(x, "atrous_conv", self.features, kernel_size, dilation=self.dilation)
+        return nn.relu(layers.norm(x, "bn"))
 
 
 class _Decoder(nn.Module):
     num_classes: int
     dropout_rates: tuple[float, float]
     width: float
-    dtype: Dtype
-    axis_name: str | None
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, low_level: jax.Array, statistics: dict, dropout: dict
-    ) -> jax.Array:
-        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
+    def __call__(self, x: jax.Array, low_level: jax.Array, layers: Layers) -> jax.Array:
         features = widen(256, self.width)
-        low_level = Conv(widen(48, self.width), 1, dtype=self.dtype, name="conv1")(low_level)
-        low_level = nn.relu(BatchNorm(name="bn1", **norm)(low_level, **statistics))
+        low_level = layers.conv(low_level, "conv1", widen(48, self.width), 1)
+        low_level = nn.relu(layers.norm(low_level, "bn1"))
         x = resize_align_corners(x, low_level.shape[1:3])
         x = jnp.concatenate([x, low_level], axis=-1)
         # Places in the sequence of the released checkpoint: convolutions 0 and 4, norms 1 and 5.
         for place, rate in zip((0, 4), self.dropout_rates, strict=True):
-            x = Conv(features, 3, dtype=self.dtype, name=f"last_conv_{place}")(x)
-            norm_name = f"last_conv_{place + 1}"
-            x = nn.relu(BatchNorm(name=norm_name, **norm)(x, **statistics))
-            x = Dropout(rate, name=f"last_conv_{place + 3}")(x, **dropout)
-        return Conv(self.num_classes, 1, use_bias=True, dtype=self.dtype, name="last_conv_8")(x)
+            x = layers.conv(x, f"last_conv_{place}", features)
+            x = nn.relu(layers.norm(x, f"last_conv_{place + 1}"))
+            x = layers.dropout(x, f"last_conv_{place + 3}", rate)
+        classifier = Conv(
+            self.num_classes, 1, use_bias=True, dtype=layers.dtype, name="last_conv_8"
+        )
+        return classifier(x)

@@ -5,6 +5,7 @@ dtype, except in the numeric comparison, where everything is float64.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +150,48 @@ class Dropout(nn.Module):
         shape = (1, 1, depth) if self.channels else (height, width, depth)
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class Layers(NamedTuple):
+    """The layers of a network, with what they have in common chosen once.
+
+    Each method adds a layer of that name to the module whose `__call__` calls it.
+
+    Attributes:
+      train: dropout is on.
+      batch_statistics: BatchNorm takes the statistics of the batch, not the running ones.
+      weight: see `BatchNorm`.
+      position: see `Dropout`.
+      dtype: compute dtype.
+      axis_name: see `BatchNorm`.
+    """
+
+    train: bool
+    batch_statistics: bool
+    weight: jax.Array | None
+    position: jax.Array | None
+    dtype: Dtype
+    axis_name: str | None
+
+    def conv(
+        self,
+        x: jax.Array,
+        name: str,
+        features: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> jax.Array:
+        conv = Conv(features, kernel_size, stride, dilation, dtype=self.dtype, name=name)
+        return conv(x)
+
+    def norm(self, x: jax.Array, name: str) -> jax.Array:
+        norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=name)
+        return norm(x, use_running_average=not self.batch_statistics, weight=self.weight)
+
+    def dropout(self, x: jax.Array, name: str, rate: float, *, channels: bool = False) -> jax.Array:
+        dropout = Dropout(rate, channels, name=name)
+        return dropout(x, deterministic=not self.train, position=self.position)
 
 
 def resize_align_corners(x: jax.Array, size: Sequence[int]) -> jax.Array:

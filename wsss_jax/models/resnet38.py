@@ -5,7 +5,6 @@ stride 8, dilated from b5 on, global average pooling and a linear classifier wit
 1 it has 105.09 M parameters. Module names are those of the released PyTorch checkpoints.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.attention import progressive_dropout_attention
-from wsss_jax.models.layers import BLOCK_OUTPUT, BatchNorm, Conv, Dropout, accumulator, widen
+from wsss_jax.models.layers import BLOCK_OUTPUT, Layers, accumulator, widen
 
 
 class _Stage(NamedTuple):
@@ -88,9 +87,8 @@ class ResNet38(nn.Module):
           (sums before the next normalization), "bn7" after its ReLU and, when mu is given,
           "attended" (B, H/8, W/8, 4096 * width).
         """
-        common = {"dtype": self.dtype, "axis_name": self.axis_name}
-        statistics = {"use_running_average": self.frozen_batch_norm or not train, "weight": weight}
-        dropout = {"deterministic": not train, "position": position}
+        batch_statistics = train and not self.frozen_batch_norm
+        layers = Layers(train, batch_statistics, weight, position, self.dtype, self.axis_name)
         drop_b6, drop_b7, drop_pool = self.dropout_rates
         taps = {}
 
@@ -101,7 +99,7 @@ class ResNet38(nn.Module):
             taps[name] = checkpoint_name(value, BLOCK_OUTPUT)
             return taps[name]
 
-        x = tap("conv1a", Conv(widen(64, self.width), dtype=self.dtype, name="conv1a")(x))
+        x = tap("conv1a", layers.conv(x, "conv1a", widen(64, self.width)))
         for stage in _STAGES:
             for index in range(stage.blocks):
                 name = f"{stage.name}_{index}" if index else stage.name
@@ -112,15 +110,11 @@ class ResNet38(nn.Module):
                     first_dilation=stage.dilation if index else stage.first_dilation,
                     dilation=stage.dilation,
                     name=name,
-                    **common,
                 )
-                x = tap(name, block(x, statistics))
+                x = tap(name, block(x, layers))
         for name, out, rate in (("b6", 2048, drop_b6), ("b7", 4096, drop_b7)):
-            block = _BottleneckBlock(
-                out=out, width=self.width, dropout_rate=rate, name=name, **common
-            )
-            x = tap(name, block(x, statistics, dropout))
-        x = tap("bn7", nn.relu(BatchNorm(name="bn7", **common)(x, **statistics)))
+            x = tap(name, _BottleneckBlock(out, self.width, rate, name=name)(x, layers))
+        x = tap("bn7", nn.relu(layers.norm(x, "bn7")))
 
         class_weights = _ClassWeights(self.num_classes, name="fc8")(x.shape[-1])
         if mu is not None:
@@ -132,7 +126,7 @@ class ResNet38(nn.Module):
                 divisor=self.attention_divisor or self.num_classes,
             )
             x = tap("attended", jnp.where(mu > 0, attended, x))
-        x = Dropout(drop_pool, channels=True, name="dropout")(x, **dropout)
+        x = layers.dropout(x, "dropout", drop_pool, channels=True)
         pooled = x.mean(axis=(1, 2), dtype=accumulator(x.dtype))
         return jnp.dot(pooled, class_weights, precision=lax.Precision.HIGHEST), taps
 
@@ -145,26 +139,17 @@ class _BasicBlock(nn.Module):
     stride: int
     first_dilation: int
     dilation: int
-    dtype: Dtype
-    axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict) -> jax.Array:
-        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
-        y = nn.relu(BatchNorm(name="bn_branch2a", **norm)(x, **statistics))
+    def __call__(self, x: jax.Array, layers: Layers) -> jax.Array:
+        conv, norm = layers.conv, layers.norm
+        y = nn.relu(norm(x, "bn_branch2a"))
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.out:
-            shortcut = Conv(self.out, 1, self.stride, dtype=self.dtype, name="conv_branch1")(y)
-        y = Conv(
-            self.middle,
-            stride=self.stride,
-            dilation=self.first_dilation,
-            dtype=self.dtype,
-            name="conv_branch2a",
-        )(y)
-        y = nn.relu(BatchNorm(name="bn_branch2b1", **norm)(y, **statistics))
-        y = Conv(self.out, dilation=self.dilation, dtype=self.dtype, name="conv_branch2b1")(y)
-        return shortcut + y
+            shortcut = conv(y, "conv_branch1", self.out, 1, self.stride)
+        y = conv(y, "conv_branch2a", self.middle, 3, self.stride, self.first_dilation)
+        y = nn.relu(norm(y, "bn_branch2b1"))
+        return shortcut + conv(y, "conv_branch2b1", self.out, dilation=self.dilation)
 
 
 class _BottleneckBlock(nn.Module):
@@ -173,25 +158,19 @@ class _BottleneckBlock(nn.Module):
     out: int
     width: float
     dropout_rate: float
-    dtype: Dtype
-    axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: dict, dropout: dict) -> jax.Array:
-        norm = {"dtype": self.dtype, "axis_name": self.axis_name}
-        drop = partial(Dropout, self.dropout_rate, channels=True)
+    def __call__(self, x: jax.Array, layers: Layers) -> jax.Array:
+        conv, norm = layers.conv, layers.norm
         quarter, half, out = (widen(self.out // n, self.width) for n in (4, 2, 1))
 
-        y = nn.relu(BatchNorm(name="bn_branch2a", **norm)(x, **statistics))
-        shortcut = Conv(out, 1, dtype=self.dtype, name="conv_branch1")(y)
-        y = Conv(quarter, 1, dtype=self.dtype, name="conv_branch2a")(y)
-        y = nn.relu(BatchNorm(name="bn_branch2b1", **norm)(y, **statistics))
-        y = drop(name="dropout_2b1")(y, **dropout)
-        y = Conv(half, dilation=4, dtype=self.dtype, name="conv_branch2b1")(y)
-        y = nn.relu(BatchNorm(name="bn_branch2b2", **norm)(y, **statistics))
-        y = drop(name="dropout_2b2")(y, **dropout)
-        y = Conv(out, 1, dtype=self.dtype, name="conv_branch2b2")(y)
-        return shortcut + y
+        y = nn.relu(norm(x, "bn_branch2a"))
+        shortcut = conv(y, "conv_branch1", out, 1)
+        y = nn.relu(norm(conv(y, "conv_branch2a", quarter, 1), "bn_branch2b1"))
+        y = layers.dropout(y, "dropout_2b1", self.dropout_rate, channels=True)
+        y = nn.relu(norm(conv(y, "conv_branch2b1", half, dilation=4), "bn_branch2b2"))
+        y = layers.dropout(y, "dropout_2b2", self.dropout_rate, channels=True)
+        return shortcut + conv(y, "conv_branch2b2", out, 1)
 
 
 class _ClassWeights(nn.Module):

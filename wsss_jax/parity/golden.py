@@ -129,8 +129,8 @@ def save(
     Args:
       path: `.npz`.
       tensors: by the names above, whole, in PyTorch's layout.
-      inputs: from which they were computed.
-      state_dict: the weights; names and shapes are kept.
+      inputs: what they were computed from.
+      state_dict: the weights, of which names and shapes are kept.
       precision: "float32", "bfloat16" or "float64".
     """
     arrays = {**inputs, "precision": np.array(precision)}
@@ -151,13 +151,37 @@ def save(
             f"{name}/indices": indices,
         }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        # NumPy's types take every name for its `allow_pickle`.
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _sample_indices(name: str, size: int) -> np.ndarray:
     """Draws the flat indices to keep of a tensor, by its name: the same in every file."""
     generator = np.random.Generator(np.random.PCG64([zlib.crc32(f"sample:{name}".encode()), 0]))
     return np.sort(generator.choice(size, min(_SAMPLE_SIZE, size), replace=False))
+
+
+def check_inputs(
+    source: str, phase: int, inputs: Mapping[str, np.ndarray], images: np.ndarray, num_classes: int
+) -> None:
+    """Refuses inputs, from the file or field `source`, of other images or another network.
+
+    Raises:
+      InputError: one is missing or of another shape.
+    """
+    examples, size = len(images), images.shape[1:3]
+    shapes = {
+        "labels": (examples, num_classes),
+        "targets": (len(TARGET_LAYERS), examples, *size),
+        "gate/probability": (examples, num_classes),
+    }
+    for name in INPUTS[phase]:
+        if name in shapes and (name not in inputs or inputs[name].shape != shapes[name]):
+            shape = inputs[name].shape if name in inputs else "none"
+            raise InputError(
+                f"{source}: {name} has the shape {shape}, images and weights ask for "
+                f"{shapes[name]}; use the images and weights that the file was made from"
+            )
 
 
 def get_kind(name: str) -> str:
@@ -168,14 +192,7 @@ def get_kind(name: str) -> str:
 def draw_inputs(
     phase: int, examples: int, num_classes: int, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Draws inputs for images without labels, always the same.
-
-    Args:
-      phase: 1 or 2.
-      examples: N.
-      num_classes: C.
-      size: (H, W) of the images.
-    """
+    """Draws the `INPUTS` for N images of (H, W) pixels without labels, always the same."""
     rng = np.random.default_rng(0)
     if phase == 1:
         labels = rng.integers(0, 2, (examples, num_classes))

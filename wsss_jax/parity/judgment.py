@@ -1,8 +1,8 @@
 """Compares the numbers of two programs tensor by tensor and judges the differences.
 
 There are two judgments. Where both sides computed in float64, rounding hides nothing: a tensor over
-its tolerance differs. Where one side computed in less, the tolerances are those of float32, and for
-a tensor over its tolerance it is measured how far rounding alone moves it.
+its tolerance differs. Where one side computed in a lower precision, the tolerances are those of
+float32, and for a tensor over its tolerance it is measured how far rounding alone moves it.
 """
 
 from collections.abc import Mapping
@@ -121,12 +121,7 @@ def compare(
     computed: Mapping[str, np.ndarray],
     judgment: Judgment,
 ) -> list[Row]:
-    """Compares every expected tensor with the computed one.
-
-    Args:
-      expected: by name.
-      computed: whole tensors by name; there may be more.
-      judgment: gives the tolerances.
+    """Compares every expected tensor with the computed one; both by name.
 
     Raises:
       InputError: an expected tensor was not computed, or has another shape.
@@ -140,7 +135,7 @@ def compare(
                 f"{name} has the shape {recorded.shape} on the other side and {shape} here; use "
                 "the weights and images that the golden file was made from"
             )
-        difference, share = _difference(recorded, computed[name])
+        difference, share = _measure_difference(recorded, computed[name])
         is_label_map = computed[name].dtype == np.uint8
         tolerance = PIXELS if is_label_map else tolerances[golden.get_kind(name)]
         rows.append(Row(name, recorded.shape, difference, share, tolerance))
@@ -161,28 +156,28 @@ def measure_rounding(
     gradients and Grad-CAM; the gradients of phase 2 are ill-conditioned on few images.
 
     Args:
-      compute: computes this system's numbers from weights.
+      compute: weights -> this system's numbers.
       state_dict: the weights.
-      computed: the numbers of these weights.
-      expected: says which entries of which tensors are looked at.
-      precision: whose rounding it is, that of the coarser side.
+      computed: their numbers.
+      expected: which entries of which tensors to look at.
+      precision: of the coarser side, whose rounding is measured.
     """
     epsilon = PERTURBATION * float(jnp.finfo(precision).eps)
-    here = {
-        name: recorded._replace(values=_entries(computed[name], recorded))
+    unperturbed = {
+        name: recorded._replace(values=_select_entries(computed[name], recorded))
         for name, recorded in expected.items()
     }
     rounding = dict.fromkeys(expected, 0.0)
     for seed in show_progress(iterable=range(RUNS), desc="effect of rounding", unit="run"):
         rng = np.random.default_rng(seed)
-        moved = compute(
+        perturbed = compute(
             {
                 name: array * (1 + epsilon * rng.integers(-1, 2, array.shape))
                 for name, array in state_dict.items()
             }
         )
-        for name, recorded in here.items():
-            rounding[name] = max(rounding[name], _difference(recorded, moved[name])[1])
+        for name, recorded in unperturbed.items():
+            rounding[name] = max(rounding[name], _measure_difference(recorded, perturbed[name])[1])
     for kind in POOLED_KINDS:
         names = [name for name in rounding if golden.get_kind(name) == kind]
         if names:
@@ -191,9 +186,9 @@ def measure_rounding(
     return rounding
 
 
-def _difference(recorded: golden.Recorded, tensor: np.ndarray) -> tuple[float, float]:
+def _measure_difference(recorded: golden.Recorded, tensor: np.ndarray) -> tuple[float, float]:
     """Returns the largest difference and its share, or the differing pixels and theirs."""
-    values = _entries(tensor, recorded)
+    values = _select_entries(tensor, recorded)
     if tensor.dtype == np.uint8:
         differing = int((values != recorded.values).sum())
         return differing, differing / values.size
@@ -204,5 +199,5 @@ def _difference(recorded: golden.Recorded, tensor: np.ndarray) -> tuple[float, f
     return largest, largest / recorded.absmax if recorded.absmax else largest
 
 
-def _entries(tensor: np.ndarray, recorded: golden.Recorded) -> np.ndarray:
+def _select_entries(tensor: np.ndarray, recorded: golden.Recorded) -> np.ndarray:
     return tensor if recorded.indices is None else tensor.reshape(-1)[recorded.indices]

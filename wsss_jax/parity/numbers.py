@@ -1,7 +1,6 @@
 """Computes this system's numbers on given weights and images, under the names of `golden`."""
 
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -13,11 +12,13 @@ from configs import base
 from wsss_jax import cam, masks, metrics, parallel, pixels, schedules, sources
 from wsss_jax.interop.torch_names import to_flax, to_torch
 from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods.contract import load_method
 from wsss_jax.methods.gate import Gate
 from wsss_jax.parity import golden
 from wsss_jax.training.step import apply_gradients, compute_gradients, make_state
 
 Numbers = dict[str, np.ndarray]
+OnDevice = Mapping[str, jax.Array]  # a batch
 # Of the weights (by name, in PyTorch's layout).
 Compute = Callable[[Mapping[str, np.ndarray]], Numbers]
 
@@ -63,14 +64,14 @@ def make_compute(
     batch = {"image": images}
     if phase == 1:
         batch = _fill_batch(batch | {"label": inputs["labels"]})
-        make_forward, module, values = _make_phase1, phase1, {"mu": dtype.type(golden.MU)}
+        forward = _make_phase1(num_classes, config, batch)
     else:
         # To the order of `config.layers`, examples first.
         targets = inputs["targets"][::-1].swapaxes(0, 1)
         batch = _fill_batch(batch | {"masks": targets, "probability": inputs["gate/probability"]})
-        make_forward, module, values = _make_phase2, phase2, {}
-    forward = make_forward(num_classes, config, batch)
-    train = _make_training(module, phase, num_classes, config, batch, values)
+        forward = _make_phase2(num_classes, config, batch)
+    values = {"mu": np.array(golden.MU, dtype)} if phase == 1 else {}
+    train = _make_training(phase, num_classes, config, batch, values)
 
     def compute(state_dict: Mapping[str, np.ndarray]) -> Numbers:
         variables = to_flax({name: array.astype(dtype) for name, array in state_dict.items()})
@@ -95,7 +96,8 @@ def _make_phase1(
     model = phase1.build_network(config, num_classes)
     size = batch["image"].shape[1:3]
 
-    def classify(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+    @parallel.map_batch
+    def classify(variables: Any, batch: OnDevice) -> dict[str, jax.Array]:
         image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         class_weights = variables["params"]["fc8"]["kernel"][0, 0]
@@ -112,7 +114,8 @@ def _make_phase1(
             "phase1_segmentation_label": (probability > _CAM_THRESHOLD).astype(logits.dtype),
         }
 
-    def compute_maps(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+    @parallel.map_batch
+    def compute_maps(variables: Any, batch: OnDevice) -> dict[str, jax.Array]:
         image = pixels.scale(batch["image"], config.model)
         by_layer, _ = cam.grad_cam(model, variables, image, golden.CAM_LAYERS)
         numbers = {}
@@ -123,13 +126,13 @@ def _make_phase1(
                 numbers[f"pseudo_mask/bcss/{layer}"] = tissue
         return numbers
 
-    def attend(bound: tuple[Any, jax.Array], batch: sources.Batch) -> dict[str, jax.Array]:
+    @parallel.map_batch
+    def attend(bound: tuple[Any, jax.Array], batch: OnDevice) -> dict[str, jax.Array]:
         variables, mu = bound
         image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=True, mu=mu)
         return {"logits": logits, "attended": _to_nchw(taps["attended"])}
 
-    classify, compute_maps, attend = map(parallel.map_batch, (classify, compute_maps, attend))
     white = np.stack([masks.find_white_background(image) for image in batch["image"]])
 
     def compute(variables: Any) -> Numbers:
@@ -139,14 +142,14 @@ def _make_phase1(
             by_batch[f"pseudo_mask/luad/{layer}"] = np.where(white, np.uint8(num_classes), tissue)
         dtype = by_batch["forward/logits"].dtype
         for mu in golden.MUS:
-            of_mu = attend((variables, dtype.type(mu)), batch)
-            by_batch |= {f"pda/{mu}/{name}": value for name, value in of_mu.items()}
+            attended = attend((variables, dtype.type(mu)), batch)
+            by_batch |= {f"pda/{mu}/{name}": value for name, value in attended.items()}
         numbers = {}
         for name, value in _drop_repeated(by_batch, batch).items():
             if golden.get_kind(name) in ("forward", "pda"):
                 numbers[name] = value
             else:
-                numbers |= {f"{name}/{index}": of_image for index, of_image in enumerate(value)}
+                numbers |= {f"{name}/{index}": array for index, array in enumerate(value)}
         return numbers
 
     return compute
@@ -159,7 +162,8 @@ def _make_phase2(
     training_model = phase2.build_network(config, num_classes, parallel.AXIS)
     gate = Gate.of(base.evaluate("", "", "reference").gate)
 
-    def segment(variables: Any, batch: sources.Batch) -> dict[str, jax.Array]:
+    @parallel.map_batch
+    def segment(variables: Any, batch: OnDevice) -> dict[str, jax.Array]:
         image = pixels.scale(batch["image"], config.model)
         logits, taps = model.apply(variables, image, train=False)
         (training_logits, _), _ = training_model.apply(
@@ -172,12 +176,10 @@ def _make_phase2(
             "train/logits": _to_nchw(training_logits),
         }
 
-    segment = parallel.map_batch(segment)
     return lambda variables: _drop_repeated(segment(variables, batch), batch)
 
 
 def _make_training(
-    module: ModuleType,
     phase: int,
     num_classes: int,
     config: ml_collections.ConfigDict,
@@ -186,21 +188,22 @@ def _make_training(
 ) -> Callable[[Any], Numbers]:
     """Makes a function that takes optimizer steps on all examples as one batch."""
     total = golden.TOTAL_STEPS[phase]
-    task = module.make_task(config, num_classes, total)
+    task = load_method(f"phase{phase}").make_task(config, num_classes, total)
 
+    @parallel.map_train_step
     def step(*arguments: Any) -> tuple[Any, Any]:
         state = arguments[0]
         gradients, batch_stats, parts = compute_gradients(task, *arguments)
         state = apply_gradients(task, state, gradients, batch_stats)
         return state, (gradients, parts)
 
-    step = parallel.map_train_step(step)
     rates = schedules.learning_rates(config.optimizer, total)
     groups = [rates[name] for name in _GROUPS[phase]]
 
     def train(variables: Any) -> Numbers:
         state = make_state(task, variables)
-        numbers, parts = {}, []
+        numbers: Numbers = {}
+        parts = []
         for index in range(golden.STEPS):
             state, (gradients, part) = step(state, batch, values, jax.random.key(0))
             parts.append(part)

@@ -41,19 +41,16 @@ def progressive_dropout_attention(
 
 
 class ResNet38(nn.Module):
-    """The patch classifier of phase 1; every BatchNorm always uses its running statistics."""
+    """The patch classifier of phase 1; every BatchNorm always uses its running statistics.
+
+    `width` multiplies every number of channels; 1 is the published network.
+    """
 
     def __init__(self, num_classes: int, width: float = 1.0):
-        """Builds the network.
-
-        Args:
-          num_classes: C.
-          width: factor on every channel count; 1 is the published network.
-        """
         super().__init__()
         channels = widen(64, width)
         self.conv1a = _conv(3, channels, 3)
-        self._blocks = []
+        self._blocks: list[str] = []
         # Blocks, middle and outer channels, stride of the first block, its dilation, the others'.
         for stage, count, middle, out, stride, first_dilation, dilation in (
             ("b2", 3, 128, 128, 2, 1, 1),
@@ -150,7 +147,11 @@ class _Bottleneck(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """The segmentation network of phase 2, on a ResNet-101, output stride 16."""
+    """The segmentation network of phase 2, on a ResNet-101, output stride 16.
+
+    `width` multiplies every number of channels; 1 is the published network. `blocks` are the
+    bottleneck blocks in each stage of the backbone.
+    """
 
     def __init__(
         self,
@@ -158,13 +159,6 @@ class DeepLabV3Plus(nn.Module):
         width: float = 1.0,
         blocks: tuple[int, int, int, int] = (3, 4, 23, 3),
     ):
-        """Builds the network.
-
-        Args:
-          num_classes: C.
-          width: factor on every channel count; 1 is the published network.
-          blocks: bottleneck blocks per stage of the backbone.
-        """
         super().__init__()
         self.backbone = _Backbone(width, blocks)
         low_level = widen(64, width) * _EXPANSION

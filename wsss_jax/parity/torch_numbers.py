@@ -1,12 +1,12 @@
 """Computes the numbers of a golden file in PyTorch on the CPU; needs the extra "torch".
 
-Names and meaning are those of `golden`; here every tensor is whole. Floats have the requested
+Names and meaning as in `golden`; here every tensor is whole. Floats have the requested
 dtype, label maps are uint8, losses and learning rates float64.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -16,16 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsss_jax.errors import InputError
-from wsss_jax.parity.golden import (
-    CAM_LAYERS,
-    LEARNING_RATE,
-    MASK_LAYERS,
-    MU,
-    MUS,
-    STEPS,
-    TARGET_LAYERS,
-    TOTAL_STEPS,
-)
+from wsss_jax.parity import golden
 from wsss_jax.parity.torch_networks import DeepLabV3Plus, ResNet38
 
 _FROZEN_BLOCKS = ("conv1a", "b2", "b2_1", "b2_2")
@@ -45,13 +36,13 @@ Arrays = dict[str, np.ndarray]
 
 
 @contextmanager
-def _plain_convolutions() -> Iterator[None]:
+def _disable_onednn() -> Iterator[None]:
     """Computes convolutions as matrix products instead of with oneDNN.
 
     oneDNN rounds three times as much, which flips a few ReLUs and shows as 2e-4 in Grad-CAM and in
     the gradients of phase 1, and its last bits depend on the number of threads.
     """
-    before = torch.backends.mkldnn.enabled
+    before = torch.backends.mkldnn.enabled  # `mkldnn.flags` would warn of TF32
     torch.backends.mkldnn.enabled = False
     try:
         yield
@@ -59,7 +50,7 @@ def _plain_convolutions() -> Iterator[None]:
         torch.backends.mkldnn.enabled = before
 
 
-@_plain_convolutions()
+@_disable_onednn()
 def phase1(
     state_dict: Mapping[str, np.ndarray],
     images: np.ndarray,
@@ -77,8 +68,8 @@ def phase1(
     Raises:
       InputError: weights or labels do not fit.
     """
-    num_classes, channels = _shape(state_dict, "fc8.weight")[:2]
-    labels = _check_input(inputs, "labels", (len(images), num_classes))
+    num_classes, channels = _get_shape(state_dict, "fc8.weight")[:2]
+    golden.check_inputs("config.golden", 1, inputs, images, num_classes)
     model = _load_network(
         ResNet38, state_dict, dtype, num_classes=num_classes, width=channels / 4096
     )
@@ -86,18 +77,24 @@ def phase1(
     numbers, cams = _classify(model, x)
     for layer, maps in cams.items():
         numbers |= {f"gradcam/{layer}/{index}": array for index, array in enumerate(maps)}
-    for layer in MASK_LAYERS:
-        for index, (maps, label, image) in enumerate(zip(cams[layer], labels, images)):
-            scores = normalized(maps) * (label != 0)[:, None, None]
-            white = np.where(white_background(image), _WHITE_SCORE, 0)[None]
+    for layer in golden.MASK_LAYERS:
+        for index, (maps, label, image) in enumerate(zip(cams[layer], inputs["labels"], images)):
+            scores = normalize(maps) * (label != 0)[:, None, None]
+            white = np.where(find_white_background(image), _WHITE_SCORE, 0)[None]
             with_white = np.concatenate([scores, white])
             numbers[f"pseudo_mask/luad/{layer}/{index}"] = _label(with_white)
             numbers[f"pseudo_mask/bcss/{layer}/{index}"] = _label(scores)
     numbers |= _segment(numbers["forward/cam"], numbers["forward/probability"], images.shape[1:3])
-    return numbers | _train_classifier(model, x, torch.tensor(labels, dtype=x.dtype))
+    truth = torch.tensor(inputs["labels"], dtype=x.dtype)
+
+    def compute_loss() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+        logits, _ = model(x, golden.MU)
+        return logits, F.multilabel_soft_margin_loss(logits, truth), []
+
+    return numbers | _train(1, model, make_phase1_optimizer(model.train()), compute_loss)
 
 
-@_plain_convolutions()
+@_disable_onednn()
 def phase2(
     state_dict: Mapping[str, np.ndarray],
     images: np.ndarray,
@@ -118,17 +115,16 @@ def phase2(
     """
     if len(images) < 2:
         raise InputError("config.images: one image has no batch statistics; give two or more")
-    (num_classes,) = _shape(state_dict, "decoder.last_conv.8.bias")
-    width = _shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
-    targets = _check_input(inputs, "targets", (len(TARGET_LAYERS), *images.shape[:3]))
-    probability = _check_input(inputs, "gate/probability", (len(images), num_classes))
+    (num_classes,) = _get_shape(state_dict, "decoder.last_conv.8.bias")
+    width = _get_shape(state_dict, "backbone.layer4.0.conv2.weight")[0] / 512
+    golden.check_inputs("config.golden", 2, inputs, images, num_classes)
     model = _load_network(
         DeepLabV3Plus,
         state_dict,
         dtype,
         num_classes=num_classes,
         width=width,
-        blocks=_blocks(state_dict),
+        blocks=_count_blocks(state_dict),
     )
     x = _scale_images(images, dtype)
     with torch.no_grad():
@@ -136,18 +132,26 @@ def phase2(
     numbers = {f"forward/{name}": _copy_array(tensor) for name, tensor in taps.items()}
     numbers["forward/logits"] = _copy_array(logits)
     numbers["forward/prediction"] = _label(_copy_array(logits), axis=1)
-    is_open = (probability > _GATE_THRESHOLD)[:, :, None, None]
+    is_open = (inputs["gate/probability"] > _GATE_THRESHOLD)[:, :, None, None]
     numbers["gate/prediction_reference"] = _label(_copy_array(logits) * is_open, axis=1)
-    return numbers | _train_segmenter(model, x, torch.tensor(targets, dtype=torch.long))
+    truth = torch.tensor(inputs["targets"], dtype=torch.long)
+    weights = torch.tensor([_LAYER_WEIGHTS[layer] for layer in golden.TARGET_LAYERS], dtype=x.dtype)
+
+    def compute_loss() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+        logits, _ = model(x)
+        by_layer = layer_losses(logits, truth)
+        return logits, (weights * by_layer).sum(), by_layer.tolist()
+
+    return numbers | _train(2, model, make_phase2_optimizer(model.train()), compute_loss)
 
 
-def normalized(maps: np.ndarray) -> np.ndarray:
+def normalize(maps: np.ndarray) -> np.ndarray:
     """Scales maps (C, H, W) to [0, 1] by their joint minimum and maximum; 0 if these are equal."""
     low, high = maps.min(), maps.max()
     return (maps - low) / ((high - low) or 1)
 
 
-def white_background(image: np.ndarray) -> np.ndarray:
+def find_white_background(image: np.ndarray) -> np.ndarray:
     """Finds bright areas, 4-connected and large, of an image (H, W, 3) uint8 RGB: (H, W) bool."""
     bright = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > _WHITE_GREY
     _, areas = cv2.connectedComponents(bright.astype(np.uint8), connectivity=4)
@@ -165,13 +169,13 @@ def layer_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
       (3,): means over the pixels, white ones included, divided once more by N. White is a further
       class with logit 100 where the mask of bn7 is white and 0 elsewhere.
     """
-    white = targets[TARGET_LAYERS.index("bn7")] == logits.shape[1]
+    white = targets[golden.TARGET_LAYERS.index("bn7")] == logits.shape[1]
     further = _WHITE_LOGIT * white[:, None].to(logits.dtype)
     logits = torch.cat([logits, further], dim=1)
     return torch.stack([F.cross_entropy(logits, target) / len(logits) for target in targets])
 
 
-def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
+def make_phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
     """Makes the SGD of phase 1 and freezes all parameters of `model` it does not train.
 
     Its groups: weights, biases (twice the rate, no decay), fc8 and its biases (ten and twenty times
@@ -186,7 +190,7 @@ def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
             parameter.requires_grad_(trained)
             if trained:
                 groups[name == "fc8", leaf == "bias"].append(parameter)
-    rate = LEARNING_RATE[1]
+    rate = golden.LEARNING_RATE[1]
     return torch.optim.SGD(
         [
             {
@@ -200,9 +204,9 @@ def phase1_optimizer(model: ResNet38) -> torch.optim.SGD:
     )
 
 
-def phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
+def make_phase2_optimizer(model: DeepLabV3Plus) -> torch.optim.SGD:
     """Makes the SGD of phase 2: the backbone, and the heads at ten times its rate."""
-    rate = LEARNING_RATE[2]
+    rate = golden.LEARNING_RATE[2]
     heads = [*model.aspp.parameters(), *model.decoder.parameters()]
     return torch.optim.SGD(
         [
@@ -219,7 +223,9 @@ def _classify(model: ResNet38, x: torch.Tensor) -> tuple[Arrays, dict[str, np.nd
     logits, taps = model(x)
     cams = {
         layer: _copy_array(F.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False))
-        for layer, maps in _grad_cam(logits, {layer: taps[layer] for layer in CAM_LAYERS}).items()
+        for layer, maps in _grad_cam(
+            logits, {layer: taps[layer] for layer in golden.CAM_LAYERS}
+        ).items()
     }
     numbers = {
         "forward/" + {"bn7": "bn7_relu"}.get(name, name): _copy_array(tensor)
@@ -229,7 +235,7 @@ def _classify(model: ResNet38, x: torch.Tensor) -> tuple[Arrays, dict[str, np.nd
         numbers["forward/cam"] = _copy_array(F.relu(model.fc8(taps["bn7"])))
         numbers["forward/logits"] = _copy_array(logits)
         numbers["forward/probability"] = _copy_array(torch.sigmoid(logits))
-        for mu in MUS:
+        for mu in golden.MUS:
             logits, taps = model(x, mu)
             numbers[f"pda/{mu}/logits"] = _copy_array(logits)
             numbers[f"pda/{mu}/attended"] = _copy_array(taps["attended"])
@@ -253,72 +259,51 @@ def _segment(cams: np.ndarray, probability: np.ndarray, size: Sequence[int]) -> 
     for index, (maps, predicted) in enumerate(zip(cams, probability > _SEGMENTATION_THRESHOLD)):
         present = torch.tensor(maps * predicted[:, None, None])[None]
         resized = F.interpolate(present, tuple(size), mode="bilinear", align_corners=False)[0]
-        numbers[f"phase1_segmentation/{index}"] = _label(normalized(resized.numpy()))
+        numbers[f"phase1_segmentation/{index}"] = _label(normalize(resized.numpy()))
         numbers[f"phase1_segmentation_label/{index}"] = predicted.astype(np.float32)
     return numbers
 
 
-def _train_classifier(model: ResNet38, x: torch.Tensor, labels: torch.Tensor) -> Arrays:
-    optimizer = phase1_optimizer(model.train())
-    schedule = _schedule(optimizer, TOTAL_STEPS[1])
-    numbers: Arrays = {}
-    losses, rates = [], []
-    for step in range(STEPS):
-        loss = F.multilabel_soft_margin_loss(model(x, MU)[0], labels)
-        optimizer.zero_grad()
-        loss.backward()
-        if step == 0:
-            numbers |= _gradients(model)
-        losses.append(loss.item())
-        rates.append(schedule.get_last_lr())
-        optimizer.step()
-        schedule.step()
-    numbers |= {"train/losses": np.array(losses), "train/learning_rates": np.array(rates)}
-    return numbers | {f"after3/{name}": _copy_array(p) for name, p in model.named_parameters()}
-
-
-def _train_segmenter(model: DeepLabV3Plus, x: torch.Tensor, targets: torch.Tensor) -> Arrays:
-    optimizer = phase2_optimizer(model.train())
-    schedule = _schedule(optimizer, TOTAL_STEPS[2])
-    weights = torch.tensor([_LAYER_WEIGHTS[layer] for layer in TARGET_LAYERS], dtype=x.dtype)
+def _train(
+    phase: int,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    compute_loss: Callable[[], tuple[torch.Tensor, torch.Tensor, list[float]]],
+) -> Arrays:
+    """Takes optimizer steps; `compute_loss` gives the logits, the loss and its parts."""
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 - step / golden.TOTAL_STEPS[phase]) ** _POWER
+    )
     numbers: Arrays = {}
     losses, parts, rates = [], [], []
-    for step in range(STEPS):
-        logits, _ = model(x)
-        by_layer = layer_losses(logits, targets)
-        loss = (weights * by_layer).sum()
+    for step in range(golden.STEPS):
+        logits, loss, loss_parts = compute_loss()
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            numbers["train/logits"] = _copy_array(logits)
-            numbers |= _gradients(model)
+            if phase == 2:
+                numbers["train/logits"] = _copy_array(logits)
             numbers |= {
-                f"running/{name}": _copy_array(buffer)
-                for name, buffer in model.named_buffers()
-                if not name.endswith(_COUNTER)
+                f"grad/{name}": _copy_array(parameter.grad)
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
             }
+            if phase == 2:  # in phase 1 they are frozen
+                numbers |= {
+                    f"running/{name}": _copy_array(buffer)
+                    for name, buffer in model.named_buffers()
+                    if not name.endswith(_COUNTER)
+                }
         losses.append(loss.item())
-        parts.append(by_layer.tolist())
+        parts.append(loss_parts)
         rates.append(schedule.get_last_lr())
         optimizer.step()
         schedule.step()
-    numbers |= {"train/losses": np.array(losses), "train/loss_parts": np.array(parts)}
+    numbers["train/losses"] = np.array(losses)
+    if phase == 2:
+        numbers["train/loss_parts"] = np.array(parts)
     numbers["train/learning_rates"] = np.array(rates)
     return numbers | {f"after3/{name}": _copy_array(p) for name, p in model.named_parameters()}
-
-
-def _schedule(optimizer: torch.optim.SGD, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: (1 - step / total_steps) ** _POWER
-    )
-
-
-def _gradients(model: nn.Module) -> Arrays:
-    return {
-        f"grad/{name}": _copy_array(parameter.grad)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
 
 
 def _label(scores: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -359,23 +344,14 @@ def _load_network(
     return model
 
 
-def _blocks(state_dict: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+def _count_blocks(state_dict: Mapping[str, np.ndarray]) -> tuple[int, ...]:
     """Counts the blocks per stage of the backbone."""
     pattern = re.compile(r"backbone\.layer(\d)\.\d+\.conv1\.weight")
     counts = Counter(match[1] for match in map(pattern.fullmatch, state_dict) if match)
     return tuple(counts[stage] for stage in "1234")
 
 
-def _shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+def _get_shape(state_dict: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
     if name not in state_dict:
         raise InputError(f"config.weights: {name} is missing; give weights of this phase")
     return np.shape(state_dict[name])
-
-
-def _check_input(inputs: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name not in inputs or np.shape(inputs[name]) != shape:
-        given = np.shape(inputs[name]) if name in inputs else "missing"
-        raise InputError(
-            f"config.golden: {name} is {given}, images and weights ask for {shape}; record it again"
-        )
-    return np.asarray(inputs[name])
