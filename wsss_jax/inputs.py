@@ -11,7 +11,7 @@ from grain._src.python.dataset.transformations import process_prefetch
 from wsss_jax import parallel, signals
 from wsss_jax import workers as worker_processes
 from wsss_jax.errors import InputError
-from wsss_jax.sources import Batch
+from wsss_jax.sources import Batch, Examples
 
 # Seconds that Grain gives a process to end. A process that loads, or has a batch to hand over, does
 # not end by itself, and Grain's 25 seconds are more than most users wait before they kill a run.
@@ -38,7 +38,7 @@ UNSHUFFLED = Order()
 
 
 def read_batches(
-    source: Sequence[Batch],
+    source: Examples,
     batch_size: int,
     *,
     workers: int,
@@ -114,7 +114,7 @@ def _prefetch(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
 
 
 def map_patches(
-    source: Sequence[Batch],
+    source: Examples,
     batch_size: int,
     function: Callable[[Batch], dict[str, np.ndarray]],
     *,

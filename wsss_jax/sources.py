@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 
 
-class Source(Protocol):
+class Examples(Protocol):
+    """Random access to the elements that batches are made of."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Batch: ...
+
+
+class Source(Examples, Protocol):
     """Random access to patches.
 
     An element has `image` (S, S, 3) uint8, `label` (C,) uint8, `index` () int32 and, if there are
@@ -33,10 +41,6 @@ class Source(Protocol):
 
     names: Sequence[str]
     records: Sequence[PatchRecord]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Batch: ...
 
 
 @dataclass(eq=False)

@@ -235,7 +235,7 @@ def _write_sheet(
             )
             for layer in config.layers
         }
-        rows.append(figures.SheetRow(name, patch["image"], by_layer, label=patch["label"]))
+        rows.append(figures.SheetRow(name, patch["image"], by_layer, label=patch["label"].tolist()))
     legend = colors.make_legend(dataset, config.palette)
     figures.write_contact_sheet(workdir / "contact_sheet.png", rows, legend)
 
