@@ -77,7 +77,7 @@ def _parse(argv: list[str]) -> list[str]:
             _config_path(argv)
         rest = flags.FLAGS(argv)
         if rest[1:]:
-            raise InputError(f"{rest[1]!r} is no flag: write --config.<field>=<value>")
+            raise InputError(f"{rest[1]!r} is not a flag: write --config.<field>=<value>")
     except (AttributeError, KeyError) as error:  # ConfigDict on a field that it does not have
         text = str(error)
         near = re.search(r'Did you mean "(\w+)"', text)

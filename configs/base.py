@@ -137,7 +137,7 @@ def masks(phase1: str, variant: str = "paper") -> ConfigDict:
             "layers": layers(variant),
             # classes that a patch has not: "excluded" never win, "zero" win ties at the minimum
             "absent": "zero" if variant == "reference" else "excluded",
-            "white_threshold": 200,  # grey value (0-255) above which a pixel is background ...
+            "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
             "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
             "batch_size": 20,
             "palette": "dataset",  # colors of the contact sheet; "colorblind": see evaluate
@@ -265,7 +265,7 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
             "min_hole": 50_000.0,  # square micrometers; smaller holes are filled
         },
         # where the data set has white background:
-        "white_threshold": 200,  # grey value (0-255) above which a pixel is background ...
+        "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
         "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
         "batch_size": 20,  # tiles, over all devices
         # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
@@ -325,7 +325,7 @@ def export(run: str) -> ConfigDict:
             "job": "export",
             "run": run,  # workdir of phase 1 or phase 2
             # "pth", "safetensors": for the released PyTorch classes; "stablehlo": a program that
-            # needs no code of ours; "orbax": the variables as an Orbax checkpoint
+            # needs none of this code; "orbax": the variables as an Orbax checkpoint
             "formats": ("pth", "safetensors", "stablehlo", "orbax"),
             # the rest is of "stablehlo"
             "precision": "float32",  # "bfloat16" computes in it

@@ -165,7 +165,7 @@ def disturb(
 ) -> None:
     """Sends a signal to runs at random moments, `times` in all.
 
-    The same command goes on in a workdir until it ends, then another is begun. SIGINT goes to the
+    The same command continues in a workdir until it ends, then another is begun. SIGINT goes to the
     worker processes, too, as it does at a terminal. None of them is left afterwards. With `after`,
     every other signal comes soon after that is in the log.
     """

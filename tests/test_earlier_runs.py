@@ -43,4 +43,4 @@ def test_an_earlier_run_opens_and_trains_further(earlier, capsys):
     for job in ("phase1", "phase2"):  # all epochs are done: the same command finds nothing to do
         again = config_lib.load(earlier / job, "workdir")
         jobs.run(again, earlier / job)
-        assert "going on after step 1 of 1" in capsys.readouterr().out
+        assert "continuing after step 1 of 1" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_interrupted_runs_end_with_the_same_bits(tissue_dir, tmp_path):
                 jax.tree.map(np.testing.assert_array_equal, found, variables)
         logs[name] = "".join(path.with_suffix(".log").read_text() for path in runs)
     # Neither fell only before the first checkpoint or after the last.
-    assert logs["SIGKILL"].count("going on after step") > KILLS / 4
+    assert logs["SIGKILL"].count("continuing after step") > KILLS / 4
     assert "stopped by SIGTERM after step" in logs["SIGTERM"]
     assert "stopped by SIGINT after step" in logs["SIGINT"]
 

@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class Preempted(Exception):
-    """SIGTERM or SIGINT came; what was done is saved and the same command goes on.
+    """SIGTERM or SIGINT came; what was done is saved and the same command continues.
 
     `main.py` prints the message and exits with code 75, by convention "try again".
     """

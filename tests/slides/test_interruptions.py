@@ -38,7 +38,9 @@ def test_sigterm_stops_the_job_between_batches(slide, runs_dir, tmp_path, monkey
 
     config, workdir = make_config(slide, runs_dir), tmp_path / "maps"
     monkeypatch.setattr(networks, "load", lambda config: networks.Networks(predict, {}))
-    with pytest.raises(Preempted, match="stopped by SIGTERM in a slide; the same command goes on"):
+    with pytest.raises(
+        Preempted, match="stopped by SIGTERM in a slide; the same command continues"
+    ):
         jobs.run(config, workdir)
     assert not (workdir / "a slide" / "slide.json").exists()
 

@@ -25,7 +25,7 @@ def save(
     """Writes the prediction of a trained phase, weights included, as one `jax.export` file.
 
     `jax.export.deserialize(<bytes of the file>).call` maps images (B, size, size, 3) uint8, B >= 1
-    chosen anew by every call, to a dictionary:
+    chosen by every call, to a dictionary:
 
       "segmentation" (B, size, size) uint8: the label maps that the method predicts, without gate.
       "probability" float32: of methods that classify patches (phase 1) their presence (B, C), of

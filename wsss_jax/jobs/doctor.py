@@ -68,8 +68,12 @@ def check_installation() -> Iterator[Finding]:
 
 
 def _check_packages() -> Iterator[Finding]:
-    lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines())
-    requirements = [Requirement(line) for line in lines if line]
+    if REQUIREMENTS.is_file():
+        lines = REQUIREMENTS.read_text().splitlines()
+    else:  # installed without the checkout
+        lines = importlib.metadata.requires("wsss_jax") or []
+    texts = filter(None, (line.partition("#")[0].strip() for line in lines))
+    requirements = [each for each in map(Requirement, texts) if each.marker is None]
     remedy = "pip install -r requirements.txt"
     matching = []
     for requirement in requirements:

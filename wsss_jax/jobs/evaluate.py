@@ -83,7 +83,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"{config.data.root}: the {config.split} patches have no masks to compare with: add "
             f"{config.split}/mask"
         )
-    runs.check(config, workdir, started=False)  # its results are made anew
+    runs.check(config, workdir, started=False)  # its results are made again
     parallel.wait_for_all("looked at the workdir")
     if parallel.is_first():
         # Before the new settings are written, which results of the run before do not belong to.

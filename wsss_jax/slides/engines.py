@@ -47,7 +47,7 @@ def run_locally(
                 if terminated:
                     raise Preempted(
                         f"{workdir}: stopped by {terminated[0]} in {slide.name}; the same command "
-                        "goes on from its last finished part"
+                        "continues after its last finished part"
                     )
 
             for number, slide in enumerate(slides):
@@ -105,8 +105,15 @@ def run_on_ray(
             "config.engine is 'ray', which is not installed: pip install ray, or set "
             "--config.engine=local"
         ) from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)  # joins the cluster that RAY_ADDRESS names, if any
+    try:
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)  # joins a running cluster, or the one of RAY_ADDRESS
+    except (RuntimeError, ConnectionError, ValueError) as error:
+        raise InputError(
+            f"config.engine: the Ray cluster cannot be joined ({get_first_line(error)}): start it "
+            "with this Python and version of ray, correct RAY_ADDRESS, or set "
+            "--config.engine=local"
+        ) from error
     resources = ray.cluster_resources()
     gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     count = min(len(slides), gpus or max(1, cores // _CORES))

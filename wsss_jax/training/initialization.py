@@ -81,5 +81,5 @@ def _draw(
         flat = flatten_dict(initialize(network, rng))
         return {path: value for path, value in flat.items() if is_chosen(path)}
 
-    # The default generator compiles anew for every parameter: 23 s against 6 s for ResNet38.
+    # The default generator compiles again for every parameter: 23 s against 6 s for ResNet38.
     return jax.jit(draw)(jax.random.key(config.seed, impl="rbg"))

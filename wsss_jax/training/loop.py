@@ -54,7 +54,7 @@ def fit(
     patches: Patches,
     validate: Validate | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains, or goes on where the run in `workdir` stopped.
+    """Trains, or continues where the run in `workdir` stopped.
 
     Writes there: `config.json`, `dataset.json`, `patches.json`, `parameters.txt`, `checkpoints/`
     every `config.checkpoint_every` steps and at the end of each epoch, `tensorboard/` and
@@ -92,7 +92,7 @@ def fit(
             training.restore(steps)
         else:
             training.begin(state, report)
-        if parallel.is_first():  # now that a run of version 0.1 could go on with them
+        if parallel.is_first():  # now that it is known that the run can continue with them
             patch_records.save(records, workdir)
         training.open(steps, stack)
         for epoch in range(len(training.history), config.epochs):
@@ -176,7 +176,7 @@ class _Training:
                 f"{self._workdir}: {epochs} epochs took {step} steps when it was trained, now they "
                 f"would take {epochs * steps}: restore the patches, or name another --workdir"
             )
-        tqdm.write(f"going on after step {step} of {self._config.epochs * steps}")
+        tqdm.write(f"continuing after step {step} of {self._config.epochs * steps}")
 
     def open(self, steps: int, stack: contextlib.ExitStack) -> None:
         """Opens the batches after the state's step, the logs, and the ears for signals."""
@@ -258,7 +258,7 @@ class _Training:
         name = self._signals[0] if self._signals else "SIGTERM"  # of another process of the run
         return Preempted(
             f"{self._workdir}: stopped by {name} after step {int(self._state.step)} of "
-            f"{self._total}; the same command goes on from there"
+            f"{self._total}; the same command continues from there"
         )
 
     def _check_finite(self, recent: Sequence[tuple[int, np.ndarray]]) -> None:
@@ -271,7 +271,7 @@ class _Training:
         raise InputError(
             f"the loss is not finite at step {bad + 1} (patches {', '.join(names[:_MOST_NAMES])}"
             f"{', ...' if len(names) > _MOST_NAMES else ''}): lower config.optimizer.learning_rate "
-            "and start anew with another --workdir; the checkpoint before it is kept"
+            "and start again with another --workdir; the checkpoint before it is kept"
         )
 
     def _log(self, epoch: int, values: dict[str, float]) -> None:
