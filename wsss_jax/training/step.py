@@ -118,8 +118,8 @@ def train_step(
 
     The metrics stay on the device, added up in `state.sums`: "logged" since the last log, "epoch"
     since the epoch began, each with the number of "steps", and "not_finite", the first step whose
-    loss was not finite, or -1. They are part of the state, so a run that continues from a checkpoint
-    reports to the last bit what it would have reported.
+    loss was not finite, or -1. They are part of the state, so a run that continues reports to the
+    last bit what it would have reported.
     """
     gradients, batch_stats, metrics = compute_gradients(task, state, batch, values, rng)
     sums = {
