@@ -94,21 +94,3 @@ def test_a_cluster_gives_the_same_bytes(slides, runs_dir, cluster, tmp_path):
             summaries.append(summary)
         assert summaries[0] == summaries[1]
     assert not (shared / "damaged").exists()
-
-
-def test_a_cluster_that_is_not_there_is_one_line(slides, runs_dir, tmp_path):
-    flags = [f"--config.{name}={runs_dir / name}" for name in ("phase1", "phase2")]
-    done = subprocess.run(
-        [
-            *(sys.executable, "main.py", "--config=configs/segment_slides.py", *flags),
-            *(f"--config.slides={slides}/a.svs", "--config.engine=ray", "--config.mpp=1.0"),
-            f"--workdir={tmp_path / 'maps'}",
-        ],
-        cwd=REPOSITORY,
-        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:9"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == INPUT_ERROR, done.stdout + done.stderr
-    assert "the Ray cluster cannot be joined" in done.stderr
-    assert "Traceback" not in done.stderr
