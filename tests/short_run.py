@@ -165,19 +165,20 @@ def disturb(
 ) -> None:
     """Sends a signal to runs at random moments, `times` in all.
 
-    The same command continues in a workdir until it ends, then another is begun. SIGINT goes to the
-    worker processes, too, as it does at a terminal. None of them is left afterwards. With `after`,
-    every other signal comes soon after that is in the log.
+    The same command continues in a workdir until it ends, then another is begun. A signal that came
+    after a run had ended does not count. SIGINT goes to the worker processes, too, as it does at a
+    terminal. None of them is left afterwards. With `after`, the first signal and every other one
+    from there come soon after that is in the log.
     """
-    moments, runs = random.Random(SEED), 0
+    moments, runs, sent = random.Random(SEED), 0, 0
     expected = -number if number == signal.SIGKILL else signals.EXIT_PREEMPTED
-    while times > 0:
+    while sent < times:
         workdir, status = folder / f"{name or number.name}{runs}", None
         runs += 1
         while status != 0:
             child = start(work, workdir)
-            if times > 0:
-                if after and times % 2:
+            if sent < times:
+                if after and sent % 2 == 0:
                     _wait_for(after, workdir.with_suffix(".log"), child)
                     if number == signal.SIGKILL:  # which may fall into a checkpoint
                         time.sleep(moments.uniform(0, 0.2))
@@ -196,7 +197,7 @@ def disturb(
                 if time.monotonic() > end:
                     sys.exit(f"{workdir}: left after {number.name}: {left}")
                 time.sleep(0.05)
-            times -= 1
+            sent += status == expected
 
 
 def _wait_for(text: str, log: Path, child: int) -> None:
