@@ -100,3 +100,14 @@ def test_bfloat16_keeps_float32_logits(variables, images):
     assert logits.dtype == jnp.float32
     assert taps["b5_2"].dtype == jnp.bfloat16
     np.testing.assert_allclose(logits, exact, atol=0.05 * np.abs(exact).max())
+
+
+def test_bfloat16_is_near_float32_where_only_logits_are_asked_for(variables, images):
+    # Another program than with the feature maps: XLA merges layers whose results nobody sees.
+    def classify(dtype):
+        network = ResNet38(**SMALL, dtype=dtype)
+        return jax.jit(lambda v, x: network.apply(v, x, train=False)[0])(variables, images)
+
+    exact = classify(jnp.float32)
+    tolerance = 0.05 * np.abs(exact).max()
+    np.testing.assert_allclose(classify(jnp.bfloat16), exact, atol=tolerance)

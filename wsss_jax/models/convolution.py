@@ -73,7 +73,14 @@ def _compute(direction: Direction, stride: int, dilation: int, *arrays: jax.Arra
     if way == "XLA":
         return by_xla(*arrays)
     product = partial(cpu_convolution.PRODUCTS[direction][way], stride=stride, dilation=dilation)
-    return lax.platform_dependent(*arrays, cpu=product, default=by_xla)
+
+    def multiply(*arrays: jax.Array) -> jax.Array:
+        result = product(*arrays)
+        # Without a barrier, XLA of jaxlib 0.12 makes one program of the products of several layers
+        # in bfloat16 and of the pooling after them: it gives what happened to be in memory.
+        return lax.optimization_barrier(result) if result.dtype == jnp.bfloat16 else result
+
+    return lax.platform_dependent(*arrays, cpu=multiply, default=by_xla)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
