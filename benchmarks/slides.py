@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.train import init_variables
-from configs import base
+from configs import base, base_slides
 from data.dataset import load_dataset
 from data.synthetic_slides import TILE, Drawing, draw_section, write_pyramid
 from wsss_jax.methods import phase2
@@ -67,7 +67,7 @@ def build_network(kind: str) -> Trained:
 
 def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
     """Segments a slide, none if `side` is 0; runs in a process of its own."""
-    config = base.segment("unused", "", "unused")
+    config = base_slides.segment("unused", "", "unused")
     config.gate.mode, config.mpp, config.batch_size = "off", MPP, args.batch
     config.tile, config.stride = args.tile, args.stride
     if not args.tissue:

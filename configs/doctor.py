@@ -5,8 +5,8 @@
         --config.phase1=runs/luad_phase1 --config.phase2=runs/luad_phase2
 """
 
-from configs import base
+from configs import base, base_slides
 
 
 def get_config(arg=None):
-    return base.doctor(**base.arguments(arg, variant="paper"))
+    return base_slides.doctor(**base.arguments(arg, variant="paper"))

@@ -6,8 +6,8 @@
 Argument: `variant=paper|reference` (what the gate sets to 0).
 """
 
-from configs import base
+from configs import base, base_slides
 
 
 def get_config(arg=None):
-    return base.segment("", "", "", **base.arguments(arg, variant="paper"))
+    return base_slides.segment("", "", "", **base.arguments(arg, variant="paper"))

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 
 import wsss_jax
-from configs import base
+from configs import base, base_slides
 from tests.conftest import tiny_phase1
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
@@ -17,7 +17,7 @@ from wsss_jax.jobs import masks, prepare, train
 CONFIGS = sorted(
     path.stem
     for path in Path(base.__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "base")
+    if path.stem not in ("__init__", "base", "base_slides")
 )
 NEEDED = {
     "convert": ["weights"],
@@ -73,12 +73,16 @@ def test_missing_field_and_unknown_job():
 
 
 def test_slides_of_earlier_versions_are_resampled_as_they_were(tmp_path):
-    config = base.segment("slides", "", "run")
+    config = base_slides.segment("slides", "", "run")
     del config.resampling, config.tissue["mask_area"]
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     loaded = config_lib.load(tmp_path, "segment")
     assert loaded.resampling == "triangle" and loaded.tissue.mask_area == "slide"
-    assert base.segment("slides", "", "run").resampling == base.doctor().resampling == "area"
+    assert (
+        base_slides.segment("slides", "", "run").resampling
+        == base_slides.doctor().resampling
+        == "area"
+    )
 
 
 def test_a_weight_for_each_layer():
@@ -126,8 +130,8 @@ def test_runs_from_before_colors_and_precision_could_be_chosen_load(tmp_path, jo
     config = {
         "masks": base.masks("run"),
         "evaluate": base.evaluate("one", "two"),
-        "segment": base.segment("a.svs", "one", "two"),
-        "doctor": base.doctor(),
+        "segment": base_slides.segment("a.svs", "one", "two"),
+        "doctor": base_slides.doctor(),
     }[job]
     earlier = {
         name: value
@@ -140,7 +144,7 @@ def test_runs_from_before_colors_and_precision_could_be_chosen_load(tmp_path, jo
 
 @pytest.mark.parametrize(("field", "value"), [("palette", "pretty"), ("precision", "float16")])
 def test_colors_and_precision_are_checked(field, value):
-    config = base.segment("a.svs", "one", "two")
+    config = base_slides.segment("a.svs", "one", "two")
     config[field] = value
     with pytest.raises(InputError, match=rf"config\.{field} is '{value}': it must be one of"):
         config_lib.validate(config)

@@ -3,7 +3,7 @@
 import pytest
 import tifffile
 
-from configs import base
+from configs import base_slides
 from data.synthetic_slides import (
     Drawing,
     draw_section,
@@ -30,7 +30,7 @@ def _lines(config, capsys):
 
 
 def test_a_working_installation(capsys):
-    lines = _lines(base.doctor(), capsys)
+    lines = _lines(base_slides.doctor(), capsys)
     assert all(line.startswith(("ok ", " " * 26)) for line in lines)
     for words in ("openslide-python", "OpenSlide library", "computes"):
         assert any(words in line for line in lines), words
@@ -41,14 +41,14 @@ def test_missing_and_old_packages_are_problems(tmp_path, monkeypatch, capsys):
     requirements.write_text("no-such-package\nnumpy<1  # old\n")
     monkeypatch.setattr(doctor, "REQUIREMENTS", requirements)
     with pytest.raises(InputError, match="2 problems: see above"):
-        jobs.run(base.doctor(), None)
+        jobs.run(base_slides.doctor(), None)
     printed = capsys.readouterr().out
     assert "no-such-package   is not installed: pip install -r requirements.txt" in printed
     assert "is not <1: pip install" in printed
 
 
 def test_a_slide_is_described(slide, capsys):
-    config = base.doctor()
+    config = base_slides.doctor()
     config.slide = str(slide)
     with pytest.raises(InputError, match="1 problem: see above"):
         jobs.run(config, None)
@@ -84,7 +84,7 @@ def test_warnings_about_a_slide_are_printed(tmp_path, capsys):
                 resolutionunit="CENTIMETER",
                 **options,
             )
-    config = base.doctor()
+    config = base_slides.doctor()
     config.slide, config.mpp, config.tile, config.stride = str(path), 0.5, 32, 16
     text = " ".join(" ".join(_lines(config, capsys)).split())
     for words in (
@@ -99,7 +99,7 @@ def test_warnings_about_a_slide_are_printed(tmp_path, capsys):
 
 
 def test_a_slide_with_networks_is_timed(slide, runs_dir, capsys):
-    config = base.doctor()
+    config = base_slides.doctor()
     config.slide, config.mpp, config.tissue.source = str(slide), 1.0, "off"
     config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
     lines = _lines(config, capsys)
@@ -115,7 +115,7 @@ def test_a_slide_with_networks_is_timed(slide, runs_dir, capsys):
 
 
 def test_batches_beyond_memory_are_a_problem(slide, runs_dir, capsys):
-    config = base.doctor()
+    config = base_slides.doctor()
     config.slide, config.mpp, config.tissue.source = str(slide), 1.0, "off"
     config.phase1, config.phase2 = str(runs_dir / "phase1"), str(runs_dir / "phase2")
     config.batch_size = 10**12
@@ -126,7 +126,7 @@ def test_batches_beyond_memory_are_a_problem(slide, runs_dir, capsys):
 
 def test_an_unreadable_slide_is_a_problem(tmp_path, capsys):
     (tmp_path / "empty.svs").touch()
-    config = base.doctor()
+    config = base_slides.doctor()
     config.slide = str(tmp_path / "empty.svs")
     with pytest.raises(InputError, match="1 problem"):
         jobs.run(config, None)

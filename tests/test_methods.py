@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base
+from configs import base, base_slides
 from data import synthetic
 from tests.conftest import tiny_phase1
 from wsss_jax import config as config_lib
@@ -53,7 +53,7 @@ def test_a_new_method_segments_a_slide(toy_run, runs_dir, tmp_path):
     image, _ = synthetic.draw_patch(np.random.default_rng(0), 160)
     slide = tmp_path / "slide.png"
     Image.fromarray(image).save(slide)
-    config = base.segment(str(slide), str(runs_dir / "phase1"), str(toy_run))
+    config = base_slides.segment(str(slide), str(runs_dir / "phase1"), str(toy_run))
     config.mpp = config.slide_mpp = 0.5
     config.tissue.source, config.batch_size = "off", 4
     config_lib.validate(config)
@@ -64,7 +64,7 @@ def test_a_new_method_segments_a_slide(toy_run, runs_dir, tmp_path):
 
 
 def test_a_method_without_logits_segments_nothing(toy_run, runs_dir, tmp_path):
-    config = base.segment("slide.png", "", str(runs_dir / "phase1"))
+    config = base_slides.segment("slide.png", "", str(runs_dir / "phase1"))
     (tmp_path / "slide.png").touch()
     config.slides = str(tmp_path / "slide.png")
     with pytest.raises(InputError, match="a run of the job 'phase1', not 'phase2' or 'toy'"):

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from configs import base
+from configs import base, base_slides
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
 from wsss_jax import files, jobs, patch_records, runs
@@ -134,7 +134,7 @@ CONFIGS = {
     "masks": base.masks("no run"),
     "phase2": base.phase2("no run"),
     "evaluate": base.evaluate("no run", "no run"),
-    "segment": base.segment("no slide", "", "no run"),
+    "segment": base_slides.segment("no slide", "", "no run"),
     "demo": base.demo(32, 1, 1, 1),
     "convert": base.convert(""),
     "export": base.export("no run"),

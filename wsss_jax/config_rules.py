@@ -1,6 +1,6 @@
 """Which values the fields of a configuration may have.
 
-`configs/base.py` holds the defaults. What is possible is said by the `FIELDS` of each job and each
+`configs/base*.py` hold the defaults. What is possible is said by the `FIELDS` of each job and each
 method, which are made of the rules here, so that a misspelled or impossible field is refused before
 any work begins.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import base
+from configs import base_slides
 from data.synthetic import DATASET
 from wsss_jax.slides import tissue_map
 from wsss_jax.slides.mapping.networks import Networks
@@ -29,7 +29,7 @@ def predict(images: np.ndarray) -> np.ndarray:
 
 def segment(slide: Path, folder: Path) -> None:
     """Segments a slide into a map of about five parts."""
-    config = base.segment(str(slide), "", "unused")
+    config = base_slides.segment(str(slide), "", "unused")
     config.mpp, config.tile, config.stride, config.batch_size = 0.5, 64, 32, 8
     networks = Networks(predict, {"phase2": "by color"})
     file = SlideFile(slide, "slide", None)

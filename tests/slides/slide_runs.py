@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from configs import base
+from configs import base_slides
 from data.synthetic import DATASET
 from data.synthetic_slides import draw_section, write_pyramid
 from tests.slides import short_segmentation
@@ -27,7 +27,7 @@ def write_slide(path: Path, mpp: float | None = MPP) -> Path:
 
 
 def make_config(slides: Path | str, runs_dir: Path) -> ml_collections.ConfigDict:
-    config = base.segment(str(slides), str(runs_dir / "phase1"), str(runs_dir / "phase2"))
+    config = base_slides.segment(str(slides), str(runs_dir / "phase1"), str(runs_dir / "phase2"))
     config.mpp, config.batch_size, config.stride = 1.0, 16, 16
     config.geojson.min_area, config.geojson.simplify = 0.0, 0.0
     config.tissue.closing, config.tissue.min_tissue, config.tissue.min_hole = 8.0, 500.0, 500.0
@@ -37,7 +37,7 @@ def make_config(slides: Path | str, runs_dir: Path) -> ml_collections.ConfigDict
 
 def segment_by_color(slide: Path, folder: Path, **changes: object) -> dict:
     """The summary of a slide segmented without trained networks."""
-    config = base.segment(str(slide), "", "unused")
+    config = base_slides.segment(str(slide), "", "unused")
     config.tile, config.stride, config.batch_size = 64, 64, 8
     config.geojson.min_area, config.geojson.simplify = 0.0, 0.0
     config.update_from_flattened_dict(changes)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio import features
 
-from configs import base
+from configs import base_slides
 from wsss_jax.report.legend import Legend
 from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.outputs import geojson, regions
@@ -189,7 +189,7 @@ def test_rings_that_rounding_joins_are_repaired(write):
 
 def test_the_default_keeps_small_classes(write):
     """Two thirds one class, two in grains of some 40 micrometers: all keep what they have."""
-    rng, defaults = np.random.default_rng(0), base.segment("", "", "").geojson
+    rng, defaults = np.random.default_rng(0), base_slides.segment("", "", "").geojson
     fields = [cv2.GaussianBlur(rng.normal(size=(400, 400)), (0, 0), 5) for _ in NAMES]
     fields = [field / field.std() for field in fields]
     labels = np.argmax(np.stack(fields) + np.array([1.3, -0.3, 0])[:, None, None], axis=0)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, base_slides
 from data import synthetic
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
@@ -31,7 +31,7 @@ def _epochs(*scores: float | None, key: str = "miou") -> list[dict]:
 
 
 def _config(tmp_path: Path, *phases: str):
-    config = base.segment("a.svs", "", "")
+    config = base_slides.segment("a.svs", "", "")
     config.mpp = 1.0
     for phase in phases:
         config[phase] = str(tmp_path / phase)
@@ -99,7 +99,7 @@ def test_a_damaged_history_is_one_line(tmp_path, text):
 
 
 def test_precision_is_that_of_the_run_or_the_one_asked_for(runs_dir):
-    config = base.segment("a.svs", "", str(runs_dir / "phase2"))
+    config = base_slides.segment("a.svs", "", str(runs_dir / "phase2"))
     assert provenance.read_origins(config)["phase2"].precision == "float32"
     config.precision = "bfloat16"
     origin = provenance.read_origins(config)["phase2"]

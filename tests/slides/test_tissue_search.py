@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base
+from configs import base_slides
 from wsss_jax.errors import InputError
 from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
 from wsss_jax.slides.reading import catalog
@@ -19,7 +19,7 @@ SIZE, SCANNED = (1024, 768), (3000, 2200, 1024, 768)
 
 
 def _find(tmp_path: Path, mask: np.ndarray, bounds=SCANNED, area="auto"):
-    config = base.segment("unused", "", "unused")
+    config = base_slides.segment("unused", "", "unused")
     config.tissue.source, config.tissue.mask_area = str(tmp_path), area
     Image.fromarray(mask).save(tmp_path / "a.png")
     slide = SimpleNamespace(path="a.scn", width=4096, height=3072, bounds=bounds)
@@ -91,7 +91,7 @@ def test_a_slide_without_bounds_has_only_one_area(tmp_path):
 
 
 def test_a_slide_that_is_transparent_everywhere_is_reported():
-    config = base.segment("unused", "", "unused")
+    config = base_slides.segment("unused", "", "unused")
     view = SimpleNamespace(slide=SimpleNamespace(path="a.tif"), width=99, height=99, mpp=4.0)
     with pytest.raises(InputError, match=r"a\.tif: no tissue found; .*white all over, as what is"):
         find_tissue(config, view, np.full((99, 99, 3), 255, np.uint8), 1.0, None)

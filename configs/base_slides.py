@@ -1,0 +1,70 @@
+"""The defaults of the jobs on whole slides; the others are in `base`."""
+
+from ml_collections import ConfigDict
+
+
+def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
+    """Tissue maps of whole slides."""
+    return ConfigDict(
+        {
+            "job": "segment",
+            "slides": slides,  # paths or patterns, separated by commas, or a folder of slides
+            "mpp_table": "",  # CSV slide,mpp: of level 0, where the metadata does not say
+            **_slide_settings(phase1, phase2, variant),
+            "engine": "local",  # "ray" shares the slides out over a Ray cluster
+            "probabilities": False,  # also writes the mean probability of each class
+            "geojson": {
+                # square micrometers: smaller regions are left out, smaller holes filled
+                "min_area": 10.0,
+                "simplify": 1.0,  # farthest that an outline may move, pixels; both 0: exact
+            },
+            "picture": 1200,  # longer side of the pictures in the report, pixels
+            # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
+            "palette": "dataset",
+        }
+    )
+
+
+def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
+    """What the tissue map of a slide depends on."""
+    return {
+        "phase1": phase1,  # run whose classifier gates each tile; "" = no gate
+        "phase2": phase2,  # run of the segmentation network
+        # micrometers per pixel that the networks were trained at; 0.0 = as their data set says
+        "mpp": 0.0,
+        # micrometers per pixel of level 0, wins over the metadata; 0.0 = as the metadata says
+        "slide_mpp": 0.0,
+        # what a pixel of the map sees of the slide: the mean of its "area", or a "triangle" filter
+        # twice as wide, which is softer (as version 0.1 did)
+        "resampling": "area",
+        "tile": 0,  # pixels, height and width; 0 = patch_size of the run `phase2`
+        "stride": 0,  # pixels; 0 = the multiple of 8 just under half a tile, as in the paper
+        "window": "flat",  # what a tile's pixels weigh: all alike, or "hann": its middle more
+        "gate": {
+            # what a closed class loses: its "probabilities" (Eq. 14) or "logits" become 0
+            "mode": "logits" if variant == "reference" else "probabilities",
+            "threshold": 0.1,  # a class is closed at or under this probability in phase 1
+        },
+        "tissue": {
+            # "detect" by color, "off": all is tissue, or a folder of masks <slide's stem>.png
+            "source": "detect",
+            # what masks cover where only a part of a slide was scanned: the "scanned" area, as in
+            # QuPath and tissue.geojson, or the whole "slide"; "auto" decides by shape and tissue
+            "mask_area": "auto",
+            "threshold": "otsu",  # least saturation of tissue, "0" to "255", or "otsu"
+            "closing": 50.0,  # radius in micrometers; narrower gaps in tissue are closed
+            "min_tissue": 50_000.0,  # square micrometers; smaller pieces are dropped
+            "min_hole": 50_000.0,  # square micrometers; smaller holes are filled
+        },
+        # where the data set has white background:
+        "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
+        "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
+        "batch_size": 20,  # tiles, over all devices
+        # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
+        "precision": "",
+    }
+
+
+def doctor(variant: str = "paper") -> ConfigDict:
+    """The state of the installation and, if one is named, of a slide."""
+    return ConfigDict({"job": "doctor", "slide": "", **_slide_settings("", "", variant)})
