@@ -69,6 +69,9 @@ def _training() -> ConfigDict:
             "rematerialize": False,
             "log_every": 10,  # steps
             "checkpoint_every": 500,  # steps, and at the end of each epoch
+            # decay per step of the moving average of the weights, which is validated, saved and
+            # used by later jobs; 0 = the weights themselves
+            "ema": {"decay": 0.0},
             "augment": {
                 "flip_horizontal": 0.5,  # probability
                 "flip_vertical": 0.5,
@@ -161,7 +164,9 @@ def phase2(masks: str, variant: str = "paper") -> ConfigDict:
     config.data = _inherited_data()
     config.epochs = 30 if reference else 20
     config.drop_last = False
-    config.select = "best"  # by the mIoU of the validation patches, without gate
+    # "best" by the mIoU of the validation patches, without gate, "smoothed" by its mean over the
+    # epoch and the two before, or "last"
+    config.select = "best"
     config.layers = layers(variant)
     config.layer_weights = (0.2, 0.2, 0.6)
     config.loss = {

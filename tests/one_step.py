@@ -45,7 +45,7 @@ for name, phase, config, values in (
 ):
     built = phase.make_task(config, synthetic.DATASET.num_classes, 10)
     # With this optimizer a step moves the parameters by their gradient.
-    built = built._replace(optimizer=optax.sgd(1.0))
+    built = built._replace(optimizer=optax.sgd(1.0), ema_decay=0.5)
     variables, _ = initialize_variables(config, built.network)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     before = make_state(built, variables)

@@ -52,6 +52,7 @@ def train(root: Path, workers: int, workdir: Path) -> None:
     config = tiny_phase1(root)
     config.batch_size, config.checkpoint_every, config.log_every = 2, 2, 4
     config.epochs, config.select, config.data.workers = EPOCHS, "best", workers
+    config.ema.decay = 0.5
     dataset = load_dataset("", root)
     source = sources.open_source(config.data, dataset, "train")
     network, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)

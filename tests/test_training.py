@@ -4,6 +4,7 @@ import signal
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -13,13 +14,20 @@ from data.dataset import load_dataset
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1, tiny_phase2
 from wsss_jax import inputs, jobs, parallel, sources
-from wsss_jax.checkpoints import Checkpoints
+from wsss_jax.checkpoints import Checkpoints, load_variables
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.methods import phase1, phase2
 from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Dropout
-from wsss_jax.state import network_shapes
+from wsss_jax.state import State, network_shapes
 from wsss_jax.training import loop
-from wsss_jax.training.step import compute_gradients, make_state, merge, partition, state_shapes
+from wsss_jax.training.step import (
+    compute_gradients,
+    make_state,
+    merge,
+    partition,
+    state_shapes,
+    update_average,
+)
 from wsss_jax.training.trained import load_trained
 from wsss_jax.training.validation import make_validation
 
@@ -79,6 +87,36 @@ def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
     whole, cut = (_variables(tmp_path / name, run.task) for name in ("whole", "cut"))
     assert int(whole.step) == 6
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def test_a_run_gives_its_moving_averages(tissue_dir, tmp_path):
+    config = tiny_phase1(tissue_dir)
+    config.ema.decay = 0.5
+    run, validated = _Run(tissue_dir, config), []
+
+    def validate(variables):
+        validated.append(jax.tree.map(np.asarray, variables))
+        return {"miou": 0.5}
+
+    run.fit(tmp_path, validate)
+    state = _variables(tmp_path, run.task._replace(ema_decay=0.5))
+    for found in (state.average, load_variables(tmp_path, None)):
+        jax.tree.map(np.testing.assert_array_equal, found, validated[-1])
+    trained, average = (tree["params"]["fc8"]["kernel"] for tree in (state.variables, found))
+    assert 0 < np.abs(trained - average).max() < 0.1 * np.abs(trained).max()
+
+
+def test_the_average_by_hand():
+    after = State(
+        step=jnp.int32(2),
+        variables={"params": {"a": jnp.float32(5), "frozen": jnp.float32(0.1)}},
+        opt_state=(),
+        average={"params": {"a": jnp.float32(1), "frozen": jnp.float32(0.1)}},
+    )
+    for decay, expected in ((0.2, 5 - 0.2 * 4), (0.9, 5 - 0.25 * 4)):  # (1 + 2) / (10 + 2)
+        average = update_average(after, decay)["params"]
+        np.testing.assert_allclose(average["a"], expected, rtol=1e-6)
+        assert average["frozen"] == after.average["params"]["frozen"]
 
 
 def test_frozen_layers_keep_their_weights(tissue_dir, tmp_path):

@@ -22,6 +22,7 @@ from wsss_jax.state import State
 
 FOLDER = "checkpoints"
 _CHECKSUMS = "checksums"  # in the file `meta`
+_TRAINED = "trained"  # in the item `training`
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -86,7 +87,7 @@ class Checkpoints:
         Raises:
           InputError: it could not be written; the checkpoints before it stay as they were.
         """
-        trees = {"variables": state.variables}
+        trees = {"variables": state.result}
         if state.opt_state is not None:
             trees["training"] = _get_training(state)
         checksums = {item: compute_checksums(tree) for item, tree in trees.items()}
@@ -185,11 +186,15 @@ class Checkpoints:
             )
         if not has_training:
             raise ValueError("the state of training is missing")
-        likes = {"variables": like.variables, "training": _get_training(like)}
+        likes = {"variables": like.result, "training": _get_training(like)}
         trees, meta = self._restore_items(step, likes)
         if not isinstance(meta.get("history"), list):
             raise ValueError("the history is missing")
-        return State(variables=trees["variables"], **trees["training"]), meta
+        training = trees["training"]
+        if _TRAINED not in training:
+            return State(variables=trees["variables"], **training), meta
+        trained = training.pop(_TRAINED)
+        return State(variables=trained, average=trees["variables"], **training), meta
 
     def _restore_items(self, step: int, likes: Mapping[str, Any]) -> tuple[dict[str, Any], dict]:
         """Restores the items of a step, which must have the shapes of `likes`, and its `meta`."""
@@ -221,8 +226,12 @@ class Checkpoints:
 
 
 def _get_training(state: State) -> dict[str, Any]:
-    """Returns the part of the state that only training needs."""
-    return {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
+    """Returns the part of the state that only training needs.
+
+    Where averages are what the run gives, that includes the variables that go on to be trained.
+    """
+    training = {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
+    return training if state.average is None else {**training, _TRAINED: state.variables}
 
 
 def _make_room(path: Path) -> None:

@@ -19,12 +19,20 @@ class State(NamedTuple):
       variables: "params" and, where there is BatchNorm, "batch_stats".
       opt_state: of the optimizer; None for weights that were not trained here.
       sums: what the metrics have added up to, see `training.step.train_step`.
+      average: exponential moving averages of the variables, see `training.step.update_average`;
+        None without.
     """
 
     step: jax.Array
     variables: dict[str, Any]
     opt_state: Any
     sums: Any = None
+    average: dict[str, Any] | None = None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The variables that a run gives: the averages, where it keeps any."""
+        return self.variables if self.average is None else self.average
 
 
 def initialize(network: nn.Module, rng: jax.Array) -> dict[str, Any]:

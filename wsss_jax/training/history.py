@@ -13,11 +13,51 @@ from wsss_jax.files import atomic_path
 
 FILE = "history.json"
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
+SMOOTHED = "smoothed_miou"  # its mean over the last epochs
+_WINDOW = 3  # epochs
+_SELECTING = {"best": SCORE, "smoothed": SMOOTHED, "last": None}
+_TAKEN = {
+    "best": "the best",
+    "smoothed": f"the one with the best mean of {_WINDOW} epochs",
+    "last": "the last",
+}
 
 
 def selecting_score(config: ml_collections.ConfigDict) -> str | None:
     """Returns the figure by which a run selects its checkpoint; None where that is the last."""
-    return SCORE if config.select == "best" else None
+    return _SELECTING[config.select]
+
+
+def smooth(scores: Sequence[float | None]) -> float:
+    """Returns the mean of the last three scores, or of those that are known; NaN without any.
+
+    The best of many noisy scores is the luckiest: a mean over epochs swings less.
+    """
+    known = _drop_unknown(scores[-_WINDOW:])
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _drop_unknown(scores: Sequence[float | None]) -> list[float]:
+    return [score for score in scores if score is not None and not np.isnan(score)]
+
+
+def describe_selection(history: Sequence[Mapping[str, Any]], select: str) -> str:
+    """Describes the scores among which a run selects its checkpoint, in one line; "" without any.
+
+    Args:
+      history: of all epochs.
+      select: the field `config.select`.
+    """
+    scores = [record.get(SCORE) for record in history]
+    known = _drop_unknown(scores)
+    if not known:
+        return ""
+    best, last = max(known), smooth(scores[-1:])
+    return (
+        f"validation mIoU: best {best:.4f} (epoch {scores.index(best) + 1}), last {last:.4f}, mean "
+        f"of the last {min(_WINDOW, len(scores))} {smooth(scores):.4f}; later jobs take "
+        f"{_TAKEN[select]}: config.select is {select!r}"
+    )
 
 
 def save(history: Sequence[Mapping[str, Any]], workdir: Path) -> None:

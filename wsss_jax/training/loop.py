@@ -75,6 +75,7 @@ def fit(
       Preempted: SIGTERM or SIGINT came; the state is saved.
     """
     steps = _check_patches(config, patches, validate)
+    task = task._replace(ema_decay=config.ema.decay)
     resumed = has_checkpoint(workdir)
     runs.check(config, workdir, started=resumed)
     runs.check_dataset(patches.dataset, workdir, started=resumed)
@@ -100,6 +101,8 @@ def fit(
             training.end_epoch(epoch, validate)
             if stops and epoch + 1 < config.epochs:
                 raise training.preempted()
+        if selection := histories.describe_selection(training.history, config.select):
+            tqdm.write(selection)
         return training.history
 
 
@@ -119,12 +122,13 @@ def _check_patches(
     classes = patches.dataset.num_classes
     if validate is None:
         raise InputError(
-            "config.select is 'best' but there are no validation patches: set --config.select=last"
+            f"config.select is {config.select!r} but there are no validation patches: set "
+            "--config.select=last"
         )
     if patches.validation is not None and not _has_counted_pixels(patches.validation, classes):
         raise InputError(
-            f"config.select is 'best' but no pixel of the validation masks of {config.data.root} "
-            "belongs to a class: correct val/mask, or set --config.select=last"
+            f"config.select is {config.select!r} but no pixel of the validation masks of "
+            f"{config.data.root} belongs to a class: correct val/mask, or set --config.select=last"
         )
     return steps
 
@@ -235,7 +239,11 @@ class _Training:
         sums = {name: float(value) for name, value in state.sums["epoch"].items()}
         figures = {name: sums[name] / sums["steps"] for name in self._task.metrics}
         self._state = state = reset_sums(state, zero_sums(self._task))
-        scores = validate(state.variables) if validate is not None else {}
+        scores = validate(state.result) if validate is not None else {}
+        if histories.SCORE in scores:
+            earlier = [record.get(histories.SCORE) for record in self.history]
+            smoothed = histories.smooth([*earlier, scores[histories.SCORE]])
+            scores = {**scores, histories.SMOOTHED: smoothed}
         figures = {"epoch": epoch, **figures, **self._task.values(epoch), **scores}
         self.history.append(figures)
         _write_figures(self._writer, figures, classes, int(state.step))

@@ -128,7 +128,32 @@ def train_step(
     }
     fine = jnp.isfinite(metrics["loss"]) | (state.sums["not_finite"] >= 0)
     sums["not_finite"] = jnp.where(fine, state.sums["not_finite"], state.step)
-    return apply_gradients(task, state, gradients, batch_stats)._replace(sums=sums)
+    after = apply_gradients(task, state, gradients, batch_stats)._replace(sums=sums)
+    if after.average is None:
+        return after
+    return after._replace(average=update_average(after, task.ema_decay))
+
+
+def update_average(state: State, decay: float) -> dict[str, Any]:
+    """Returns the exponential moving averages of parameters and BatchNorm statistics after a step.
+
+    average <- average + (1 - d) * (variables - average), which Polyak and Juditsky (1992) show to
+    settle where plain steps still swing. d is `decay`, in the first steps (1 + n) / (10 + n) of the
+    n taken so far, so that the initial weights are soon forgotten (as TensorFlow's
+    `ExponentialMovingAverage` does with `num_updates`).
+
+    Args:
+      state: after the step, with the averages before it.
+      decay: 0 <= decay < 1.
+    """
+    steps = state.step.astype(jnp.float32)
+    rate = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
+
+    def move(average: jax.Array, value: jax.Array) -> jax.Array:
+        # In this form what is frozen keeps its value to the last bit.
+        return average + rate.astype(average.dtype) * (value - average)
+
+    return jax.tree.map(move, state.average, state.variables)
 
 
 def zero_sums(task: Task) -> dict[str, Any]:
@@ -151,7 +176,9 @@ def make_state(task: Task, variables: dict[str, Any]) -> State:
 def _make_state(task: Task, variables: dict[str, Any]) -> State:
     trained, _ = partition(variables["params"], task.is_trained)
     opt_state = task.optimizer.init(trained)
-    return State(jnp.zeros((), jnp.int32), variables, opt_state, zero_sums(task))
+    # A copy: buffers are donated, and one buffer cannot be donated twice.
+    average = jax.tree.map(jnp.copy, variables) if task.ema_decay else None
+    return State(jnp.zeros((), jnp.int32), variables, opt_state, zero_sums(task), average)
 
 
 def state_shapes(task: Task) -> State:

@@ -34,6 +34,7 @@ class Task(NamedTuple):
       is_trained: path of a parameter, names from the module down -> whether it is trained.
       parts: that a replica computes its share of a batch in, one after the other.
       rematerialize: computes what the backward pass needs a second time instead of keeping it.
+      ema_decay: of the moving averages of the variables; 0 keeps none. The training loop sets it.
     """
 
     network: nn.Module
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     is_trained: Callable[[tuple[str, ...]], bool]
     parts: int = 1
     rematerialize: bool = False
+    ema_decay: float = 0.0
 
 
 def check_whole_batches(accumulate: int) -> None:

@@ -74,6 +74,11 @@ def _read_origin(workdir: str, phase: str, precision: str) -> Origin:
 
 def _describe_score(epochs: list[dict], select: str) -> str:
     """Describes the score of the best or the last epoch, whichever the weights are from."""
+    means = [record.get(history.SMOOTHED) for record in epochs]
+    known = [mean for mean in means if mean is not None]
+    if known and select == "smoothed":
+        count = format_count(len(epochs), "epoch")
+        return f"mIoU {max(known):.3f} (best mean of successive epochs, of {count})"
     for key, name in _SCORES.items():
         values = [record.get(key) for record in epochs]
         known = [value for value in values if value is not None]
