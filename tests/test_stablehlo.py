@@ -39,6 +39,14 @@ def _save(trained, path, **changes):
     stablehlo.save(trained, path, **settings)
 
 
+def _exact(trained, images):
+    """Probability as float64 gives it."""
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda x: np.asarray(x, np.float64), trained.variables)
+        probability, _ = _live(trained._replace(variables=variables), images, "float64")
+        return np.asarray(probability)
+
+
 def _live(trained, images, precision="float32"):
     """Probability and segmentation that our own code computes."""
     config = config_lib.replace(trained.config, precision=precision)
@@ -62,7 +70,15 @@ def test_a_program_computes_what_the_network_does_in_batches_of_any_size(
     for batch in batches:
         found = jax.jit(program.call)(images[:batch])
         probability, segmentation = _live(trained[job], images[:batch], precision)
-        np.testing.assert_allclose(found["probability"], probability, rtol=0, atol=1e-6)
+        if precision == "float32":
+            # Both round, each processor in its own way: the program may be no farther from what is
+            # exact than what rounding makes of our own code, twice.
+            exact = _exact(trained[job], images[:batch])
+            rounding = np.abs(probability - exact).max()
+            assert rounding < 1e-5
+            assert np.abs(found["probability"] - exact).max() <= 2 * rounding
+        else:
+            np.testing.assert_allclose(found["probability"], probability, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(found["segmentation"], segmentation)
         assert found["segmentation"].dtype == np.uint8
 
