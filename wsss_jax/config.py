@@ -197,7 +197,7 @@ def _add_later_fields(values: dict[str, Any]) -> None:
         *sections, name = path.split(".")
         part: Any = values
         for section in sections:
-            part = part.get(section) if isinstance(part, dict) else None
+            part = part.setdefault(section, {}) if isinstance(part, dict) else None
         if isinstance(part, dict):
             part.setdefault(name, rule.before)
     inner = values.get("jobs")
