@@ -174,7 +174,24 @@ def phase2(masks: str, variant: str = "paper") -> ConfigDict:
         # mask of the last of `layers` is white and 0 elsewhere
         "white": "logit" if reference else "excluded",
         "white_logit": 100.0,
-        "divide_by_batch": reference,  # each cross entropy once more by the batch size
+        "divide_by_batch": reference,  # each layer's loss once more by the batch size
+        # of a pixel, p being the probability of its mask's class: "cross_entropy", -log p, or
+        # "symmetric", a * -log p + b * (1 - p) with (a, b) = `symmetric_weights`: alpha and
+        # beta * -log 1e-4 of the code of Wang et al. 2019 for CIFAR-10
+        "kind": "cross_entropy",
+        "symmetric_weights": (0.1, 9.2),
+        # Of the pixels of an image; `white` must be "excluded" but for "none" and "agreement":
+        # "agreement": the first of `agreement_weights` where two further passes with other dropout
+        # see the same class, else the second (ARML). Costs two more passes of ASPP and decoder.
+        # "confidence": softmax of -cross entropy, divided by its mean (OEEM, Li et al. 2022)
+        # "hardest": only the `hardest_share` of largest cross entropy counts (bootstrapped, Wu et
+        # al. 2016; per image as in Yang et al. 2019; .3 as in ProBAG)
+        "weighting": "none",
+        "agreement_weights": (2.0, 0.5),
+        "hardest_share": 0.3,
+        # weight of the Dice loss of each image (Sudre et al. 2017), added; `white` must be
+        # "excluded"
+        "dice": 0.0,
     }
     config.augment.flip_vertical = 0.0 if reference else 0.5
     config.augment.blur = 0.5

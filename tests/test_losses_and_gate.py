@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import base
 from wsss_jax.methods.gate import Gate
-from wsss_jax.methods.losses import count_pixels, layer_cross_entropies
+from wsss_jax.methods.losses import count_pixels, layer_losses
 
 
 def _example(classes=3, layers=2, size=6, batch=3):
@@ -17,8 +18,11 @@ def _example(classes=3, layers=2, size=6, batch=3):
 
 def _losses(logits, masks, weight, white_logit=None):
     masks, weight = jnp.asarray(masks), jnp.asarray(weight)
-    pixels = count_pixels(masks, weight, logits.shape[-1], white_logit)
-    return layer_cross_entropies(jnp.asarray(logits), masks, weight, pixels, white_logit)
+    settings = base.phase2("masks").loss
+    if white_logit is not None:
+        settings.white, settings.white_logit = "logit", white_logit
+    pixels = count_pixels(masks, weight, logits.shape[-1], settings)
+    return layer_losses(jnp.asarray(logits), masks, weight, pixels, settings)
 
 
 def _cross_entropy(logits, target):

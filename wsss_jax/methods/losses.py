@@ -1,7 +1,10 @@
 """The losses, each a function of arrays."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 
@@ -14,49 +17,193 @@ def multilabel_soft_margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
 
 
-def layer_cross_entropies(
+def layer_losses(
     logits: jax.Array,
     masks: jax.Array,
     weight: jax.Array,
     pixels: jax.Array,
-    white_logit: float | None = None,
+    settings: ml_collections.ConfigDict,
+    further: Sequence[jax.Array] = (),
 ) -> jax.Array:
-    """Computes the cross entropy with the mask of each layer, the terms of Eq. 13.
+    """Computes the loss with the mask of each layer, the terms of Eq. 13.
+
+    Per layer it is the mean over the counted pixels of the global batch of pixel weight x pixel
+    loss, plus `settings.dice` x `dice_losses`, where an image counts by its counted pixels. All
+    weights and the Dice loss are of one image alone, so that no total but the pixels is needed.
 
     Args:
       logits: (B, H, W, C) float32.
       masks: (B, L, H, W) uint8, class indices and C for white or excluded.
-      weight: (B,), 0 for examples that only fill the batch.
+      weight: (B,), 0 for examples that only fill the batch, else 1.
       pixels: (L,) counted in the global batch, sums of `count_pixels`.
-      white_logit: None leaves pixels with C out; a number counts them, with a further logit that is
-        this number where the last layer's mask is C and 0 elsewhere (released code).
+      settings: the fields `config.loss`. `white` "excluded" leaves pixels with C out; "logit"
+        counts them, with a further logit that is `white_logit` where the last layer's mask is C and
+        0 elsewhere (released code).
+      further: with `weighting` "agreement", the logits of two further passes.
 
     Returns:
       (L,) float32: of a part of the global batch its shares, which add up to the mean.
     """
     num_classes = logits.shape[-1]
-    counted = _is_counted(masks, weight, num_classes, white_logit)
+    counted = _is_counted(masks, weight, num_classes, settings)
+    cross_entropy = _cross_entropies(logits, masks, settings)
+    losses = cross_entropy
+    if settings.kind == "symmetric":
+        losses = symmetric_cross_entropies(cross_entropy, *settings.symmetric_weights)
+    if settings.weighting == "agreement":
+        losses *= agreement_weights(further[0], further[1], *settings.agreement_weights)
+    elif settings.weighting == "confidence":
+        losses *= confidence_weights(cross_entropy, masks, counted)
+    elif settings.weighting == "hardest":
+        losses *= hardest_weights(cross_entropy, counted, settings.hardest_share)
+    sums = (losses * counted).sum(axis=(0, 2, 3))
+    if settings.dice:
+        by_image = dice_losses(logits, masks, counted) * counted.sum(axis=(2, 3))
+        sums += settings.dice * by_image.sum(axis=0)
+    return sums / jnp.maximum(pixels, 1)
+
+
+def _cross_entropies(
+    logits: jax.Array, masks: jax.Array, settings: ml_collections.ConfigDict
+) -> jax.Array:
+    """Returns (B, L, H, W): -log of the probability that a pixel has for the class of its mask."""
+    num_classes = logits.shape[-1]
     masks = masks.astype(jnp.int32)
-    if white_logit is not None:
-        further = jnp.where(masks[:, -1] == num_classes, white_logit, 0.0)
+    if settings.white == "logit":
+        further = jnp.where(masks[:, -1] == num_classes, settings.white_logit, 0.0)
         logits = jnp.concatenate([logits, further[..., None]], axis=-1)
     else:
         masks = jnp.minimum(masks, num_classes - 1)
     log_probability = jax.nn.log_softmax(logits)[:, None]
-    cross_entropy = -jnp.take_along_axis(log_probability, masks[..., None], axis=-1)[..., 0]
-    return (cross_entropy * counted).sum(axis=(0, 2, 3)) / jnp.maximum(pixels, 1)
+    return -jnp.take_along_axis(log_probability, masks[..., None], axis=-1)[..., 0]
+
+
+def symmetric_cross_entropies(
+    cross_entropy: jax.Array, forward: float, reverse: float
+) -> jax.Array:
+    """Adds the reverse cross entropy: forward x -log p + reverse x (1 - p), p of the mask's class.
+
+    Symmetric cross entropy (Wang et al. 2019): alpha x CE + beta x RCE, where RCE = -A (1 - p) for
+    one-hot labels and A stands for log 0. `forward` is alpha, `reverse` is -A beta. The second term
+    is bounded, so that a wrong label cannot pull without end.
+
+    Args:
+      cross_entropy: any shape, float32.
+      forward: weight of the cross entropy.
+      reverse: weight of 1 - p.
+
+    Returns:
+      Like `cross_entropy`.
+    """
+    return forward * cross_entropy - reverse * jnp.expm1(-cross_entropy)
+
+
+def agreement_weights(
+    one: jax.Array, other: jax.Array, agreeing: float, disagreeing: float
+) -> jax.Array:
+    """Weighs pixels by whether two passes with other dropout see the same class (ARML).
+
+    The mean of the weights is not 1: where most pixels agree, steps are longer.
+
+    Args:
+      one: (B, H, W, C) logits of a pass.
+      other: of the other.
+      agreeing: weight of pixels with the same strongest class in both.
+      disagreeing: of the other pixels.
+
+    Returns:
+      (B, 1, H, W) float32, without gradient.
+    """
+    agree = one.argmax(axis=-1) == other.argmax(axis=-1)
+    return jnp.where(agree, agreeing, disagreeing)[:, None]
+
+
+def confidence_weights(cross_entropy: jax.Array, masks: jax.Array, counted: jax.Array) -> jax.Array:
+    """Weighs pixels by how well they fit their mask, compared with the others of the image.
+
+    Online easy example mining (Li et al. 2022): softmax over the image's pixels of -cross entropy,
+    divided by its mean, which equals p / mean(p), p being the probability of the mask's class. As
+    in the released code the weights are 1 where the mask has one class only; unlike there, pixels
+    that do not count have no part in the mean.
+
+    Args:
+      cross_entropy: (B, L, H, W).
+      masks: (B, L, H, W) uint8.
+      counted: (B, L, H, W), 1 for pixels that the loss counts, else 0.
+
+    Returns:
+      (B, L, H, W) float32 of mean 1 over the counted pixels of each image and layer, 0 at the
+      others, without gradient.
+    """
+    axes, has = (2, 3), counted > 0
+    softmax = jax.nn.softmax(jax.lax.stop_gradient(-cross_entropy), axes, where=has)
+    first = masks.min(axes, keepdims=True, where=has, initial=255)
+    last = masks.max(axes, keepdims=True, where=has, initial=0)
+    return jnp.where(first < last, softmax * counted.sum(axes, keepdims=True), counted)
+
+
+def hardest_weights(cross_entropy: jax.Array, counted: jax.Array, share: float) -> jax.Array:
+    """Chooses the hardest pixels of each image: bootstrapped cross entropy.
+
+    The mean over the K pixels of largest loss (Wu et al. 2016), per image with K = share x pixels
+    (Yang et al. 2019, DeeperLab). Of equal losses at the limit all are taken.
+
+    Args:
+      cross_entropy: (B, L, H, W).
+      counted: (B, L, H, W), 1 for pixels that the loss counts, else 0.
+      share: of the counted pixels of an image and layer, rounded, one pixel at least.
+
+    Returns:
+      (B, L, H, W) float32 of mean 1 over the counted pixels of each image and layer, 0 at all but
+      the hardest, without gradient.
+    """
+    axes = (2, 3)
+    losses = jnp.where(counted > 0, jax.lax.stop_gradient(cross_entropy), -jnp.inf)
+    pixels = counted.sum(axes)[..., None]  # (B, L, 1)
+    number = jnp.maximum(jnp.round(share * pixels), 1).astype(jnp.int32)
+    descending = jnp.sort(losses.reshape(*losses.shape[:2], -1), descending=True)
+    limit = jnp.take_along_axis(descending, number - 1, axis=-1)[..., None]
+    chosen = counted * (losses >= limit)
+    return chosen * pixels[..., None] / jnp.maximum(chosen.sum(axes, keepdims=True), 1)
+
+
+def dice_losses(logits: jax.Array, masks: jax.Array, counted: jax.Array) -> jax.Array:
+    """Computes the Dice loss of each image and layer, mean of the classes that its mask has.
+
+    Of a class 1 - 2 sum(p g) / (sum(p) + sum(g)) (Sudre et al. 2017), sums over the counted pixels
+    of one image, p its probability and g 1 where the mask has it. A class without pixels in the
+    mask has a Dice loss of 1 whatever the network says, so it is left out; with the softmax, the
+    classes that are there are the lower for it.
+
+    Args:
+      logits: (B, H, W, C).
+      masks: (B, L, H, W) class indices; C and more belong to no class.
+      counted: (B, L, H, W), 1 for pixels that the loss counts, else 0.
+
+    Returns:
+      (B, L) float32; 1 where no pixel counts.
+    """
+    axes = (2, 3)
+    predicted = jax.nn.softmax(logits)[:, None] * counted[..., None]
+    true = jax.nn.one_hot(masks, logits.shape[-1], dtype=predicted.dtype) * counted[..., None]
+    overlap = (predicted * true).sum(axes)
+    present = true.any(axes)
+    # at least 1 where the class is present
+    total = jnp.maximum((predicted + true).sum(axes), 1)
+    dice = jnp.where(present, 2 * overlap / total, 0).sum(axis=-1)
+    return 1 - dice / jnp.maximum(present.sum(axis=-1), 1)
 
 
 def count_pixels(
-    masks: jax.Array, weight: jax.Array, num_classes: int, white_logit: float | None = None
+    masks: jax.Array, weight: jax.Array, num_classes: int, settings: ml_collections.ConfigDict
 ) -> jax.Array:
-    """Counts the pixels of each layer's masks that `layer_cross_entropies` counts: (L,) float32."""
-    return _is_counted(masks, weight, num_classes, white_logit).sum(axis=(0, 2, 3))
+    """Counts the pixels of each layer's masks that `layer_losses` counts: (L,) float32."""
+    return _is_counted(masks, weight, num_classes, settings).sum(axis=(0, 2, 3))
 
 
 def _is_counted(
-    masks: jax.Array, weight: jax.Array, num_classes: int, white_logit: float | None
+    masks: jax.Array, weight: jax.Array, num_classes: int, settings: ml_collections.ConfigDict
 ) -> jax.Array:
     """Returns (B, L, H, W): 1 for every pixel of the masks that the loss counts, else 0."""
     counted = jnp.broadcast_to(weight[:, None, None, None], masks.shape)
-    return counted * (masks < num_classes) if white_logit is None else counted
+    return counted if settings.white == "logit" else counted * (masks < num_classes)

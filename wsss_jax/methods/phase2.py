@@ -1,6 +1,7 @@
 """Phase 2: DeepLabV3+ trained on the masks of several layers."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,14 @@ import ml_collections
 from wsss_jax import config_rules as rules
 from wsss_jax import parallel, pixels, schedules
 from wsss_jax.errors import InputError
-from wsss_jax.methods.losses import count_pixels, layer_cross_entropies
+from wsss_jax.methods.losses import count_pixels, layer_losses
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.deeplab import DeepLabV3Plus
 from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables, check_whole_batches
 
 TITLE = "phase 2"
 GIVES = frozenset({"logits"})
+_TWO_WEIGHTS = rules.sequence(rules.number(0, rules.LARGEST), 2)
 FIELDS: dict[str, rules.Rule] = {
     **rules.DATA,
     **rules.TRAINING,
@@ -25,6 +27,14 @@ FIELDS: dict[str, rules.Rule] = {
     "loss.white": rules.one_of("excluded", "logit"),
     "loss.white_logit": rules.number(0, rules.LARGEST),
     "loss.divide_by_batch": rules.BOOLEAN,
+    "loss.kind": rules.added(rules.one_of("cross_entropy", "symmetric"), "cross_entropy"),
+    "loss.symmetric_weights": rules.added(_TWO_WEIGHTS, (0.1, 9.2)),
+    "loss.weighting": rules.added(
+        rules.one_of("none", "agreement", "confidence", "hardest"), "none"
+    ),
+    "loss.agreement_weights": rules.added(_TWO_WEIGHTS, (2.0, 0.5)),
+    "loss.hardest_share": rules.added(rules.number(0, 1, open_low=True), 0.3),
+    "loss.dice": rules.added(rules.number(0, rules.LARGEST), 0.0),
     "model.blocks": rules.sequence(rules.integer(1, 100), 4),
     "model.dropout_rates": rules.sequence(rules.number(0, 0.99), 3),
 }
@@ -40,6 +50,18 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
         )
     if not config.layers:
         raise InputError(f"{prefix}layers is empty: name at least one layer")
+    loss = config.loss
+    if loss.weighting == "agreement" and not any(config.model.dropout_rates):
+        raise InputError(
+            f"{prefix}loss.weighting is 'agreement' but no {prefix}model.dropout_rates is above 0, "
+            "so that two passes always agree: set one of them above 0"
+        )
+    if loss.white == "logit" and (loss.dice or loss.weighting in ("confidence", "hardest")):
+        field = f"dice is {loss.dice:g}" if loss.dice else f"weighting is {loss.weighting!r}"
+        raise InputError(
+            f"{prefix}loss.{field} but {prefix}loss.white is 'logit', and white pixels, of which "
+            f"the network learns nothing, would count in it: set {prefix}loss.white to 'excluded'"
+        )
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
@@ -65,13 +87,12 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
     """Says what is trained, and how."""
     network = build_network(config, num_classes, parallel.AXIS)
     optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
-    white_logit = _white_logit(config)
 
     def count(batch: DeviceBatch) -> dict[str, jax.Array]:
         """Returns what the losses are divided by: "pixels" (L,) and "patches" () float32."""
         masks, weight = batch["masks"], batch["weight"]
         return {
-            "pixels": count_pixels(masks, weight, num_classes, white_logit),
+            "pixels": count_pixels(masks, weight, num_classes, config.loss),
             "patches": weight.sum(),
         }
 
@@ -106,17 +127,28 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
             augment_rng, batch["image"], batch["masks"], config.augment, position
         )
         assert masks is not None  # as they were given
-        (logits, _), updated = network.apply(
-            variables,
-            pixels.scale(image, config.model),
-            train=True,
-            weight=weight,
-            position=position,
-            rngs={"dropout": dropout_rng},
-            mutable=["batch_stats"],
-        )
-        white_logit = _white_logit(config)
-        losses = layer_cross_entropies(logits, masks, weight, totals["pixels"], white_logit)
+        scaled = pixels.scale(image, config.model)
+
+        def apply(variables: Variables, rng: jax.Array, features: Any = None) -> Any:
+            return network.apply(
+                variables,
+                scaled,
+                train=True,
+                weight=weight,
+                position=position,
+                rngs={"dropout": rng},
+                mutable=["batch_stats"],
+                features=features,
+            )
+
+        (logits, taps), updated = apply(variables, dropout_rng)
+        further = []
+        if config.loss.weighting == "agreement":
+            fixed, features = jax.lax.stop_gradient((variables, taps))
+            for number in (1, 2):  # what they do to the running statistics is dropped
+                further_rng = jax.random.fold_in(dropout_rng, number)
+                further.append(apply(fixed, further_rng, features)[0][0])
+        losses = layer_losses(logits, masks, weight, totals["pixels"], config.loss, further)
         if config.loss.divide_by_batch:
             losses = losses / totals["patches"]
         loss = losses @ jnp.asarray(config.layer_weights, losses.dtype)
@@ -124,10 +156,6 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
         return loss, (updated["batch_stats"], {"loss": loss, **by_layer})
 
     return loss_function
-
-
-def _white_logit(config: ml_collections.ConfigDict) -> float | None:
-    return config.loss.white_logit if config.loss.white == "logit" else None
 
 
 def predict(
