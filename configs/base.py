@@ -77,6 +77,20 @@ def _training() -> ConfigDict:
                 "flip_vertical": 0.5,
                 "blur": 0.0,  # probability of PIL's Gaussian blur
                 "blur_radius": 1.0,  # its standard deviation is uniform in [0, this), pixels
+                # Not in the paper, off unless said. With both flips at 0.5, a transposition at 0.5
+                # gives the 8 symmetries of the square.
+                "transpose": 0.0,  # probability
+                "affine": 0.0,  # probability of a rotation and scale, in one resampling
+                "rotation": 180.0,  # degrees: the angle is uniform in +- this
+                "scale": (0.8, 1.25),  # from, to, uniform in the logarithm; over 1 enlarges
+                "color": 0.0,  # probability of a change of color, as in torchvision
+                "brightness": 0.2,  # the factors are uniform in 1 +- these, which are those of ...
+                "contrast": 0.2,
+                "saturation": 0.2,
+                "hue": 0.1,  # ... a public fork of the released code; share of the color circle
+                "stain": 0.0,  # probability of a change of stains: amount * factor + offset
+                "stain_factor": 0.05,  # uniform in 1 +- this (Tellez et al. 2019)
+                "stain_offset": 0.05,  # uniform in +- this, optical density
             },
             "model": {
                 "width": 1.0,  # multiplies every channel count
@@ -195,6 +209,12 @@ def phase2(masks: str, variant: str = "paper") -> ConfigDict:
     }
     config.augment.flip_vertical = 0.0 if reference else 0.5
     config.augment.blur = 0.5
+    # Shares of the examples that patches composed of those with a single class replace (PistoSeg);
+    # the tissue in their parts is scaled by `augment.scale`.
+    config.augment.mosaic = 0.0  # 2 x 2 quarters
+    config.augment.mosaic_split = 0.2  # least share of a side on each side of where it is split
+    config.augment.paste = 0.0  # what is inside a closed curve, on a patch of another class
+    config.augment.paste_radius = (0.15, 0.35)  # its mean radius, from, to: shares of the side
     if not reference:  # "normalization": the usual ImageNet statistics
         config.model.mean = (0.485, 0.456, 0.406)
         config.model.std = (0.229, 0.224, 0.225)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
 
 from configs import base
 from data import patch_files, synthetic
@@ -170,48 +169,6 @@ def test_a_class_without_patches_or_masks_is_named(data, dataset, tmp_path, caps
     (tmp_path / "train" / "b-[0 0 0 0].png").unlink()
     sources.open_source(data, dataset, "train")
     assert capsys.readouterr().out == ""
-
-
-def _augment_config(**fields):
-    config = base.phase2("m").augment
-    config.update({"flip_horizontal": 0.0, "flip_vertical": 0.0, "blur": 0.0} | fields)
-    return config
-
-
-def test_flips_apply_to_masks():
-    rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.integers(0, 256, (4, 8, 8, 3), np.uint8))
-    masks = jnp.asarray(np.stack([image[..., 0], image[..., 1]], axis=1))
-    key = jax.random.key(0)
-    both = _augment_config(flip_horizontal=1.0)
-    flipped, mask = pixels.augment(key, image, masks, both, jnp.arange(4))
-    np.testing.assert_array_equal(flipped, image[:, :, ::-1])
-    np.testing.assert_array_equal(mask, masks[..., ::-1])
-    both = _augment_config(flip_vertical=1.0)
-    flipped, mask = pixels.augment(key, image, masks, both, jnp.arange(4))
-    np.testing.assert_array_equal(flipped, image[:, ::-1])
-    np.testing.assert_array_equal(mask, masks[:, :, ::-1])
-
-
-def test_flip_probability_and_independence_of_devices():
-    image = jnp.broadcast_to(jnp.arange(8, dtype=jnp.uint8)[:, None], (400, 8, 8, 3))
-    image = image.at[:, :, 0].set(99)
-    key, config = jax.random.key(1), _augment_config(flip_horizontal=0.5, blur=0.5)
-    position = jnp.arange(400)
-    whole, _ = pixels.augment(key, image, None, config, position)
-    share = float((whole[:, 0, -1, 0] > whole[:, 0, 0, 0]).mean())
-    assert 0.4 < share < 0.6
-    part, _ = pixels.augment(key, image[200:], None, config, position[200:])
-    np.testing.assert_array_equal(part, whole[200:])
-
-
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 0.95])
-def test_blur_equals_that_of_pillow(sigma):
-    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    ours = np.asarray(pixels.gaussian_blur(jnp.asarray(image), sigma), int)
-    pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), int)
-    # Pillow rounds after each of its six passes.
-    assert np.abs(ours - pillows).max() <= 3 and np.abs(ours - pillows).mean() < 1.1
 
 
 def test_the_death_of_a_worker_is_reported(data, dataset):

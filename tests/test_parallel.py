@@ -33,7 +33,7 @@ def _step_on(devices: int, out: Path) -> dict[str, np.ndarray]:
 
 
 def test_eight_devices_do_what_one_does(tmp_path):
-    """Gradients, statistics and losses of both phases, with dropout, flips, blur and filling."""
+    """Gradients, statistics and losses of both phases, with dropout, augmentation and filling."""
     one, eight = (_step_on(devices, tmp_path / f"{devices}.npz") for devices in (1, 8))
     assert (one.pop("devices"), eight.pop("devices")) == (1, 8)
     assert one.keys() == eight.keys()

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain.python as grain
 import numpy as np
@@ -37,6 +37,14 @@ class Order(NamedTuple):
 UNSHUFFLED = Order()
 
 
+@runtime_checkable
+class ChangingExamples(Protocol):
+    """Examples that differ from epoch to epoch."""
+
+    def read_in_epoch(self, epoch: int, index: int, /) -> Batch:
+        """Reads the element that an epoch, counted from 0, shows at an index."""
+
+
 def read_batches(
     source: Examples,
     batch_size: int,
@@ -46,6 +54,8 @@ def read_batches(
     shared: bool = True,
 ) -> Generator[Batch, None, None]:
     """Reads the batches of a source, in an order that depends on (seed, epoch) alone.
+
+    Sources that are `ChangingExamples` are asked for what they show in each epoch.
 
     A last batch that is not full is filled with its last example at `weight` 0, so that all batches
     have one shape.
@@ -67,9 +77,14 @@ def read_batches(
     own = np.arange(batch_size, dtype=np.int32)
     own = own[parallel.local_rows(batch_size)] if shared else own
 
-    def read(indices: Sequence[int]) -> Batch:
+    def read(numbered: tuple[int, Sequence[int]]) -> Batch:
+        epoch, indices = numbered
         count = len(indices)
-        rows = [source[indices[i]] for i in np.minimum(own, count - 1)]
+        places = [indices[i] for i in np.minimum(own, count - 1)]
+        if isinstance(source, ChangingExamples):
+            rows = [source.read_in_epoch(epoch, index) for index in places]
+        else:
+            rows = [source[index] for index in places]
         batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         return batch | {"weight": (own < count).astype(np.float32), "position": own}
 
@@ -77,7 +92,10 @@ def read_batches(
     if order.seed is not None:
         dataset = dataset.shuffle(seed=order.seed)
     dataset = dataset.batch(batch_size, drop_remainder=order.drop_last, batch_fn=list)
-    dataset = dataset.repeat(order.epochs)[order.start :].map(read)
+    steps = len(dataset)
+    dataset = dataset.repeat(order.epochs)
+    dataset = dataset.map_with_index(lambda number, indices: (number // steps, indices))
+    dataset = dataset[order.start :].map(read)
     iterator = iter(_prefetch(dataset, workers))
     try:
         # The first batch starts all processes. Signals that stop a run may reach all of its

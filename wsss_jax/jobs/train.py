@@ -6,8 +6,8 @@ import ml_collections
 
 from data import folders
 from data.dataset import Dataset, load_dataset
+from wsss_jax import composites, inputs, parallel, runs
 from wsss_jax import config as config_lib
-from wsss_jax import inputs, parallel, runs
 from wsss_jax.errors import InputError
 from wsss_jax.methods.contract import load_method
 from wsss_jax.report import figures
@@ -26,6 +26,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     config, dataset, mask_dirs = complete(config)
     source = open_source(config.data, dataset, "train", mask_dirs)
+    source = composites.compose(source, config, dataset.num_classes)
     parallel.check_batch_size(config.batch_size, config.accumulate)
     validation = validate = None
     if folders.has_split(config.data.root, "val"):

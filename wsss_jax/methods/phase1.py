@@ -8,6 +8,7 @@ import ml_collections
 
 from wsss_jax import cam, masks, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
+from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
 from wsss_jax.methods.losses import multilabel_soft_margin
 from wsss_jax.methods.prediction import Prediction
@@ -35,6 +36,11 @@ FIELDS: dict[str, rules.Rule] = {
     "cam.relu": rules.BOOLEAN,
 }
 _HEAD_MODULES = ("fc8",)
+
+
+def check(config: ml_collections.ConfigDict, prefix: str) -> None:
+    """Refuses fields that do not go together; see `config.validate`."""
+    examples.check(config.augment, prefix)
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
@@ -87,6 +93,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
         is_trained=is_trained,
         parts=config.accumulate,
         rematerialize=config.rematerialize,
+        prepare=examples.make_move(config.augment, num_classes),
     )
 
 
@@ -107,7 +114,7 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
     ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
         augment_rng, dropout_rng = jax.random.split(rng)
         weight, position = batch["weight"], batch["position"]
-        image, _ = pixels.augment(augment_rng, batch["image"], None, config.augment, position)
+        image, _ = examples.augment(augment_rng, batch["image"], None, config.augment, position)
         (logits, _), updated = network.apply(
             variables,
             pixels.scale(image, config.model),

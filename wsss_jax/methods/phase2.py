@@ -9,6 +9,7 @@ import ml_collections
 
 from wsss_jax import config_rules as rules
 from wsss_jax import parallel, pixels, schedules
+from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
 from wsss_jax.methods.losses import count_pixels, layer_losses
 from wsss_jax.methods.prediction import Prediction
@@ -35,6 +36,12 @@ FIELDS: dict[str, rules.Rule] = {
     "loss.agreement_weights": rules.added(_TWO_WEIGHTS, (2.0, 0.5)),
     "loss.hardest_share": rules.added(rules.number(0, 1, open_low=True), 0.3),
     "loss.dice": rules.added(rules.number(0, rules.LARGEST), 0.0),
+    "augment.mosaic": rules.added(rules.PROBABILITY, 0.0),
+    "augment.mosaic_split": rules.added(rules.number(0, 0.5), 0.2),
+    "augment.paste": rules.added(rules.PROBABILITY, 0.0),
+    "augment.paste_radius": rules.added(
+        rules.sequence(rules.number(0, 1, open_low=True), 2), (0.15, 0.35)
+    ),
     "model.blocks": rules.sequence(rules.integer(1, 100), 4),
     "model.dropout_rates": rules.sequence(rules.number(0, 0.99), 3),
 }
@@ -62,6 +69,7 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
             f"{prefix}loss.{field} but {prefix}loss.white is 'logit', and white pixels, of which "
             f"the network learns nothing, would count in it: set {prefix}loss.white to 'excluded'"
         )
+    examples.check(config.augment, prefix)
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
@@ -107,6 +115,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
         is_trained=lambda path: True,
         parts=config.accumulate,
         rematerialize=config.rematerialize,
+        prepare=examples.make_move(config.augment, num_classes),
     )
 
 
@@ -123,7 +132,7 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
         del values  # phase 2 has no schedule but the learning rate
         augment_rng, dropout_rng = jax.random.split(rng)
         weight, position = batch["weight"], batch["position"]
-        image, masks = pixels.augment(
+        image, masks = examples.augment(
             augment_rng, batch["image"], batch["masks"], config.augment, position
         )
         assert masks is not None  # as they were given

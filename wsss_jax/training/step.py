@@ -56,6 +56,8 @@ def compute_gradients(
       global batch.
     """
     rng = jax.random.fold_in(rng, state.step)
+    if task.prepare is not None:
+        batch = task.prepare(rng, batch)
     trained, fixed = partition(state.variables["params"], task.is_trained)
 
     totals = jax.lax.psum(task.totals(batch), parallel.AXIS)

@@ -17,6 +17,8 @@ LossFunction = Callable[
     [Variables, DeviceBatch, Mapping[str, jax.Array], Mapping[str, jax.Array], jax.Array],
     tuple[jax.Array, tuple[Variables, Mapping[str, jax.Array]]],
 ]
+# (key of the step, batch) -> the batch that totals and loss are computed of
+Prepare = Callable[[jax.Array, DeviceBatch], DeviceBatch]
 Validate = Callable[[Variables], dict[str, Any]]
 
 
@@ -35,6 +37,8 @@ class Task(NamedTuple):
       parts: that a replica computes its share of a batch in, one after the other.
       rematerialize: computes what the backward pass needs a second time instead of keeping it.
       ema_decay: of the moving averages of the variables; 0 keeps none. The training loop sets it.
+      prepare: changes a replica's share of a batch before its totals are counted, as rotations do,
+        which change the number of labeled pixels; None leaves it.
     """
 
     network: nn.Module
@@ -48,6 +52,7 @@ class Task(NamedTuple):
     parts: int = 1
     rematerialize: bool = False
     ema_decay: float = 0.0
+    prepare: Prepare | None = None
 
 
 def check_whole_batches(accumulate: int) -> None:
