@@ -13,11 +13,12 @@ from data import patch_files
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
-from wsss_jax import inputs, metrics, parallel, patch_records, runs
+from wsss_jax import inputs, metrics, parallel, patch_confusions, patch_records, runs
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished
 from wsss_jax.methods.gate import Gate
 from wsss_jax.methods.prediction import Prediction
+from wsss_jax.patch_confusions import PatchConfusions
 from wsss_jax.patch_records import PatchRecord
 from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
@@ -41,7 +42,8 @@ FIELDS = {
 }
 PREDICTIONS = "predictions"
 MAJORITY = "majority class"
-_RESULTS = "scores.json", "scores.csv", "confusion.png", "worst.png", "best.png", "examples.png"
+_PICTURES = "confusion.png", "worst.png", "best.png", "examples.png"
+_RESULTS = "scores.json", "scores.csv", patch_confusions.FILE, *_PICTURES
 
 # batch -> {row of the table: (label maps (B, H, W) uint8, confusion matrices (B, C, C + 1))}
 Predictor = Callable[[Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -70,9 +72,9 @@ class _Subject(NamedTuple):
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores the runs that the configuration names, and phase 2 with the gate of phase 1.
 
-    Prints the paper's table and writes in `workdir`: `scores.json`, `scores.csv`, and for the last
-    row of the table `predictions/<stem>.png`, `confusion.png`, `worst.png` and `best.png`;
-    `examples.png` shows all rows.
+    Prints the paper's table and writes in `workdir`: `scores.json`, `scores.csv`, the counts of
+    each patch (`confusions.npz`), and for the last row of the table `predictions/<stem>.png`,
+    `confusion.png`, `worst.png` and `best.png`; `examples.png` shows all rows.
     """
     config, subject = complete(config)
     dataset = subject.dataset
@@ -97,6 +99,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     by_patch = _score_patches(config, workdir, source, dataset, predict)
     if not parallel.is_first():
         return
+    counts = np.stack([by_patch[name] for name in subject.rows])
+    patch_confusions.save(PatchConfusions((*subject.rows,), (*source.names,), counts), workdir)
     totals = {name: by_patch[name].sum(axis=0, dtype=np.int64) for name in subject.rows}
     last = subject.rows[-1]
     rows = [(MAJORITY, metrics.majority_scores(totals[last]))]
