@@ -5,6 +5,8 @@ code differ, `variant=paper` follows the text and `variant=reference` the code; 
 silent both follow the code.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 VARIANTS = ("paper", "reference")
@@ -321,6 +323,28 @@ def compare() -> ConfigDict:
             "golden": "",  # recorded numbers (.npz); "" computes them with PyTorch here
             "record": "",  # .npz to write this system's numbers to
             "precision": "float32",  # "bfloat16", or "float64", where rounding hides nothing
+        }
+    )
+
+
+def repeat(steps: tuple[str, ...], variants: Mapping[str, Mapping[str, ConfigDict]]) -> ConfigDict:
+    """Chains of jobs, one for each variant, trained and scored with several seeds."""
+    return ConfigDict(
+        {
+            "job": "repeat",
+            "steps": steps,  # in their order; they name each other's runs as runs/<step>
+            "variants": tuple(variants),  # the others are compared with the first
+            "seeds": (0, 1, 2),
+            "bootstrap": {  # intervals of the differences between variants
+                # Regular expression of a patch's name whose first group is the region it was cut
+                # from: patches of a region are resampled together. This one is of `prepare`;
+                # "" = each patch by itself.
+                "region": r"(.+)_x\d{5,}_y\d{5,}",
+                "resamples": 2000,  # Efron and Tibshirani 1993: 1,000 or more for percentiles
+                "confidence": 0.95,
+                "seed": 0,  # of the draws
+            },
+            "jobs": variants,
         }
     )
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,14 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
     rules, nested = specification.FIELDS, getattr(specification, "NESTED", ())
     leaves = _leaves(config)
     del leaves["job"]
-    if nested:
-        inner = config.get("jobs", {})
-        if not isinstance(inner, ml_collections.ConfigDict) or set(inner) != set(nested):
-            raise InputError(f"{prefix}jobs must hold {', '.join(nested)} and nothing else")
-        for name in nested:
-            if not isinstance(inner[name], ml_collections.ConfigDict):
-                raise InputError(f"{prefix}jobs.{name} must hold the fields of that job")
-            _validate(inner[name], f"{prefix}jobs.{name}.")
+    inner = config.get("jobs", {})
+    if nested and (not isinstance(inner, ml_collections.ConfigDict) or set(inner) != set(nested)):
+        raise InputError(f"{prefix}jobs must hold {', '.join(nested)} and nothing else")
+    if levels := _count_levels(specification):
+        for path, each in _walk_nested(inner, levels):
+            if not isinstance(each, ml_collections.ConfigDict):
+                raise InputError(f"{prefix}{path} must hold the fields of that job")
+            _validate(each, f"{prefix}{path}.")
         leaves = {k: v for k, v in leaves.items() if not k.startswith("jobs.")}
     for path, value in leaves.items():
         if path not in rules:
@@ -84,6 +84,20 @@ def _validate(config: ml_collections.ConfigDict, prefix: str) -> None:
         raise InputError(f"{prefix}{missing[0]} is missing: it must be {rules[missing[0]].text}")
     if check := getattr(specification, "check", None):
         check(config, prefix)
+
+
+def _count_levels(specification: Any) -> int:
+    """Counts the levels of names below `jobs` under which a job holds other jobs."""
+    return getattr(specification, "NESTED_LEVELS", int(hasattr(specification, "NESTED")))
+
+
+def _walk_nested(inner: Any, levels: int, path: str = "jobs") -> Iterator[tuple[str, Any]]:
+    """Yields what a job holds as configurations of other jobs, with their paths."""
+    if not levels or not isinstance(inner, Mapping | ml_collections.ConfigDict):
+        yield path, inner
+        return
+    for name, below in inner.items():
+        yield from _walk_nested(below, levels - 1, f"{path}.{name}")
 
 
 def freeze(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
@@ -200,7 +214,7 @@ def _add_later_fields(values: dict[str, Any]) -> None:
             part = part.setdefault(section, {}) if isinstance(part, dict) else None
         if isinstance(part, dict):
             part.setdefault(name, rule.before)
-    inner = values.get("jobs")
-    for name in getattr(specification, "NESTED", ()):
-        if isinstance(inner, dict) and isinstance(inner.get(name), dict):
-            _add_later_fields(inner[name])
+    if levels := _count_levels(specification):
+        for _, each in _walk_nested(values.get("jobs"), levels):
+            if isinstance(each, dict):
+                _add_later_fields(each)

@@ -5,6 +5,8 @@ it in `JOBS`. It may also have:
 
   SHARED: True if several processes can do it together.
   NESTED: jobs whose configurations it holds, as `config.jobs.<name>`.
+  NESTED_LEVELS: instead, if it holds jobs under names of the user: on how many levels of names,
+    such as 2 for `config.jobs.<variant>.<step>`.
   check(config, prefix): refuses fields that do not go together.
 
 The methods that can be trained are jobs, too: their `FIELDS` are those of the method, and `train`
@@ -31,6 +33,7 @@ JOBS = {
     "convert": "wsss_jax.jobs.convert",
     "export": "wsss_jax.jobs.export",
     "compare": "wsss_jax.jobs.compare",
+    "repeat": "wsss_jax.jobs.repeat",
 }
 _TRAIN = "wsss_jax.jobs.train"
 

@@ -232,6 +232,43 @@ def write_training_curves(
         _save(figure, path)
 
 
+def write_seed_points(
+    path: Path | str, panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+) -> None:
+    """Draws the scores of several seeds as points, with a line at each mean.
+
+    Args:
+      path: of the PNG.
+      panels: title of a score -> variant -> row of the evaluation -> its value with each seed.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+        for axes, (title, variants) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            rows = list(dict.fromkeys(row for by_row in variants.values() for row in by_row))
+            step = 0.8 / len(variants)
+            for index, (variant, by_row) in enumerate(variants.items()):
+                color = SERIES_COLORS[index % len(SERIES_COLORS)]
+                offset = (index - (len(variants) - 1) / 2) * step
+                for number, (row, values) in enumerate(by_row.items()):
+                    label = variant if number == 0 else None
+                    place, of_row = rows.index(row) + offset, np.array(values, np.float64)
+                    axes.plot([place] * len(of_row), of_row, "o", color=color, ms=5, label=label)
+                    defined = of_row[~np.isnan(of_row)]
+                    if defined.size:
+                        ends = place - 0.3 * step, place + 0.3 * step
+                        axes.hlines(defined.mean(), *ends, color=color, linewidth=1.6)
+            axes.set_title(title, loc="left", fontsize=10)
+            axes.set_xticks(range(len(rows)), [_wrap(row) for row in rows])
+            axes.set_xlim(-0.6, len(rows) - 0.4)
+            axes.grid(axis="y", color="#e5e5e5", linewidth=0.7)
+            axes.set_axisbelow(True)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+        _save(figure, path)
+
+
 def _draw_curves(
     axes: Axes, epochs: np.ndarray, values: np.ndarray, classes: Sequence[str]
 ) -> None:

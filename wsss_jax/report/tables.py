@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from wsss_jax.spreadsheets import escape_text, write_rows
 SUMMARY_COLUMNS = {"fwiou": "FwIoU", "miou": "mIoU", "acc": "ACC"}
 
 Scores = Mapping[str, Any]
+_LEADING_ZERO = re.compile(r"^(-?)0(?=\.)")  # of .75130, and of differences such as -.01200
 
 
 def format_table(rows: Sequence[tuple[str, Scores]], classes: Sequence[str]) -> str:
@@ -64,7 +66,9 @@ def write_scores(
 
 def _format_scores(scores: Scores) -> list[str]:
     values = [*scores["iou"], *(scores[key] for key in SUMMARY_COLUMNS)]
-    return ["-" if math.isnan(value) else f"{value:.5f}".removeprefix("0") for value in values]
+    return [
+        "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1", f"{value:.5f}") for value in values
+    ]
 
 
 def _align(name: str, cells: Sequence[str], headings: Sequence[str], name_width: int) -> str:

@@ -1,0 +1,375 @@
+"""Chains over seeds: which runs there are, what is done again, what a failure costs, the table."""
+
+import csv
+import json
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import base
+from configs import repeat as repeat_config
+from data.synthetic import DATASET
+from tests.conftest import COUNTS, tiny_phase1
+from wsss_jax import chains, jobs, patch_confusions, runs, statistics
+from wsss_jax import config as config_lib
+from wsss_jax.errors import InputError, Preempted
+from wsss_jax.files import hold_lock
+from wsss_jax.jobs import repeat
+from wsss_jax.patch_confusions import PatchConfusions
+
+STEPS = ("lung_phase1", "lung_masks", "lung_phase2", "lung_evaluate")
+NAMES = tuple(f"r{region}_x{left:05d}_y00000" for region in range(3) for left in range(0, 200, 96))
+
+
+def make_config(*variants: str, seeds: tuple[int, ...] = (0, 1)) -> ml_collections.ConfigDict:
+    config = repeat_config.get_config("variants=" + "+".join(variants))
+    config.seeds, config.bootstrap.resamples = seeds, 50
+    return config
+
+
+class Fake:
+    """Stands for all jobs: notes what is run, and leaves what a job leaves."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.fails: dict[str, BaseException] = {}  # by the end of the workdir
+
+    def run(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
+        if config.job == "repeat":
+            repeat.run(config, workdir)
+            return
+        with hold_lock(workdir / ".lock"):
+            name = "/".join(workdir.parts[-3:])
+            self.done.append(name)
+            runs.save(config, DATASET, workdir)
+            for end, error in self.fails.items():
+                if name.endswith(end):
+                    raise error
+            if config.job == "evaluate":
+                trained = config_lib.load(Path(config.phase2), "phase2")
+                rng = np.random.default_rng(trained.seed)
+                counts = rng.integers(1, 9, (2, len(NAMES), 4, 5))
+                better = int(1000 * trained.optimizer.learning_rate) * np.eye(4, 5, dtype=int)
+                patch_confusions.save(
+                    PatchConfusions(("phase 1", "phase 2"), NAMES, counts + better), workdir
+                )
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    fake = Fake()
+    monkeypatch.setattr(jobs, "run", fake.run)
+    return fake
+
+
+def test_steps_read_those_of_their_own_seed_and_share_what_is_equal(tmp_path):
+    config = make_config("paper", "slow:paper")
+    config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05
+    config.jobs.slow.lung_evaluate.runs = ("runs/lung_phase2", "runs/other")
+    config_lib.validate(config)
+    planned = chains.plan(config_lib.freeze(config), tmp_path, 7)
+    folder = tmp_path / "seed7"
+    own = [folder / "paper" / step for step in STEPS]
+    assert [step.folder for step in planned["paper"]] == own
+    assert [step.folder for step in planned["slow"]] == [
+        *own[:2],
+        folder / "slow" / "lung_phase2",
+        folder / "slow" / "lung_evaluate",
+    ]
+    first, masks, second, scoring = planned["slow"]
+    assert first.config.seed == masks.config.seed == second.config.seed == 7
+    assert "seed" not in scoring.config
+    assert masks.config.phase1 == scoring.config.phase1 == str(own[0])
+    assert second.config.masks == str(own[1])
+    assert scoring.config.runs == (str(folder / "slow" / "lung_phase2"), "runs/other")
+    assert scoring.earlier == (own[0], folder / "slow" / "lung_phase2")
+    # Nothing else differs from what `main.py` would do.
+    assert config_lib.differences(first.config, config.jobs.paper.lung_phase1) == ["seed: 7 / 0"]
+
+
+def test_a_run_that_has_begun_is_shared_by_variants_that_come_later(tmp_path):
+    (tmp_path / "seed0" / "second" / "lung_phase1").mkdir(parents=True)
+    (tmp_path / "seed0" / "second" / "lung_phase1" / "config.json").touch()
+    planned = chains.plan(make_config("first:paper", "second:paper"), tmp_path, 0)
+    for variant in ("first", "second"):
+        places = [step.folder.parent.name for step in planned[variant]]
+        assert places == ["second", "first", "first", "first"]
+
+
+def test_finished_steps_are_not_done_again(tmp_path, fake):
+    config = make_config("paper", "slow:paper", seeds=(0,))
+    config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05
+    jobs.run(config, tmp_path)
+    assert fake.done == [
+        *(f"seed0/paper/{step}" for step in STEPS),
+        "seed0/slow/lung_phase2",
+        "seed0/slow/lung_evaluate",
+    ]
+    table = (tmp_path / "scores.json").read_bytes()
+    fake.done.clear()
+    jobs.run(config, tmp_path)
+    assert not fake.done and (tmp_path / "scores.json").read_bytes() == table
+
+    config.seeds = (0, 3)
+    jobs.run(config, tmp_path)
+    assert len(fake.done) == 6 and all(name.startswith("seed3/") for name in fake.done)
+
+    fake.done.clear()
+    config.jobs.slow.lung_phase2.log_every = 1  # other settings: the job sees to what is left
+    jobs.run(config, tmp_path)
+    assert fake.done == [
+        f"seed{seed}/slow/{step}" for seed in (0, 3) for step in ("lung_phase2", "lung_evaluate")
+    ]
+
+    fake.done.clear()
+    record = chains.record_path(tmp_path / "seed3" / "paper" / "lung_masks")
+    record.write_text(record.read_text()[:50])  # a new one makes those that read it do so again
+    jobs.run(config, tmp_path)
+    assert fake.done == [
+        *(f"seed3/paper/{step}" for step in STEPS[1:]),
+        "seed3/slow/lung_phase2",
+        "seed3/slow/lung_evaluate",
+    ]
+
+
+def test_another_version_looks_at_its_runs_again(tmp_path, fake, monkeypatch):
+    config = make_config("paper", seeds=(0,))
+    jobs.run(config, tmp_path)
+    monkeypatch.setattr(chains, "__version__", "99.0")
+    fake.done.clear()
+    jobs.run(config, tmp_path)
+    assert len(fake.done) == 4
+
+
+def test_a_bad_seed_costs_itself(tmp_path, fake, capsys):
+    config = make_config("paper", "slow:paper", seeds=(0, 1, 2))
+    config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05
+    fake.fails = {"seed1/paper/lung_masks": InputError("the loss is not finite")}
+    with pytest.raises(InputError, match=r"2 of 6 chains failed: seed 1, paper, lung_masks: the l"):
+        jobs.run(config, tmp_path)
+    assert fake.done.count("seed1/paper/lung_masks") == 1  # though both variants need it
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert document["missing"] == [
+        {"variant": variant, "seed": 1, "step": "lung_masks", "problem": "the loss is not finite"}
+        for variant in ("paper", "slow")
+    ]
+    assert {tuple(row["seeds"]) for row in document["rows"]} == {(0, 2), (0,), (2,)}
+    assert "paper, seed 1: lung_masks failed: the loss is not finite" in capsys.readouterr().out
+
+    fake.fails = {}
+    jobs.run(config, tmp_path)
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert not document["missing"] and document["rows"][0]["seeds"] == [0, 1, 2]
+
+
+def test_a_signal_and_a_full_disk_end_all(tmp_path, fake):
+    config = make_config("paper")
+    for error in (Preempted("stopped"), OSError(28, "No space left on device", "a")):
+        fake.fails = {"seed0/paper/lung_phase2": error}
+        with pytest.raises(type(error)):
+            jobs.run(config, tmp_path)
+        assert fake.done[-1] == "seed0/paper/lung_phase2"
+    fake.fails = {"seed0/paper/lung_phase2": OSError(5, "Input/output error", "a.png")}
+    with pytest.raises(InputError, match=r"1 of 2 chains failed: .*a\.png: Input/output error"):
+        jobs.run(config, tmp_path)
+    fake.fails, fake.done = {}, []
+    jobs.run(config, tmp_path)
+    assert fake.done == ["seed0/paper/lung_phase2", "seed0/paper/lung_evaluate"]
+
+
+def test_processes_share_the_work(tmp_path, fake):
+    config = make_config("paper", seeds=(0, 1))
+    config_lib.save(config, tmp_path)
+    folder = tmp_path / "seed0" / "paper"
+    with hold_lock(folder / ".lung_phase1.lock"):  # as another process does
+        jobs.run(config, tmp_path)
+        assert fake.done == [f"seed1/paper/{step}" for step in STEPS]
+        document = json.loads((tmp_path / "scores.json").read_text())
+        assert document["missing"] == [
+            {"variant": "paper", "seed": 0, "step": "", "problem": "another process works on it"}
+        ]
+    jobs.run(config, tmp_path)
+    assert fake.done[4:] == [f"seed0/paper/{step}" for step in STEPS]
+    assert not json.loads((tmp_path / "scores.json").read_text())["missing"]
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_the_table_says_mean_deviation_and_difference(tmp_path, fake, capsys):
+    config = make_config("paper", "slow:paper")
+    config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05  # of 0.1
+    jobs.run(config, tmp_path)
+    counts = {
+        variant: [
+            patch_confusions.load(tmp_path / f"seed{seed}" / variant / "lung_evaluate").counts[1]
+            for seed in (0, 1)
+        ]
+        for variant in ("paper", "slow")
+    }
+    acc = {
+        variant: [np.trace(each.sum(axis=0)[:, :4]) / each.sum() for each in of_seeds]
+        for variant, of_seeds in counts.items()
+    }
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert document["meta"]["resampled"] == "3 regions" and document["meta"]["patches"] == 9
+    rows = {
+        (row["variant"], row["baseline"], row["statistic"], *row["seeds"]): row["acc"]
+        for row in document["rows"]
+        if row["row"] == "phase 2"
+    }
+    for variant in ("paper", "slow"):
+        assert rows[variant, "", "mean", 0, 1] == pytest.approx(np.mean(acc[variant]))
+        assert rows[variant, "", "sd", 0, 1] == pytest.approx(np.std(acc[variant], ddof=1))
+        for seed in (0, 1):
+            assert rows[variant, "", "seed", seed] == pytest.approx(acc[variant][seed])
+    of_seeds = np.subtract(acc["slow"], acc["paper"])
+    compared = {
+        statistic: rows["slow", "paper", statistic, 0, 1]
+        for statistic in ("difference", "low", "high", "sd")
+    }
+    assert compared["difference"] == pytest.approx(of_seeds.mean())
+    assert compared["sd"] == pytest.approx(np.std(of_seeds, ddof=1))
+    assert compared["low"] < compared["difference"] < compared["high"] < 0
+    with (tmp_path / "scores.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(document["rows"]) == 2 * 2 * 4 + 2 * 4
+    for line, row in zip(lines, document["rows"], strict=True):
+        assert float(line["ACC"]) == row["acc"] and line["seeds"] == " ".join(
+            map(str, row["seeds"])
+        )
+    text = (tmp_path / "scores.txt").read_text()
+    assert text in capsys.readouterr().out
+    assert (
+        "slow - paper [seeds of both], with the bootstrap interval of 95 % over 3 regions" in text
+    )
+    assert (tmp_path / "seeds.png").stat().st_size > 1000
+
+
+def test_variants_on_other_patches_are_not_compared(tmp_path, fake):
+    config = make_config("paper", "slow:paper", seeds=(0,))
+    config.jobs.slow.lung_evaluate.split = "val"
+    jobs.run(config, tmp_path)
+    folder = tmp_path / "seed0" / "slow" / "lung_evaluate"
+    confusions = patch_confusions.load(folder)
+    patch_confusions.save(confusions._replace(names=confusions.names[::-1]), folder)
+    with pytest.raises(InputError, match=r"slow/lung_evaluate scored other patches .* the same sp"):
+        jobs.run(config, tmp_path)
+
+
+def test_real_runs(tissue_dir, runs_dir, tmp_path):
+    """Two seeds of two variants, of which one has no attention; the network is compiled once."""
+    variants = {}
+    for name in ("paper", "off"):
+        first = tiny_phase1(tissue_dir)
+        first.epochs = 1
+        scoring = base.evaluate("runs/phase1", "")
+        scoring.data.workers, scoring.batch_size, scoring.sheet_patches = 0, 4, 0
+        variants[name] = {"phase1": first, "evaluate": scoring}
+    variants["off"]["phase1"].pda.schedule = "off"
+    config = base.repeat(("phase1", "evaluate"), variants)
+    config.seeds, config.bootstrap.resamples = (0, 1), 20
+    config_lib.validate(config)
+    jobs.run(config, tmp_path / "run")
+    document = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert document["meta"]["resampled"] == f"{COUNTS['test']} patches"
+    for variant in ("paper", "off"):
+        for seed in (0, 1):
+            folder = tmp_path / "run" / f"seed{seed}" / variant
+            assert config_lib.load(folder / "phase1", "phase1").seed == seed
+            scores = json.loads((folder / "evaluate" / "scores.json").read_text())["rows"][-1]
+            (row,) = (
+                row
+                for row in document["rows"]
+                if (row["variant"], row["statistic"], row["seeds"]) == (variant, "seed", [seed])
+            )
+            for name in ("iou", *statistics.SUMMARY):
+                assert row[name] == scores[name]
+
+
+def test_an_evaluation_keeps_the_counts_of_each_patch(runs_dir, tmp_path):
+    confusions = patch_confusions.load(runs_dir / "evaluate")
+    scores = json.loads((runs_dir / "evaluate" / "scores.json").read_text())
+    assert confusions.rows == ("phase 1", "phase 2", "phase 2 + gate")
+    assert confusions.names == tuple(f"test_{number:05d}" for number in range(COUNTS["test"]))
+    for counts, row in zip(confusions.counts, scores["rows"][1:], strict=True):
+        assert statistics.score(counts.sum(axis=0))[-2] == row["acc"]
+    with pytest.raises(InputError, match=r"confusions\.npz is missing: run that evaluation again"):
+        patch_confusions.load(tmp_path)
+    whole = (runs_dir / "evaluate" / patch_confusions.FILE).read_bytes()
+    for damaged in (b"", b"PK", whole[:200], whole.replace(b"rows", b"r0ws")):
+        (tmp_path / patch_confusions.FILE).write_bytes(damaged)
+        with pytest.raises(InputError, match=r"confusions\.npz: damaged"):
+            patch_confusions.load(tmp_path)
+
+
+def _break(config: ml_collections.ConfigDict, how: str) -> None:
+    paper = config.jobs.paper
+    with config.unlocked():
+        match how:
+            case "order":
+                config.steps = ("lung_masks", *(s for s in STEPS if s != "lung_masks"))
+            case "end":
+                config.steps = (*STEPS[:2], "lung_evaluate", "lung_phase2")
+                paper.lung_evaluate.phase2 = ""
+            case "unfit":
+                paper.lung_masks = base.prepare("i", "m", "o", "bcss_wsss")
+            case "unknown":
+                paper.lung_round2 = paper.lung_phase2
+            case "twice":
+                config.seeds = (0, 1, 0)
+            case "none":
+                config.variants = ("paper", "tuned")
+            case "region":
+                config.bootstrap.region = "no group"
+            case "section":
+                del paper.lung_masks
+                paper.lung_masks = 3
+            case "field":
+                paper.lung_masks.batchsize = 3
+            case "empty":
+                config.jobs = {}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (
+            "order",
+            r"jobs\.paper\.lung_masks reads runs/lung_phase1, but no step lung_phase1 is",
+        ),
+        ("end", r"config\.jobs\.paper: the last step must be an evaluation"),
+        ("unfit", r"jobs\.paper\.lung_masks: the job 'prepare' cannot be repeated: run it before"),
+        ("unknown", r"jobs\.paper\.lung_round2 is none of the steps lung_phase1, lung_masks"),
+        ("twice", r"config\.seeds is \(0, 1, 0\): give at least one, none twice"),
+        ("none", r"config\.jobs must hold the variants paper, tuned"),
+        ("region", r"config\.bootstrap\.region is 'no group': it must be a regular expression"),
+        ("section", r"config\.jobs\.paper\.lung_masks must hold the fields of that job"),
+        ("field", r"config\.jobs\.paper\.lung_masks\.batchsize: the job 'masks' has no such field"),
+        ("empty", r"config\.jobs must hold the variants paper"),
+    ],
+)
+def test_what_is_no_chain_is_refused(how, words):
+    config = make_config("paper")
+    config_lib.validate(config)
+    _break(config, how)
+    with pytest.raises(InputError, match=words):
+        config_lib.validate(config)
+
+
+def test_chains_of_the_command_line():
+    config = repeat_config.get_config("of=luad,variants=paper+reference+mine:reference")
+    assert config.steps == ("luad_phase1", "luad_masks", "luad_phase2", "luad_evaluate")
+    assert config.variants == ("paper", "reference", "mine")
+    assert config.jobs.mine.luad_phase1.pda.decay == config.jobs.reference.luad_phase1.pda.decay
+    config = repeat_config.get_config("of=lung_phase2+lung_evaluate")
+    assert config.steps == ("lung_phase2", "lung_evaluate") and config.variants == ("paper",)
+    config_lib.validate(config)  # the masks are those of an earlier run
+    for argument, words in (
+        ("of=lungs", "there is no configs/lungs_phase1.py"),
+        ("variants=paper+paper", "each variant a name of its own"),
+        ("variants=a/b:paper", "each variant a name of its own"),
+        ("variants=papre", "variant=papre is not one of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            repeat_config.get_config(argument)

@@ -1,0 +1,257 @@
+"""Does chains of jobs with several seeds, and compares their variants."""
+
+import errno
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from data.dataset import load_dataset
+from wsss_jax import chains, jobs, patch_confusions, runs, statistics
+from wsss_jax import config as config_lib
+from wsss_jax import config_rules as rules
+from wsss_jax.chains import Chain, Step
+from wsss_jax.errors import InputError
+from wsss_jax.files import hold_lock
+from wsss_jax.report import seeds as report
+from wsss_jax.statistics import Bootstrap
+
+NESTED_LEVELS = 2  # config.jobs.<variant>.<step>
+
+
+def _is_region(value: object) -> bool:
+    if not rules.TEXT.allows(value):
+        return False
+    try:
+        return value == "" or re.compile(str(value)).groups > 0
+    except (re.error, OverflowError, RecursionError):
+        return False
+
+
+FIELDS = {
+    "steps": rules.sequence(rules.NAME),
+    "variants": rules.sequence(rules.NAME),
+    "seeds": rules.sequence(rules.SEED),
+    "bootstrap.region": rules.Rule(
+        _is_region, "a regular expression with a group, (...), for the region, or empty"
+    ),
+    "bootstrap.resamples": rules.integer(1, 10**6),
+    "bootstrap.confidence": rules.number(0.5, 0.999),
+    "bootstrap.seed": rules.SEED,
+}
+# Their results lie elsewhere than in their workdir, or they hold jobs themselves.
+_UNFIT = ("prepare", "demo", "doctor", "repeat")
+
+
+def check(config: ml_collections.ConfigDict, prefix: str) -> None:
+    """Refuses what is no chain; see `config.validate`."""
+    for field in ("steps", "variants", "seeds"):
+        values = config[field]
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{prefix}{field} is {tuple(values)}: give at least one, none twice")
+    if not isinstance(config.get("jobs"), ml_collections.ConfigDict) or set(config.jobs) != set(
+        config.variants
+    ):
+        raise InputError(f"{prefix}jobs must hold the variants {', '.join(config.variants)}")
+    for variant, by_step in config.jobs.items():
+        _check_chain(config.steps, by_step, f"{prefix}jobs.{variant}")
+
+
+def _check_chain(steps: tuple[str, ...], by_step: ml_collections.ConfigDict, path: str) -> None:
+    """Refuses a variant whose steps are unknown, out of order, or not scored at the end."""
+    own = [step for step in steps if step in by_step]
+    if unknown := sorted(set(by_step) - set(steps)):
+        raise InputError(f"{path}.{unknown[0]} is none of the steps {', '.join(steps)}")
+    if not own or by_step[own[-1]].job != "evaluate":
+        raise InputError(f"{path}: the last step must be an evaluation, whose scores are compared")
+    for index, step in enumerate(own):
+        job = by_step[step].job
+        if job in _UNFIT:
+            raise InputError(
+                f"{path}.{step}: the job {job!r} cannot be repeated: run it before, by itself"
+            )
+        names = set(chains.list_texts(by_step[step].to_dict()))
+        for later in (name for name in steps if name not in own[:index]):
+            if chains.name_default(later) in names:
+                raise InputError(
+                    f"{path}.{step} reads {chains.name_default(later)}, but no step {later} is "
+                    "before it: correct the order of the steps, or name another run"
+                )
+
+
+class _Failure(NamedTuple):
+    """Why a seed of a variant has no scores; `step` is empty while another process works on it."""
+
+    step: str
+    problem: str
+
+
+_Plans = Mapping[int, Mapping[str, Chain]]  # by seed and variant
+
+_ELSEWHERE = _Failure("", "another process works on it")
+
+
+@runs.shares_workdir
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Does all steps of all variants with all seeds, and writes the table of their scores.
+
+    Each step is an ordinary run in `workdir/seed<seed>/<variant>/<step>`; see `chains.plan`. Steps
+    that are finished are not done again. A step that fails costs its own seed and variant, and
+    those that share it. Several processes, also on hosts that see the same folder, share the work
+    out when each is given this command; the last to end writes the table of all.
+
+    In `workdir`: `scores.txt` (also printed), `.csv` and `.json`, and `seeds.png`.
+
+    Raises:
+      InputError: impossible settings; at the end, if steps failed.
+      Preempted: SIGTERM or SIGINT came; the same command continues.
+    """
+    runs.check(config, workdir, started=False)  # each step sees to its own settings
+    config_lib.save(config, workdir)
+    plans = {seed: chains.plan(config, workdir, seed) for seed in config.seeds}
+    problems = _do_all(plans)
+    results = _collect(config, plans, problems)
+    if results is not None:
+        report.write(workdir, results)
+        print(report.format_text(results))
+    failed = {where: problem for where, problem in problems.items() if problem.step}
+    if failed:
+        texts = [
+            f"seed {seed}, {variant}, {step}: {problem}"
+            for (seed, variant), (step, problem) in failed.items()
+        ]
+        total = len(config.seeds) * len(config.variants)
+        raise InputError(f"{len(failed)} of {total} chains failed: {' | '.join(texts[:3])}")
+
+
+def _do_all(plans: _Plans) -> dict[tuple[int, str], _Failure]:
+    """Does what is not finished; returns why the others are not, by seed and variant."""
+    problems: dict[tuple[int, str], _Failure] = {}
+    failed: dict[Path, _Failure] = {}  # runs that several variants share fail once
+    todo = [(seed, variant) for seed, by_variant in plans.items() for variant in by_variant]
+    while todo:
+        elsewhere = []
+        for seed, variant in todo:
+            problem = _do_chain(plans[seed][variant], f"seed {seed}, {variant}", failed)
+            if problem == _ELSEWHERE:
+                elsewhere.append((seed, variant))
+            elif problem is not None:
+                problems[seed, variant] = problem
+        if len(elsewhere) == len(todo):
+            break
+        todo = elsewhere  # meanwhile, another process may have done what they wait for
+    return problems | dict.fromkeys(todo, _ELSEWHERE)
+
+
+def _do_chain(chain: Chain, title: str, failed: dict[Path, _Failure]) -> _Failure | None:
+    """Does the steps that are left; returns why it could not, and adds that to `failed`."""
+    for step in chain:
+        if step.folder in failed:
+            return failed[step.folder]
+        if chains.is_finished(step):
+            continue
+        lock = step.folder.with_name(f".{step.name}.lock")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold_lock(lock))
+            except InputError:
+                return _ELSEWHERE
+            if chains.is_finished(step):  # by another process since
+                continue
+            print(f"--- {title}: {step.name}", flush=True)
+            try:
+                _do_step(step)
+            except InputError as error:
+                problem = str(error)
+            except OSError as error:
+                if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise  # concerns all of them
+                where = f"{error.filename}: {error.strerror}"
+                problem = f"{where}; correct that and give the same command again"
+            else:
+                continue
+        print(f"{title}: {step.name} FAILED: {problem}", flush=True)
+        failed[step.folder] = _Failure(step.name, problem)
+        return failed[step.folder]
+    return None
+
+
+def _do_step(step: Step) -> None:
+    """Runs a job, between the removal and the writing of its record."""
+    chains.record_path(step.folder).unlink(missing_ok=True)
+    jobs.run(step.config, step.folder)
+    chains.write_record(step)
+
+
+def _collect(
+    config: ml_collections.ConfigDict,
+    plans: _Plans,
+    problems: Mapping[tuple[int, str], _Failure],
+) -> report.Results | None:
+    """Reads what the finished chains scored, and compares the variants with the first.
+
+    Raises:
+      InputError: they scored other patches, or other classes.
+    """
+    counts: dict[str, dict[str, dict[int, np.ndarray]]] = {}  # by variant, row, seed and unit
+    first: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    bootstrap, where = config.bootstrap, ""
+    for variant in config.variants:
+        for seed in config.seeds:
+            if (seed, variant) in problems:
+                continue
+            folder = plans[seed][variant][-1].folder
+            confusions = patch_confusions.load(folder)
+            classes = load_dataset(str(folder / runs.DATASET_FILE), folder).classes
+            first, where = first or (classes, confusions.names), where or str(folder)
+            if first != (classes, confusions.names):
+                raise InputError(
+                    f"{folder} scored other patches or classes than {where}: evaluate all variants "
+                    "on the same split of the same data"
+                )
+            units, _ = statistics.find_units(confusions.names, bootstrap.region)
+            for row, of_row in zip(confusions.rows, confusions.counts):
+                by_unit = statistics.sum_by_unit(of_row, units)
+                counts.setdefault(variant, {}).setdefault(row, {})[seed] = by_unit
+    if first is None:
+        return None
+    classes, names = first
+    settings = Bootstrap(bootstrap.resamples, bootstrap.confidence, bootstrap.seed)
+    return report.Results(
+        classes=classes,
+        patches=len(names),
+        units=report.describe_units(*statistics.find_units(names, bootstrap.region)),
+        bootstrap=settings,
+        scores={
+            variant: {
+                row: {seed: statistics.score(each.sum(axis=0)) for seed, each in by_seed.items()}
+                for row, by_seed in rows.items()
+            }
+            for variant, rows in counts.items()
+        },
+        differences=_compare(config.variants, counts, settings),
+        missing=[
+            report.Missing(variant, seed, problem.step, problem.problem)
+            for (seed, variant), problem in problems.items()
+        ],
+    )
+
+
+def _compare(
+    variants: Sequence[str],
+    counts: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]],
+    bootstrap: Bootstrap,
+) -> list[report.Comparison]:
+    """Compares each row of each variant with that of the first, where both have it."""
+    baseline, *others = variants
+    return [
+        report.Comparison(variant, baseline, row, difference)
+        for variant in others
+        for row, of_baseline in counts.get(baseline, {}).items()
+        if (of_variant := counts.get(variant, {}).get(row)) is not None
+        and (difference := statistics.compare(of_baseline, of_variant, bootstrap)) is not None
+    ]
