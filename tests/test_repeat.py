@@ -258,33 +258,30 @@ def test_variants_on_other_patches_are_not_compared(tmp_path, fake):
 
 
 def test_real_runs(tissue_dir, runs_dir, tmp_path):
-    """Two seeds of two variants, of which one has no attention; the network is compiled once."""
-    variants = {}
-    for name in ("paper", "off"):
-        first = tiny_phase1(tissue_dir)
-        first.epochs = 1
-        scoring = base.evaluate("runs/phase1", "")
-        scoring.data.workers, scoring.batch_size, scoring.sheet_patches = 0, 4, 0
-        variants[name] = {"phase1": first, "evaluate": scoring}
-    variants["off"]["phase1"].pda.schedule = "off"
-    config = base.repeat(("phase1", "evaluate"), variants)
-    config.seeds, config.bootstrap.resamples = (0, 1), 20
+    """What the jobs do by themselves, with two seeds; the first is that of `runs_dir`."""
+    first = tiny_phase1(tissue_dir)
+    first.epochs, first.model.batch_norm = 1, "auto"
+    scoring = base.evaluate("runs/phase1", "")
+    scoring.data.workers, scoring.batch_size, scoring.sheet_patches = 0, 4, 0
+    chain = {"phase1": first, "evaluate": scoring}
+    config = base.repeat(("phase1", "evaluate"), {"paper": chain})
+    config.seeds = (0, 1)
     config_lib.validate(config)
     jobs.run(config, tmp_path / "run")
     document = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert document["meta"]["resampled"] == f"{COUNTS['test']} patches"
-    for variant in ("paper", "off"):
+    of_seeds = []
+    for seed in (0, 1):
+        folder = tmp_path / "run" / f"seed{seed}" / "paper"
+        assert config_lib.load(folder / "phase1", "phase1").seed == seed
+        of_seeds.append(json.loads((folder / "evaluate" / "scores.json").read_text())["rows"][-1])
+    by_statistic = {(row["statistic"], *row["seeds"]): row for row in document["rows"]}
+    for name in ("iou", *statistics.SUMMARY):
         for seed in (0, 1):
-            folder = tmp_path / "run" / f"seed{seed}" / variant
-            assert config_lib.load(folder / "phase1", "phase1").seed == seed
-            scores = json.loads((folder / "evaluate" / "scores.json").read_text())["rows"][-1]
-            (row,) = (
-                row
-                for row in document["rows"]
-                if (row["variant"], row["statistic"], row["seeds"]) == (variant, "seed", [seed])
-            )
-            for name in ("iou", *statistics.SUMMARY):
-                assert row[name] == scores[name]
+            assert by_statistic["seed", seed][name] == of_seeds[seed][name]
+    assert of_seeds[0] != of_seeds[1]
+    by_itself = json.loads((runs_dir / "evaluate" / "scores.json").read_text())["rows"]
+    assert of_seeds[0] == next(row for row in by_itself if row["name"] == "phase 1")
 
 
 def test_an_evaluation_keeps_the_counts_of_each_patch(runs_dir, tmp_path):
