@@ -131,7 +131,9 @@ def _measure_time(config: ml_collections.ConfigDict, tiles: int) -> str:
     np.asarray(predict(batch))
     seconds = (time.monotonic() - start) / config.batch_size * tiles
     duration = f"{format_two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    return f"about {duration} at {format_two_digits(tiles / seconds)} tiles/s on this machine"
+    gate = "" if config.phase1 else "; without the gate, of which --config.phase1 is the network"
+    rate = format_two_digits(tiles / seconds)
+    return f"about {duration} at {rate} tiles/s on this machine{gate}"
 
 
 def _estimate_bytes(tiling: Tiling, view: View, classes: int) -> int:
