@@ -95,7 +95,7 @@ def build_phase(phase: int, precision: str, width: float) -> Task:
 
 def make_values(task: Task) -> dict[str, np.float32]:
     """Makes the scalars, such as mu, that the loss gets in epoch 5."""
-    return {name: np.float32(value) for name, value in task.values(5).items()}
+    return {name: np.float32(value) for name, value in task.values(5, 0).items()}
 
 
 def map_step(task: Task, **options: Any) -> Any:

@@ -74,6 +74,9 @@ def _training() -> ConfigDict:
             # decay per step of the moving average of the weights, which is validated, saved and
             # used by later jobs; 0 = the weights themselves
             "ema": {"decay": 0.0},
+            # when training fails (a loss that is not finite, a collapsed attention): "restore" goes
+            # back to the checkpoint before it and halves the learning rate, at most three times
+            "on_divergence": "stop",
             "augment": {
                 "flip_horizontal": 0.5,  # probability
                 "flip_vertical": 0.5,
@@ -99,11 +102,17 @@ def _training() -> ConfigDict:
                 "mean": (0.0, 0.0, 0.0),  # of x / 255: the network sees (x / 255 - mean) / std
                 "std": (1.0, 1.0, 1.0),
             },
-            "optimizer": {  # SGD, polynomial decay per step
+            "optimizer": {
+                "kind": "sgd",  # "adamw": decay of the weights apart (Loshchilov & Hutter 2019)
                 # batch size that learning_rate is meant for: others scale it; 0 = it stays
                 "base_batch_size": 0,
-                "power": 0.9,
+                "decay": "polynomial",  # of the learning rate, per step; or "cosine"
+                "power": 0.9,  # of the polynomial
+                "warm_up": 0,  # steps in which the learning rate rises in a line; 0 = none
                 "weight_decay": 5e-4,
+                "betas": (0.9, 0.999),  # of adamw, in the place of momentum; defaults of PyTorch
+                "epsilon": 1e-8,  # of adamw
+                "clip_norm": 0.0,  # largest norm of the gradient of all parameters; 0 = any
             },
         }
     )
@@ -142,6 +151,10 @@ def phase1(dataset: str, variant: str = "paper", dropout: str = "progressive") -
         "constant": 0.7,  # mu of the constant schedule
         "relu": reference,  # of the class activation maps (Eq. 7 has none)
         "divisor": 4 if reference else 0,  # of the sum over classes; 0 = their number
+        "normalize": False,  # True: each image's attention is divided by its maximum
+        "warm_up": 0,  # steps over which the attention goes from 1 to its value; 0 = at once
+        # steps in a row with a loss of ln 2, after which the attention counts as collapsed; 0 = any
+        "collapse_steps": 50,
     }
     return config
 

@@ -17,6 +17,7 @@ from tests.conftest import tiny_phase1, tiny_phase2
 from wsss_jax import parallel
 from wsss_jax.checkpoints import Checkpoints
 from wsss_jax.methods import phase1, phase2
+from wsss_jax.training.divergence import RATE_FACTOR
 from wsss_jax.training.initialization import initialize_variables
 from wsss_jax.training.step import make_state, train_step
 
@@ -34,6 +35,7 @@ batch = {
     "position": np.arange(BATCH, dtype=np.int32),
 }
 first, second = tiny_phase1("unused"), tiny_phase2("unused", layers=("b5_2", "bn7"))
+first.pda.normalize = True
 second.loss.update({"kind": "symmetric", "weighting": "agreement", "dice": 0.5})
 for config in (first, second):
     config.augment.update({"transpose": 0.5, "affine": 0.5, "color": 0.5, "stain": 0.5})
@@ -43,12 +45,14 @@ first.precision = second.precision = "float64"
 jax.config.update("jax_enable_x64", True)
 results = {"devices": jax.local_device_count()}
 for name, phase, config, values in (
-    ("phase1", phase1, first, {"mu": np.float32(0.9)}),
+    ("phase1", phase1, first, {"mu": 0.9, "attention_share": 0.5, RATE_FACTOR: 0.5}),
     ("phase2", phase2, second, {}),
 ):
     built = phase.make_task(config, synthetic.DATASET.num_classes, 10)
-    # With this optimizer a step moves the parameters by their gradient.
-    built = built._replace(optimizer=optax.sgd(1.0), ema_decay=0.5)
+    # With this optimizer a step moves the parameters by their gradient, which is clipped.
+    optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))
+    built = built._replace(optimizer=optimizer, ema_decay=0.5)
+    values = {key: np.float32(value) for key, value in values.items()}
     variables, _ = initialize_variables(config, built.network)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     before = make_state(built, variables)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,15 +23,18 @@ from absl import flags
 from configs import base
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
-from wsss_jax import jobs, parallel, schedules, signals, sources
+from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
 from wsss_jax.checkpoints import has_checkpoint
 from wsss_jax.errors import Preempted
 from wsss_jax.methods import phase1
+from wsss_jax.models.attention import progressive_dropout_attention
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
 from wsss_jax.training import loop
+from wsss_jax.training.patches import Patches
 from wsss_jax.training.task import Task
 
 EPOCHS, STEPS = 3, 6
+FAILING = 4  # a seed with which phase 1 fails and is well again after going back
 GONE_AFTER = 20  # seconds, in which worker processes notice that they are alone
 SEED = int(os.environ.get("KILL_SEED", "0"))  # of the moments
 
@@ -47,6 +51,72 @@ class _Network(nn.Module):
         return nn.Dense(4, name="fc8")(x.mean(axis=(1, 2))), {}
 
 
+class _ClassWeights(nn.Module):
+    @nn.compact
+    def __call__(self, features):
+        return self.param("kernel", nn.initializers.he_normal(), (features, 4))
+
+
+class AttendingNetwork(nn.Module):
+    """The last layers of phase 1, with few features but logits as large as those of its 4096."""
+
+    normalize: bool = False
+    features: int = 32
+
+    @nn.compact
+    def __call__(self, x, *, train, mu=None, attention_share=None, weight=None, position=None):
+        x = Conv(self.features, stride=4, name="conv")(x)
+        norm = BatchNorm(axis_name=parallel.AXIS if train else None, name="bn7")
+        x = nn.relu(norm(x, use_running_average=not train, weight=weight))
+        x = 20 * x
+        class_weights = _ClassWeights(name="fc8")(self.features)
+        if mu is not None:
+            attended = progressive_dropout_attention(
+                x,
+                class_weights,
+                mu,
+                relu=True,
+                divisor=4,
+                normalize=self.normalize,
+                share=attention_share,
+            )
+            x = jnp.where(mu > 0, attended, x)
+        return x.mean(axis=(1, 2)) @ class_weights, {}
+
+
+def make_attending_task(config: ml_collections.ConfigDict, patches: int) -> Task:
+    """The task of phase 1, but for the network."""
+    steps = config.epochs * (patches // config.batch_size)
+    network = AttendingNetwork(normalize=config.pda.normalize)
+    return phase1.make_task(config, 4, steps)._replace(
+        network=network, loss=phase1.make_loss(config, network), is_trained=lambda path: True
+    )
+
+
+def configure_failing(root: Path, seed: int) -> ml_collections.ConfigDict:
+    """The released settings of phase 1, but that the attention begins after one of ten epochs."""
+    config = tiny_phase1(root)
+    config.seed, config.epochs, config.log_every = seed, 10, 2
+    config.pda = base.phase1("", "reference").pda
+    config.pda.off_epochs, config.pda.collapse_steps = 1, 6
+    return config
+
+
+def train_failing(root: Path, workdir: Path) -> None:
+    """The attention collapses in the second of five epochs: the run goes back, more than once."""
+    config = configure_failing(root, FAILING)
+    config.epochs, config.checkpoint_every, config.select = 5, 2, "best"
+    config.on_divergence = "restore"
+    dataset = load_dataset("", root)
+    source = sources.open_source(config.data, dataset, "train")
+    task = make_attending_task(config, len(source))
+    loop.fit(config, workdir, task, Patches(dataset, source), validate=_score)
+
+
+def _score(variables: Any) -> dict[str, float]:
+    return {"miou": float(jnp.sum(variables["params"]["fc8"]["kernel"]))}
+
+
 def train(root: Path, workers: int, workdir: Path) -> None:
     """Eighteen steps in three epochs, a checkpoint after every other."""
     config = tiny_phase1(root)
@@ -61,8 +131,8 @@ def train(root: Path, workers: int, workdir: Path) -> None:
         totals=phase1.count_patches,
         loss=phase1.make_loss(config, network),
         metrics=("loss", "patch_accuracy"),
-        values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
-        optimizer=schedules.sgd(config.optimizer, EPOCHS * STEPS, ("fc8",)),
+        values=phase1.make_values(config.pda, STEPS),
+        optimizer=optimizers.make_optimizer(config.optimizer, EPOCHS * STEPS, ("fc8",)),
         learning_rate=rates["weight"],
         is_trained=lambda path: True,
     )
@@ -70,8 +140,8 @@ def train(root: Path, workers: int, workdir: Path) -> None:
         config,
         workdir,
         task,
-        loop.Patches(dataset, source),
-        validate=lambda variables: {"miou": float(jnp.sum(variables["params"]["fc8"]["kernel"]))},
+        Patches(dataset, source),
+        validate=_score,
     )
 
 
@@ -232,6 +302,11 @@ def disturb_training(root: Path, folder: Path, kills: int, others: int) -> None:
     duration = undisturbed(with_workers, folder / "workers")
     for number in (signal.SIGKILL, signal.SIGINT):
         disturb(with_workers, folder, number, others // 2, duration, name=f"workers_{number.name}")
+    failing = partial(train_failing, root)
+    duration = undisturbed(failing, folder / "failing")
+    for number, times in ((signal.SIGKILL, max(2, kills // 3)), (signal.SIGTERM, others)):
+        name = f"failing_{number.name}"
+        disturb(failing, folder, number, times, duration, name=name, after="going back")
 
 
 def disturb_others(root: Path, folder: Path, times: int, runs: Path, regions: Path) -> None:

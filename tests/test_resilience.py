@@ -53,10 +53,27 @@ def test_interrupted_runs_end_with_the_same_bits(tissue_dir, tmp_path):
                 found = load_variables(workdir, score)
                 jax.tree.map(np.testing.assert_array_equal, found, variables)
         logs[name] = "".join(path.with_suffix(".log").read_text() for path in runs)
+    _check_failing(work)
     # Neither fell only before the first checkpoint or after the last.
     assert logs["SIGKILL"].count("continuing after step") > KILLS / 4
     assert "stopped by SIGTERM after step" in logs["SIGTERM"]
     assert "stopped by SIGINT after step" in logs["SIGINT"]
+
+
+def _check_failing(work):
+    """Training failed in all of these, and went back to the same checkpoints."""
+    history = (work / "failing" / "history.json").read_text()
+    times = history.count('"reason"')
+    assert (work / "failing.log").read_text().count("going back") == times > 0
+    for name in ("failing_SIGKILL", "failing_SIGTERM"):
+        runs = [path for path in work.glob(f"{name}*") if path.is_dir()]
+        logs = "".join(path.with_suffix(".log").read_text() for path in runs)
+        assert logs.count("going back") > times
+        for workdir in runs:
+            assert (workdir / "history.json").read_text() == history
+            for score in (None, "miou"):
+                whole, found = (load_variables(path, score) for path in (work / "failing", workdir))
+                jax.tree.map(np.testing.assert_array_equal, found, whole)
 
 
 def _contents(folder):

@@ -1,10 +1,11 @@
-import jax.numpy as jnp
-import numpy as np
-import optax
+import math
+
 import pytest
 
 from configs import base
 from wsss_jax import schedules
+from wsss_jax.errors import InputError
+from wsss_jax.methods import phase1
 
 
 def test_mu_of_the_paper():
@@ -49,32 +50,35 @@ def test_the_learning_rate_grows_with_the_batch_if_configured():
     assert schedules.scale_learning_rate(optimizer, 20).learning_rate == 0.01
 
 
-def test_sgd_equals_that_of_pytorch():
+def test_cosine_decay():
     optimizer = base.phase1("luad_histoseg").optimizer
-    optimizer.momentum, optimizer.weight_decay = 0.9, 0.1
-    rng = np.random.default_rng(0)
-    params = {
-        "b2": {"kernel": rng.normal(size=3), "bias": rng.normal(size=3)},
-        "fc8": {"kernel": rng.normal(size=3)},
-    }
-    factors = {("b2", "kernel"): (1, 0.1), ("b2", "bias"): (2, 0), ("fc8", "kernel"): (10, 0.1)}
-    expected = {path: params[path[0]][path[1]].copy() for path in factors}
-    velocity = dict.fromkeys(factors, 0.0)
+    optimizer.decay = "cosine"
+    rate = schedules.learning_rates(optimizer, total_steps=12)["head_weight"]
+    # cos of 0, 30, 60, 90, 180 degrees
+    expected = {0: 0.1, 2: 0.05 * (1 + math.sqrt(3) / 2), 4: 0.075, 6: 0.05, 12: 0, 99: 0}
+    for step, value in expected.items():
+        assert float(rate(step)) == pytest.approx(value, abs=1e-8)
 
-    params = {m: {k: jnp.asarray(v) for k, v in leaves.items()} for m, leaves in params.items()}
-    transformation = schedules.sgd(optimizer, 5, head_modules=("fc8",))
-    state = transformation.init(params)
-    for step in range(3):
-        gradients = {
-            m: {k: jnp.asarray(rng.normal(size=3)) for k in leaves} for m, leaves in params.items()
-        }
-        updates, state = transformation.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-        for (module, leaf), (factor, decay) in factors.items():
-            path = (module, leaf)
-            gradient = np.asarray(gradients[module][leaf]) + decay * expected[path]
-            velocity[path] = 0.9 * velocity[path] + gradient
-            rate = 0.01 * factor * (1 - step / 5) ** 0.9
-            expected[path] = expected[path] - rate * velocity[path]
-    for (module, leaf), value in expected.items():
-        np.testing.assert_allclose(params[module][leaf], value, rtol=1e-5)
+
+@pytest.mark.parametrize("decay", ["polynomial", "cosine"])
+def test_the_learning_rate_warms_up(decay):
+    optimizer = base.phase1("luad_histoseg").optimizer
+    optimizer.decay = decay
+    cold = schedules.learning_rates(optimizer, total_steps=12)["bias"]
+    optimizer.warm_up = 4
+    warmed = schedules.learning_rates(optimizer, total_steps=12)["bias"]
+    for step, share in enumerate((0.25, 0.5, 0.75, 1, 1, 1)):
+        assert float(warmed(step)) == pytest.approx(share * float(cold(step)))
+    optimizer.warm_up = 12
+    with pytest.raises(InputError, match=r"warm_up is 12 steps .* takes 12: set .*warm_up=1,"):
+        schedules.learning_rates(optimizer, total_steps=12)
+
+
+def test_the_attention_warms_up_from_the_step_where_it_begins():
+    pda = base.phase1("luad_histoseg", "reference").pda  # off in three epochs
+    values = phase1.make_values(pda, steps_per_epoch=10)
+    assert values(3, 31) == {"mu": schedules.mu(3, pda)}
+    pda.warm_up = 8
+    values = phase1.make_values(pda, steps_per_epoch=10)
+    shares = [values(step // 10, step)["attention_share"] for step in (0, 29, 30, 32, 37, 38, 90)]
+    assert shares == [0, 0, 0, 0.25, 0.875, 1, 1]

@@ -20,6 +20,7 @@ from wsss_jax.methods import phase1, phase2
 from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Dropout
 from wsss_jax.state import State, network_shapes
 from wsss_jax.training import loop
+from wsss_jax.training.patches import Patches
 from wsss_jax.training.step import (
     compute_gradients,
     make_state,
@@ -44,7 +45,7 @@ class _Run:
         self.validate = make_validation(config, dataset.num_classes, validation)
 
     def fit(self, workdir, validate=None, validation=None):
-        patches = loop.Patches(DATASET, self.source, validation)
+        patches = Patches(DATASET, self.source, validation)
         return loop.fit(self.config, workdir, self.task, patches, validate or self.validate)
 
 

@@ -47,7 +47,7 @@ def make_task(config, num_classes, total_steps):
         totals=lambda batch: {"patches": batch["weight"].sum()},
         loss=loss,
         metrics=("loss",),
-        values=lambda epoch: {},
+        values=lambda epoch, step: {},
         optimizer=optax.sgd(config.optimizer.learning_rate),
         learning_rate=schedules.polynomial(config.optimizer.learning_rate, total_steps, 0.0),
         is_trained=lambda path: True,

@@ -38,13 +38,21 @@ class Checkpoints:
     There are two so that training can go back to the one before if the newest is damaged.
     """
 
-    def __init__(self, workdir: Path, score: str | None = None, *, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        score: str | None = None,
+        *,
+        read_only: bool = False,
+        also_keep: checkpoint_managers.PreservationPolicy | None = None,
+    ):
         """Opens the checkpoints of a run.
 
         Args:
           workdir: folder of the run.
           score: name of the score that decides which one is best; None: none is.
           read_only: neither makes the folder nor removes what an interrupted save or deletion left.
+          also_keep: which others are kept.
         """
 
         get_score = None if score is None else itemgetter(score)
@@ -54,6 +62,8 @@ class Checkpoints:
                 get_metric_fn=get_score, n=1, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
+        if also_keep is not None:
+            policies.append(also_keep)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             best_fn=get_score,
@@ -116,13 +126,29 @@ class Checkpoints:
         """Finds the step of the checkpoint with the highest score; None without any."""
         return self._manager.best_step()
 
-    def restore_latest(self, like: State) -> tuple[State, dict]:
+    def list_steps(self) -> list[int]:
+        """Lists the steps of the complete checkpoints, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def restore_latest(self, like: State, steps: Sequence[int] | None = None) -> tuple[State, dict]:
         """Restores the newest undamaged state and its `meta`; reports damaged ones.
+
+        Args:
+          like: a state with the shapes it must have, but for its sums, which are those that were
+            saved.
+          steps: that may be taken, the newest first; None: all.
 
         Raises:
           InputError: all are damaged, or they hold another network.
         """
-        return self._restore_first(self._list_newest(), partial(self._restore_state, like=like))
+        steps = self.list_steps() if steps is None else steps
+        return self._restore_first(steps, partial(self._restore_state, like=like))
+
+    def delete_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        for later in self.list_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def restore_variables(self, like: dict[str, Any] | None) -> dict[str, Any]:
         """Restores the variables of the best checkpoint, or the newest where there is no `score`.
@@ -135,7 +161,7 @@ class Checkpoints:
         Raises:
           InputError: none has a score yet, all are damaged, or they hold another network.
         """
-        steps = self._list_newest()
+        steps = self.list_steps()
         if self._score is not None:
             scores = {step: self._manager.metrics(step) for step in steps}
             scores = {step: by_name[self._score] for step, by_name in scores.items() if by_name}
@@ -151,9 +177,6 @@ class Checkpoints:
             return self._restore_items(step, {"variables": shapes})[0]["variables"]
 
         return self._restore_first(steps, restore)
-
-    def _list_newest(self) -> list[int]:
-        return sorted(self._manager.all_steps(), reverse=True)
 
     def _restore_first(self, steps: Sequence[int], restore: Callable[[int], Any]) -> Any:
         """Restores the first of the steps that is not damaged."""
@@ -186,6 +209,8 @@ class Checkpoints:
             )
         if not has_training:
             raise ValueError("the state of training is missing")
+        saved = self._manager.item_metadata(step)["training"].tree.get("sums")
+        like = like._replace(sums=_fit_sums(like.sums, saved))
         likes = {"variables": like.result, "training": _get_training(like)}
         trees, meta = self._restore_items(step, likes)
         if not isinstance(meta.get("history"), list):
@@ -232,6 +257,13 @@ def _get_training(state: State) -> dict[str, Any]:
     """
     training = {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
     return training if state.average is None else {**training, _TRAINED: state.variables}
+
+
+def _fit_sums(expected: Any, saved: Any) -> Any:
+    """Returns the shapes of the sums in a checkpoint: as expected, if they are there."""
+    if not isinstance(expected, Mapping) or not isinstance(saved, Mapping):
+        return expected
+    return {name: expected.get(name, saved[name]) for name in saved}
 
 
 def _make_room(path: Path) -> None:

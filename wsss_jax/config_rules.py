@@ -14,7 +14,7 @@ _LONGEST_SEQUENCE = 256
 MOST_PIXELS = 8192  # of a side of what a network sees at once
 MOST_EXAMPLES = 4096  # of a batch
 MOST_EPOCHS = 10_000
-_MOST_STEPS = 10**9
+MOST_STEPS = 10**9
 LARGEST = 1e6  # of factors, rates and statistics
 LARGEST_AREA = 1e12  # square micrometers: a square meter
 
@@ -136,8 +136,9 @@ TRAINING = {
     "accumulate": integer(1, MOST_EXAMPLES),
     "rematerialize": BOOLEAN,
     "drop_last": BOOLEAN,
-    "log_every": integer(1, _MOST_STEPS),
-    "checkpoint_every": integer(1, _MOST_STEPS),
+    "log_every": integer(1, MOST_STEPS),
+    "checkpoint_every": integer(1, MOST_STEPS),
+    "on_divergence": added(one_of("stop", "restore"), before="stop"),
     "select": one_of("last", "best", "smoothed"),
     "ema.decay": added(number(0, 0.99999), 0.0),
     "augment.flip_horizontal": PROBABILITY,
@@ -167,6 +168,12 @@ TRAINING = {
     "optimizer.head_multiplier": number(0, LARGEST, open_low=True),
     "optimizer.bias_multiplier": number(0, LARGEST, open_low=True),
     "optimizer.decay_biases": BOOLEAN,
+    "optimizer.kind": added(one_of("sgd", "adamw"), before="sgd"),
+    "optimizer.betas": added(sequence(number(0, 0.999999), 2), before=(0.9, 0.999)),
+    "optimizer.epsilon": added(number(0, 1, open_low=True), before=1e-8),
+    "optimizer.decay": added(one_of("polynomial", "cosine"), before="polynomial"),
+    "optimizer.warm_up": added(integer(0, MOST_STEPS), before=0),
+    "optimizer.clip_norm": added(number(0, LARGEST), before=0.0),
 }
 SLIDES = {
     "phase1": TEXT,

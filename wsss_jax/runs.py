@@ -36,6 +36,8 @@ MEANING = ("classes", "white", "label_notation", "present_share")
 FREE_FIELDS = (
     "log_every",
     "checkpoint_every",
+    "on_divergence",
+    "pda.collapse_steps",
     "accumulate",
     "rematerialize",
     "palette",
@@ -48,6 +50,8 @@ FREE_FIELDS = (
     "data.source",
     "data.workers",
 )
+# Of these, what decides to which checkpoint a run goes back when training fails.
+FIXED_IN_RESTORING = ("checkpoint_every", "pda.collapse_steps")
 
 
 def layer_dir(workdir: Path, layer: str) -> Path:
@@ -150,10 +154,13 @@ def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) ->
             f"{workdir} holds a run of the job {before.job!r}, this one is {config.job!r}: name "
             "another --workdir"
         )
+    free = set(FREE_FIELDS)
+    if before.get("on_divergence") == "restore":
+        free.difference_update(FIXED_IN_RESTORING)
     changed = [
         line
         for line in config_lib.differences(before, config)
-        if line.partition(":")[0] not in FREE_FIELDS
+        if line.partition(":")[0] not in free
     ]
     if started and changed:
         raise InputError(

@@ -1,13 +1,11 @@
-"""Schedules of Progressive Dropout Attention and of learning rates, and the optimizer."""
+"""Schedules of Progressive Dropout Attention and of learning rates."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+
+from wsss_jax.errors import InputError
 
 
 def mu(epoch: int, pda: ml_collections.ConfigDict) -> float:
@@ -34,6 +32,16 @@ def mu(epoch: int, pda: ml_collections.ConfigDict) -> float:
     return max(value, pda.floor) if pda.clip else value
 
 
+def attention_share(steps: int, warm_up: int) -> float:
+    """Returns how much of the attention is in force while it is warmed up, see `mix_attention`.
+
+    Args:
+      steps: taken with the attention on; none are negative or 0.
+      warm_up: steps in which the share rises in a line from 0 to 1, at least 1.
+    """
+    return min(max(steps / warm_up, 0.0), 1.0)
+
+
 def polynomial(base: float, total_steps: int, power: float) -> optax.Schedule:
     """Returns the schedule base * (1 - t / total_steps) ** power of step t, from 0."""
 
@@ -43,6 +51,31 @@ def polynomial(base: float, total_steps: int, power: float) -> optax.Schedule:
         return base * left**power
 
     return rate
+
+
+def cosine(base: float, total_steps: int) -> optax.Schedule:
+    """Returns the schedule base * (1 + cos(pi * t / total_steps)) / 2 of step t, from 0.
+
+    Loshchilov & Hutter 2017 (SGDR, Eq. 5), without restarts.
+    """
+
+    def rate(step: jax.Array) -> jax.Array:
+        done = jnp.minimum(step, total_steps).astype(float) / total_steps
+        return base * (0.5 * (1.0 + jnp.cos(jnp.pi * done)))
+
+    return rate
+
+
+def warm_up(rate: optax.Schedule, steps: int) -> optax.Schedule:
+    """Lets a schedule rise in a line: step t of the first `steps` has the share (t + 1) / steps.
+
+    No step is without effect, and the last of them has the whole rate (Goyal et al. 2017).
+    """
+
+    def warmed(step: jax.Array) -> jax.Array:
+        return rate(step) * (jnp.minimum(step + 1, steps).astype(float) / steps)
+
+    return warmed
 
 
 def scale_learning_rate(
@@ -65,46 +98,25 @@ def learning_rates(
     """Returns the learning rate schedule of each parameter group.
 
     The groups are `weight`, `bias`, `head_weight` and `head_bias`. New layers (the head) learn
-    `head_multiplier` times as fast, biases `bias_multiplier` times.
+    `head_multiplier` times as fast, biases `bias_multiplier` times. All decay as
+    `optimizer.decay` says, after the first `optimizer.warm_up` steps have brought them up.
+
+    Raises:
+      InputError: the run is not longer than the warm-up.
     """
+    if optimizer.warm_up and optimizer.warm_up >= total_steps:
+        raise InputError(
+            f"config.optimizer.warm_up is {optimizer.warm_up} steps but the whole run takes "
+            f"{total_steps}: set --config.optimizer.warm_up={total_steps // 10}, or 0 for none"
+        )
+
+    def schedule(base: float) -> optax.Schedule:
+        if optimizer.decay == "cosine":
+            rate = cosine(base, total_steps)
+        else:
+            rate = polynomial(base, total_steps, optimizer.power)
+        return warm_up(rate, optimizer.warm_up) if optimizer.warm_up else rate
+
     head, bias = optimizer.head_multiplier, optimizer.bias_multiplier
     factors = {"weight": 1.0, "bias": bias, "head_weight": head, "head_bias": head * bias}
-    return {
-        group: polynomial(optimizer.learning_rate * factor, total_steps, optimizer.power)
-        for group, factor in factors.items()
-    }
-
-
-def sgd(
-    optimizer: ml_collections.ConfigDict, total_steps: int, head_modules: tuple[str, ...]
-) -> optax.GradientTransformation:
-    """Builds SGD as PyTorch defines it, with the parameter groups of `learning_rates`.
-
-    g <- g + weight_decay * p;  v <- momentum * v + g;  p <- p - rate * v.
-
-    Args:
-      optimizer: the fields `config.optimizer`.
-      total_steps: length of the polynomial decay.
-      head_modules: top-level modules of the parameter tree that are new layers.
-    """
-
-    def labels(params: Mapping[str, Any]) -> Any:
-        flat = flax.traverse_util.flatten_dict(params)
-        return flax.traverse_util.unflatten_dict(
-            {
-                path: ("head_" if path[0] in head_modules else "")
-                + ("bias" if path[-1] == "bias" else "weight")
-                for path in flat
-            }
-        )
-
-    def group(name: str, rate: optax.Schedule) -> optax.GradientTransformation:
-        decays = optimizer.decay_biases or not name.endswith("bias")
-        return optax.chain(
-            optax.add_decayed_weights(optimizer.weight_decay if decays else 0.0),
-            optax.trace(optimizer.momentum),
-            optax.scale_by_learning_rate(rate),
-        )
-
-    rates = learning_rates(optimizer, total_steps)
-    return optax.multi_transform({name: group(name, rate) for name, rate in rates.items()}, labels)
+    return {group: schedule(optimizer.learning_rate * factor) for group, factor in factors.items()}

@@ -3,7 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsss_jax.models.attention import progressive_dropout_attention
+from wsss_jax.models.attention import (
+    mix_attention,
+    normalize_attention,
+    progressive_dropout_attention,
+)
 
 
 @pytest.fixture
@@ -63,3 +67,71 @@ def test_mu_may_be_traced_and_dtype_is_kept(case):
     assert low.dtype == jnp.bfloat16
     assert attend._cache_size() == 1
     assert np.abs(np.asarray(low - high, np.float32)).max() > 0
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_normalized_attention_is_that_of_the_equations_over_its_maximum(case, relu):
+    features, class_weights = case
+    attended = _transcribed(features, class_weights, 0.8, relu, divisor=3)
+    attention = (attended / features).mean(axis=-1, keepdims=True)
+    largest = np.abs(attention).max(axis=(1, 2, 3), keepdims=True)
+    got = progressive_dropout_attention(*case, 0.8, relu=relu, divisor=3, normalize=True)
+    np.testing.assert_allclose(got, attended / largest, rtol=1e-4, atol=1e-6)
+
+
+def test_a_normalized_attention_does_not_grow_with_the_weights(case):
+    """Its logits are linear in the weights; without it they are quadratic."""
+    features, class_weights = case
+    for normalize, power in ((True, 1), (False, 2)):
+        one, three = (
+            progressive_dropout_attention(
+                features, scale * class_weights, 0.8, relu=True, divisor=3, normalize=normalize
+            )
+            @ (scale * class_weights)
+            for scale in (1, 3)
+        )
+        np.testing.assert_allclose(three, 3**power * one, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_without_attention_keeps_its_features_and_its_gradient(case):
+    """The second image has no map above 0; the released code gives it zeros and no gradient."""
+    features, class_weights = case
+    class_weights = np.abs(class_weights)
+    features = np.stack([features[0], -features[1]])
+
+    def attend(features, weights, normalize):
+        return progressive_dropout_attention(
+            features, weights, 1.0, relu=True, divisor=3, normalize=normalize
+        )
+
+    def total(features, weights, normalize):
+        return (attend(features, weights, normalize) @ weights).sum()
+
+    np.testing.assert_array_equal(attend(features, class_weights, True)[1], features[1])
+    assert not np.any(attend(features, class_weights, False)[1])
+    for normalize in (True, False):
+        gradients = jax.grad(total, argnums=(0, 1))(features, class_weights, normalize)
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+        assert np.any(gradients[0][1]) == normalize
+
+
+def test_the_attention_keeps_its_sign_and_its_bound():
+    attention = np.float32([[-2.0, 0.5], [1e-5, -1e-4]])[:, :, None, None]
+    normalized = normalize_attention(jnp.asarray(attention))
+    expected = np.float32([[-1.0, 0.25], [1.0, 1.0]])[:, :, None, None]
+    np.testing.assert_array_equal(normalized, expected)
+
+
+def test_the_attention_comes_in_line_by_line(case):
+    features, class_weights = case
+    attend = jax.jit(
+        lambda share: progressive_dropout_attention(
+            features, class_weights, 0.8, relu=True, divisor=3, share=share
+        )
+    )
+    whole = progressive_dropout_attention(*case, 0.8, relu=True, divisor=3)
+    np.testing.assert_array_equal(attend(0.0), features)
+    np.testing.assert_allclose(attend(0.25), 0.75 * features + 0.25 * whole, rtol=1e-5)
+    np.testing.assert_allclose(attend(1.0), whole, rtol=1e-5, atol=1e-7)
+    assert attend._cache_size() == 1
+    assert float(mix_attention(jnp.float32(0.2), 0.5)) == pytest.approx(0.6)

@@ -224,7 +224,8 @@ def test_training_curves_draw_a_panel_per_figure(tmp_path):
     ]
     history[3]["miou"] = 0.4  # validated in the last epoch only
     figures.write_training_curves(tmp_path / "three.png", history, ("a", "b"))
-    figures.write_training_curves(tmp_path / "one.png", [{"epoch": 0, "loss": 1.0}])
+    record = {"epoch": 0, "loss": 1.0, "restored": [{"reason": "collapsed"}]}
+    figures.write_training_curves(tmp_path / "one.png", [record])
     three, one = pixels(tmp_path / "three.png"), pixels(tmp_path / "one.png")
     assert three.shape[1] == 3 * one.shape[1]
     blue = (0, 114, 178)

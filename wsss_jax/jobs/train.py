@@ -13,6 +13,7 @@ from wsss_jax.methods.contract import load_method
 from wsss_jax.report import figures
 from wsss_jax.sources import open_source
 from wsss_jax.training import loop
+from wsss_jax.training.patches import Patches
 from wsss_jax.training.validation import make_validation
 
 SHARED = True
@@ -36,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     task = method.make_task(config, dataset.num_classes, config.epochs * steps)
     if validation is not None:
         validate = make_validation(config, dataset.num_classes, validation)
-    patches = loop.Patches(dataset, source, validation)
+    patches = Patches(dataset, source, validation)
     history = loop.fit(config, workdir, task, patches, validate)
     if parallel.is_first():
         figures.write_training_curves(workdir / "curves.png", history, dataset.classes)

@@ -1,19 +1,27 @@
 """Phase 1: the patch classifier, ResNet38 with Progressive Dropout Attention."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from wsss_jax import cam, masks, parallel, pixels, schedules
+from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
 from wsss_jax.methods.losses import multilabel_soft_margin
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.resnet38 import ResNet38
-from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables, check_whole_batches
+from wsss_jax.training.task import (
+    Collapse,
+    DeviceBatch,
+    LossFunction,
+    Task,
+    Variables,
+    check_whole_batches,
+)
 
 TITLE = "phase 1"
 GIVES = frozenset({"presence", "activations"})
@@ -32,10 +40,15 @@ FIELDS: dict[str, rules.Rule] = {
     "pda.constant": rules.number(0, 1, open_low=True),
     "pda.relu": rules.BOOLEAN,
     "pda.divisor": rules.integer(0, 255),
+    "pda.normalize": rules.added(rules.BOOLEAN, before=False),
+    "pda.warm_up": rules.added(rules.integer(0, rules.MOST_STEPS), before=0),
+    "pda.collapse_steps": rules.added(rules.integer(0, rules.MOST_STEPS), before=0),
     "cam.threshold": rules.PROBABILITY,
     "cam.relu": rules.BOOLEAN,
 }
 _HEAD_MODULES = ("fc8",)
+_LOSS_OF_ZEROS = math.log(2)  # of logits that are all 0, whatever the labels
+_NEAR_IT = 1e-3  # from there; public logs of dead runs stay at .6931
 
 
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
@@ -67,6 +80,7 @@ def build_network(
         dropout_rates=tuple(config.model.dropout_rates),
         attention_relu=config.pda.relu,
         attention_divisor=config.pda.divisor,
+        attention_normalize=config.pda.normalize,
         dtype=jnp.dtype(config.precision),
         axis_name=axis_name,
     )
@@ -87,14 +101,65 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
         totals=count_patches,
         loss=make_loss(config, network),
         metrics=("loss", "patch_accuracy"),
-        values=lambda epoch: {"mu": schedules.mu(epoch, config.pda)},
-        optimizer=schedules.sgd(optimizer, total_steps, _HEAD_MODULES),
+        values=make_values(config.pda, total_steps // config.epochs),
+        optimizer=optimizers.make_optimizer(optimizer, total_steps, _HEAD_MODULES),
         learning_rate=schedules.learning_rates(optimizer, total_steps)["weight"],
         is_trained=is_trained,
         parts=config.accumulate,
         rematerialize=config.rematerialize,
         prepare=examples.make_move(config.augment, num_classes),
+        collapse=make_collapse(config.pda),
+        remedies=list_remedies(config.pda),
     )
+
+
+def make_values(
+    pda: ml_collections.ConfigDict, steps_per_epoch: int
+) -> Callable[[int, int], dict[str, float]]:
+    """Makes the function of (epoch, step) that gives the scalars of the loss, see `training.task`.
+
+    They are "mu" and, with `pda.warm_up`, "attention_share".
+    """
+
+    def compute(epoch: int, step: int) -> dict[str, float]:
+        values = {"mu": schedules.mu(epoch, pda)}
+        if pda.warm_up:
+            begin = pda.off_epochs * steps_per_epoch
+            values["attention_share"] = schedules.attention_share(step - begin, pda.warm_up)
+        return values
+
+    return compute
+
+
+def make_collapse(pda: ml_collections.ConfigDict) -> Collapse | None:
+    """Says how the attention collapses; None with `pda.collapse_steps` 0.
+
+    Where no class activation map is above 0 and the maps are clipped there, the attention, all
+    features behind it, all logits and all gradients are 0: the loss is ln 2 and stays so.
+    """
+    if not pda.collapse_steps:
+        return None
+
+    def is_collapsed(
+        metrics: Mapping[str, jax.Array], values: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        return (jnp.abs(metrics["loss"] - _LOSS_OF_ZEROS) < _NEAR_IT) & (values["mu"] > 0)
+
+    text = (
+        "the attention has collapsed: the loss stays within "
+        f"{_NEAR_IT:g} of ln 2, that of logits of 0,"
+    )
+    return Collapse(is_collapsed, pda.collapse_steps, text)
+
+
+def list_remedies(pda: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Lists what the attention offers against both failures and is not switched on."""
+    remedies = []
+    if not pda.normalize:
+        remedies.append("--config.pda.normalize=True")
+    if not pda.warm_up:
+        remedies.append("--config.pda.warm_up=200")
+    return tuple(remedies) if pda.schedule != "off" else ()
 
 
 def count_patches(batch: DeviceBatch) -> dict[str, jax.Array]:
@@ -119,7 +184,7 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
             variables,
             pixels.scale(image, config.model),
             train=True,
-            mu=values["mu"],
+            **{name: values[name] for name in ("mu", "attention_share") if name in values},
             weight=weight,
             position=position,
             rngs={"dropout": dropout_rng},

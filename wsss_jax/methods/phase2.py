@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from wsss_jax import config_rules as rules
-from wsss_jax import parallel, pixels, schedules
+from wsss_jax import optimizers, parallel, pixels, schedules
 from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
 from wsss_jax.methods.losses import count_pixels, layer_losses
@@ -109,8 +109,8 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
         totals=count,
         loss=make_loss(config, network),
         metrics=("loss", *(f"loss_{layer}" for layer in config.layers)),
-        values=lambda epoch: {},
-        optimizer=schedules.sgd(optimizer, total_steps, _HEAD_MODULES),
+        values=lambda epoch, step: {},
+        optimizer=optimizers.make_optimizer(optimizer, total_steps, _HEAD_MODULES),
         learning_rate=schedules.learning_rates(optimizer, total_steps)["weight"],
         is_trained=lambda path: True,
         parts=config.accumulate,

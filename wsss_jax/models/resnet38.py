@@ -48,6 +48,7 @@ class ResNet38(nn.Module):
       dropout_rates: channel dropout in b6, in b7 and before pooling.
       attention_relu: see `progressive_dropout_attention`.
       attention_divisor: see there; 0 means the number of classes.
+      attention_normalize: see there.
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
     """
@@ -58,6 +59,7 @@ class ResNet38(nn.Module):
     dropout_rates: tuple[float, float, float] = (0.3, 0.5, 0.5)
     attention_relu: bool = False
     attention_divisor: int = 0
+    attention_normalize: bool = False
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -68,6 +70,7 @@ class ResNet38(nn.Module):
         *,
         train: bool,
         mu: jax.Array | None = None,
+        attention_share: jax.Array | None = None,
         weight: jax.Array | None = None,
         position: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -79,6 +82,7 @@ class ResNet38(nn.Module):
             "dropout" where a rate is above 0.
           mu: scalar coefficient of the Progressive Dropout Attention; 0 switches it off without
             another compilation, None leaves it out of the program.
+          attention_share: scalar, see `progressive_dropout_attention`; None means all of it.
           weight: (B,), 0 for examples that only fill the batch, else 1; None means all 1.
           position: (B,) places in the global batch, see `Dropout`; None means 0 ... B - 1.
 
@@ -124,6 +128,8 @@ class ResNet38(nn.Module):
                 mu,
                 relu=self.attention_relu,
                 divisor=self.attention_divisor or self.num_classes,
+                normalize=self.attention_normalize,
+                share=attention_share,
             )
             x = tap("attended", jnp.where(mu > 0, attended, x))
         x = layers.dropout(x, "dropout", drop_pool, channels=True)

@@ -201,13 +201,15 @@ def write_training_curves(
     Args:
       path: of the PNG.
       history: one mapping per epoch, in order: "epoch" (from 0) and named floats, or lists of C
-        floats (one line per class). A name need not occur in every epoch; nan is a gap.
+        floats (one line per class). A name need not occur in every epoch; nan is a gap. "restored",
+        which is no number, is left out.
       classes: C names for the lines of lists.
 
     Raises:
       ValueError: nothing to draw.
     """
-    names = list(dict.fromkeys(name for record in history for name in record if name != "epoch"))
+    names = list(dict.fromkeys(name for record in history for name in record))
+    names = [name for name in names if name not in ("epoch", "restored")]
     if not names:
         raise ValueError("the history holds no epoch with a figure to draw")
     columns = min(4, len(names))

@@ -12,6 +12,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 
 FILE = "history.json"
+RESTORED = "restored"  # in an epoch's figures: when training failed and went back into it
 SCORE = "miou"  # the figure of the validation by which the best checkpoint is kept
 SMOOTHED = "smoothed_miou"  # its mean over the last epochs
 _WINDOW = 3  # epochs

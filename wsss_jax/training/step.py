@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from wsss_jax import parallel
 from wsss_jax.models.layers import BLOCK_OUTPUT
 from wsss_jax.state import State, network_shapes
+from wsss_jax.training import divergence
 from wsss_jax.training.task import DeviceBatch, Task, Variables
 
 
@@ -97,11 +98,21 @@ def _add_up(function: Callable[[DeviceBatch], Any], batch: DeviceBatch, parts: i
 
 
 def apply_gradients(
-    task: Task, state: State, gradients: Mapping[str, Any], batch_stats: Variables
+    task: Task,
+    state: State,
+    gradients: Mapping[str, Any],
+    batch_stats: Variables,
+    rate_factor: jax.Array | None = None,
 ) -> State:
-    """Returns the state after an optimizer step with the results of `compute_gradients`."""
+    """Returns the state after an optimizer step with the results of `compute_gradients`.
+
+    A `rate_factor` multiplies the updates, which is the same for every optimizer as a learning rate
+    that is multiplied; a power of 2 changes no digit.
+    """
     trained, fixed = partition(state.variables["params"], task.is_trained)
     updates, opt_state = task.optimizer.update(gradients, state.opt_state, trained)
+    if rate_factor is not None:
+        updates = jax.tree.map(lambda update: update * rate_factor, updates)
     params = merge(optax.apply_updates(trained, updates), fixed)
     variables = {**state.variables, "params": params}
     if "batch_stats" in variables:
@@ -119,18 +130,18 @@ def train_step(
     """Takes one optimizer step on one replica; arguments as of `compute_gradients`.
 
     The metrics stay on the device, added up in `state.sums`: "logged" since the last log, "epoch"
-    since the epoch began, each with the number of "steps", and "not_finite", the first step whose
-    loss was not finite, or -1. They are part of the state, so a run that continues reports to the
-    last bit what it would have reported.
+    since the epoch began, each with the number of "steps", beside the counts of `divergence.count`.
+    They are part of the state, so a run that continues reports to the last bit what it would have
+    reported.
     """
     gradients, batch_stats, metrics = compute_gradients(task, state, batch, values, rng)
     sums = {
         name: jax.tree.map(jnp.add, state.sums[name], {**metrics, "steps": jnp.float32(1)})
         for name in ("logged", "epoch")
     }
-    fine = jnp.isfinite(metrics["loss"]) | (state.sums["not_finite"] >= 0)
-    sums["not_finite"] = jnp.where(fine, state.sums["not_finite"], state.step)
-    after = apply_gradients(task, state, gradients, batch_stats)._replace(sums=sums)
+    sums |= divergence.count(task, state.sums, state.step, metrics, values)
+    rate_factor = values.get(divergence.RATE_FACTOR)
+    after = apply_gradients(task, state, gradients, batch_stats, rate_factor)._replace(sums=sums)
     if after.average is None:
         return after
     return after._replace(average=update_average(after, task.ema_decay))
@@ -161,13 +172,19 @@ def update_average(state: State, decay: float) -> dict[str, Any]:
 def zero_sums(task: Task) -> dict[str, Any]:
     """Returns the sums of the metrics before the first step."""
     zeros = dict.fromkeys((*task.metrics, "steps"), np.float32(0))
-    return {"logged": zeros, "epoch": dict(zeros), "not_finite": np.int32(-1)}
+    return {"logged": zeros, "epoch": dict(zeros), **divergence.zero_counts(task)}
 
 
 def reset_sums(state: State, sums: Mapping[str, Any]) -> State:
     """Returns the state with some sums in the place of its own, where the mapped steps want it."""
     sums = jax.device_put({**state.sums, **sums}, parallel.local_sharding())
     return state._replace(sums=sums)
+
+
+def complete_sums(task: Task, state: State) -> State:
+    """Returns a restored state with the sums of this task, which another version may not have."""
+    sums = {name: state.sums.get(name, zero) for name, zero in zero_sums(task).items()}
+    return state._replace(sums=jax.device_put(sums, parallel.local_sharding()))
 
 
 def make_state(task: Task, variables: dict[str, Any]) -> State:

@@ -22,6 +22,20 @@ Prepare = Callable[[jax.Array, DeviceBatch], DeviceBatch]
 Validate = Callable[[Variables], dict[str, Any]]
 
 
+class Collapse(NamedTuple):
+    """How a network can die while its loss stays finite.
+
+    Attributes:
+      is_collapsed: (metrics of a step, its values) -> () bool, whether the step looks like it.
+      steps: in a row that look like it before the network counts as dead.
+      text: what has happened, for the message.
+    """
+
+    is_collapsed: Callable[[Mapping[str, jax.Array], Mapping[str, jax.Array]], jax.Array]
+    steps: int
+    text: str
+
+
 class Task(NamedTuple):
     """What is trained, and how.
 
@@ -30,7 +44,7 @@ class Task(NamedTuple):
       totals: batch -> what the loss is divided by; adds up over the parts of a batch.
       loss: what is minimized.
       metrics: names of the figures that the loss returns, "loss" among them.
-      values: epoch -> the scalars that the loss gets in it, such as mu.
+      values: (epoch, step over all epochs) -> the scalars that the loss gets then, such as mu.
       optimizer: changes the trained parameters.
       learning_rate: step -> rate, to be logged.
       is_trained: path of a parameter, names from the module down -> whether it is trained.
@@ -39,13 +53,15 @@ class Task(NamedTuple):
       ema_decay: of the moving averages of the variables; 0 keeps none. The training loop sets it.
       prepare: changes a replica's share of a batch before its totals are counted, as rotations do,
         which change the number of labeled pixels; None leaves it.
+      collapse: how the network can die, if the method knows of a way.
+      remedies: settings of the method that help when training fails, as on the command line.
     """
 
     network: nn.Module
     totals: Callable[[DeviceBatch], dict[str, jax.Array]]
     loss: LossFunction
     metrics: Sequence[str]
-    values: Callable[[int], dict[str, float]]
+    values: Callable[[int, int], dict[str, float]]
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     is_trained: Callable[[tuple[str, ...]], bool]
@@ -53,6 +69,8 @@ class Task(NamedTuple):
     rematerialize: bool = False
     ema_decay: float = 0.0
     prepare: Prepare | None = None
+    collapse: Collapse | None = None
+    remedies: Sequence[str] = ()
 
 
 def check_whole_batches(accumulate: int) -> None:
