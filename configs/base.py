@@ -171,6 +171,8 @@ def masks(phase1: str, variant: str = "paper") -> ConfigDict:
             "absent": "zero" if variant == "reference" else "excluded",
             "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
             "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
+            # test-time averaging of the maps over views of each patch: "none", "flips" or "d4"
+            "tta": "none",
             "batch_size": 20,
             "palette": "dataset",  # colors of the contact sheet; "colorblind": see evaluate
             "sheet_patches": 8,  # rows of the contact sheet
@@ -261,6 +263,9 @@ def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
             "batch_size": 20,
             # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
             "precision": "",
+            # test-time averaging of probabilities (of phase 1: of activation maps, too) over views
+            # of each patch: "none" (1), "flips" (4), or "d4" (8: also turned by 90 degrees)
+            "tta": "none",
             # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
             "palette": "dataset",
             "sheet_patches": 8,  # rows of the sheets of best and worst patches

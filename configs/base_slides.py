@@ -62,6 +62,9 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "batch_size": 20,  # tiles, over all devices
         # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
         "precision": "",
+        # test-time averaging of probabilities over views of each tile: "none" (1), "flips" (4), or
+        # "d4" (8: also turned by 90 degrees); time grows with it
+        "tta": "none",
     }
 
 

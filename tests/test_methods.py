@@ -40,7 +40,7 @@ def test_a_new_method_trains(toy_run):
 def test_a_new_method_is_evaluated_beside_the_others(toy_run, runs_dir, tmp_path, capsys):
     config = base.evaluate(str(runs_dir / "phase1"), str(runs_dir / "phase2"))
     config.runs, config.data.workers = (str(toy_run),), 0
-    config.batch_size, config.sheet_patches = 5, 2
+    config.batch_size, config.sheet_patches, config.tta = 5, 2, "d4"
     config_lib.validate(config)
     jobs.run(config, tmp_path / "scores")
     rows = json.loads((tmp_path / "scores" / "scores.json").read_text())["rows"]

@@ -32,7 +32,7 @@ def _setup(relu: bool):
 
 def test_segmentation_is_made_of_the_predicted_classes():
     config, model, variables, image = _setup(relu=False)
-    prediction, probability, _ = phase1.predict(config, model, variables, image)
+    prediction, probability, *_ = phase1.predict(config, model, variables, image)
     logits, taps = model.apply(variables, pixels.scale(image, config.model), train=False)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-5)
     assert prediction.shape == (3, 32, 32) and prediction.dtype == jnp.uint8

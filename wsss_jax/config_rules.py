@@ -116,6 +116,7 @@ SATURATION = Rule(
 )
 PALETTE = one_of("dataset", "colorblind")
 PRECISION = one_of("", "float32", "bfloat16")  # "" = that of the training run
+TTA = added(one_of("none", "flips", "d4"), "none")
 
 # Fields that several jobs share.
 DATA = {
@@ -195,4 +196,5 @@ SLIDES = {
     "white_min_area": integer(1, 4096),
     "batch_size": integer(1, MOST_EXAMPLES),
     "precision": added(PRECISION, ""),
+    "tta": TTA,
 }

@@ -17,8 +17,10 @@ from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax.errors import InputError
 from wsss_jax.findings import Finding
+from wsss_jax.methods.gate import check_gate
 
 FIELDS = {**rules.SLIDES, "slide": rules.TEXT, "phase2": rules.TEXT}
+check = check_gate
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 OPTIONAL = {  # package -> its use
     "wsidicom": "DICOM slides that OpenSlide does not take",

@@ -16,7 +16,7 @@ from wsss_jax import config_rules as rules
 from wsss_jax import inputs, metrics, parallel, patch_confusions, patch_records, runs
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished
-from wsss_jax.methods.gate import Gate
+from wsss_jax.methods.gate import Gate, check_gate
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.patch_confusions import PatchConfusions
 from wsss_jax.patch_records import PatchRecord
@@ -37,6 +37,7 @@ FIELDS = {
     "gate.threshold": rules.PROBABILITY,
     "batch_size": rules.integer(1, rules.MOST_EXAMPLES),
     "precision": rules.added(rules.PRECISION, ""),
+    "tta": rules.TTA,
     "palette": rules.added(rules.PALETTE, "dataset"),
     "sheet_patches": rules.integer(0, 1000),
 }
@@ -50,9 +51,10 @@ Predictor = Callable[[Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
-    """Refuses a configuration without runs; see `config.validate`."""
+    """Refuses a configuration without runs, or an impossible gate; see `config.validate`."""
     if not (config.phase1 or config.phase2 or config.runs):
         raise InputError(f"{prefix}phase1 and {prefix}phase2 are empty: name at least one run")
+    check_gate(config, prefix)
 
 
 class _Subject(NamedTuple):
@@ -113,6 +115,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "phase2": config.phase2,
         "runs": list(config.runs),
         "gate": config.gate.to_dict(),
+        "tta": config.tta,
     }
     tables.write_scores(
         workdir / "scores.json", workdir / "scores.csv", rows, dataset.classes, meta
@@ -131,11 +134,13 @@ def complete(
       InputError: no such runs, or runs with other classes.
     """
     loaded = [
-        load_trained(config[field], field, gives, config.precision)
+        load_trained(config[field], field, gives, config.precision, config.tta)
         for field, gives in (("phase1", "presence"), ("phase2", "logits"))
         if config[field]
     ]
-    loaded[:0] = [load_trained(path, "runs", "", config.precision) for path in config.runs]
+    loaded[:0] = [
+        load_trained(path, "runs", "", config.precision, config.tta) for path in config.runs
+    ]
     last = loaded[-1]
     for each in loaded:
         if each.dataset.classes != last.dataset.classes:

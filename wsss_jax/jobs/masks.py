@@ -31,6 +31,7 @@ FIELDS = {
     "absent": rules.one_of("excluded", "zero"),
     "white_threshold": rules.integer(0, 255),
     "white_min_area": rules.integer(0, rules.MOST_PIXELS**2),
+    "tta": rules.TTA,
     "batch_size": rules.integer(1, rules.MOST_EXAMPLES),
     "palette": rules.added(rules.PALETTE, "dataset"),
     "sheet_patches": rules.integer(0, 1000),
@@ -61,7 +62,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     validation masks, `scores.json` / `.csv`: the same rules on the validation patches, whose labels
     come from their true masks.
     """
-    classifier = load_trained(config.phase1, "phase1", "activations")
+    classifier = load_trained(config.phase1, "phase1", "activations", tta=config.tta)
     data = runs.inherit_data(config.data, classifier.config.data)
     config, dataset = config_lib.replace(config, data=data), classifier.dataset
     parallel.check_batch_size(config.batch_size)
@@ -93,12 +94,12 @@ def make_opener(config: ml_collections.ConfigDict, classifier: Trained) -> Open:
 
     Activation maps are computed over the local devices, white background is found on the host.
     """
-    dataset, method = classifier.dataset, classifier.method
+    dataset = classifier.dataset
 
     def label_maps(variables: Variables, batch: DeviceBatch) -> dict[str, jax.Array]:
-        image, layers = batch["image"], tuple(config.layers)
-        maps = method.open_layers(classifier.config, classifier.network, variables, image, layers)
-        label, size = batch["label"], image.shape[1:3]
+        image, label = batch["image"], batch["label"]
+        maps = classifier.open_layers(variables, image, config.layers)
+        size = image.shape[1:3]
         return {
             layer: masks.label_maps(of_layer, label, size, absent=config.absent)
             for layer, of_layer in maps.items()

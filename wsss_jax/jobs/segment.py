@@ -10,6 +10,7 @@ from wsss_jax import config_rules as rules
 from wsss_jax import runs
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_writable
+from wsss_jax.methods.gate import check_gate
 from wsss_jax.report.colors import make_legend
 from wsss_jax.slides import engines, settings
 from wsss_jax.slides.mapping import provenance
@@ -30,6 +31,7 @@ FIELDS = {
     "picture": rules.integer(64, 2048),
     "palette": rules.added(rules.PALETTE, "dataset"),
 }
+check = check_gate
 
 
 @runs.shares_workdir

@@ -1,7 +1,7 @@
 """What the jobs ask of a method."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import flax.linen as nn
@@ -62,7 +62,16 @@ class Method(Protocol):
         image: jax.Array,
         layers: tuple[str, ...],
     ) -> dict[str, jax.Array]:
-        """Computes activation maps (B, h, w, C) by layer; only where "activations" are given."""
+        """Computes activation maps (B, C, h, w) by layer; only where "activations" are given."""
+
+    def label_activations(
+        self, config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+    ) -> jax.Array:
+        """Makes label maps (B, *size) uint8 of `prediction.activations` and presence.
+
+        Only of methods whose predictions hold activations, for means over several views of an
+        image.
+        """
 
 
 def load_method(name: str) -> Method:

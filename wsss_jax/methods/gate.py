@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from wsss_jax.errors import InputError
+
 
 class Gate(NamedTuple):
     """How classes are closed.
@@ -66,3 +68,20 @@ class Gate(NamedTuple):
             # strongest logit.
             return jnp.where(is_open[:, None, None, :], logits, -jnp.inf)
         return logits
+
+
+def check_gate(config: ml_collections.ConfigDict, prefix: str) -> None:
+    """Refuses to multiply logits of averaged predictions, which have none; see `config.validate`.
+
+    Args:
+      config: of a job with the fields `phase1`, `phase2`, `gate` and `tta`.
+      prefix: of the fields in messages.
+
+    Raises:
+      InputError: names the two fields.
+    """
+    if config.phase1 and config.phase2 and config.gate.mode == "logits" and config.tta != "none":
+        raise InputError(
+            f"{prefix}gate.mode is 'logits', but {prefix}tta averages probabilities, which leaves "
+            f"no logits to set to 0: set --{prefix}gate.mode=probabilities or --{prefix}tta=none"
+        )

@@ -1,7 +1,7 @@
 """Phase 1: the patch classifier, ResNet38 with Progressive Dropout Attention."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +212,17 @@ def predict(
     class_weights = variables["params"]["fc8"]["kernel"][0, 0]
     maps = cam.class_activation_maps(taps["bn7"], class_weights, relu=config.cam.relu)
     label_maps = masks.segmentation(maps, presence, image.shape[1:3], config.cam.threshold)
-    return Prediction(label_maps, presence=presence)
+    return Prediction(label_maps, presence=presence, activations=maps)
+
+
+def label_activations(
+    config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+) -> jax.Array:
+    """Makes label maps as `predict` does; see `contract.Method.label_activations`."""
+    assert prediction.activations is not None and prediction.presence is not None  # see `predict`
+    return masks.segmentation(
+        prediction.activations, prediction.presence, size, config.cam.threshold
+    )
 
 
 def open_layers(

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from wsss_jax import config as config_lib
+from wsss_jax import symmetries
 from wsss_jax.errors import InputError
 from wsss_jax.findings import Finding
 from wsss_jax.slides import settings
@@ -92,6 +93,8 @@ def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Findi
     yield Finding("tiles", f"{tiles:,} of {config.tile} pixels, every {config.stride} pixels")
     gigabytes = _estimate_bytes(tiling, view, classes or _CLASSES) / 2**30
     yield Finding("memory", f"about {gigabytes:.1f} GiB, and what JAX and the networks take")
+    if config.tta != "none":
+        yield Finding("tta", f"the networks see each tile {symmetries.count(config.tta)} times")
     unknown = "unknown: give --config.phase1 and --config.phase2 to measure"
     yield Finding("time", _measure_time(config, tiles) if classes else unknown)
 

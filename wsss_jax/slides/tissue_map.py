@@ -280,7 +280,9 @@ def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> 
             "batch_size": config.batch_size,
             "tissue": _collect_tissue_settings(config, slide, mask_file),
             "white": white,
+            # Maps of versions without these fields have neither.
             **({"precision": precision} if precision else {}),
+            **({"tta": config.tta} if config.tta != "none" else {}),
         },
         "output": result_files.collect_settings(config, dataset),
     }

@@ -1,6 +1,6 @@
 """Trained runs, and predictors made of them, for the jobs after training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import parallel, runs
+from wsss_jax import parallel, runs, symmetries
 from wsss_jax.checkpoints import load_variables
 from wsss_jax.errors import InputError
+from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.contract import Method, find_giving, load_method
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.sources import Batch
@@ -24,12 +25,18 @@ from wsss_jax.training.task import DeviceBatch
 
 
 class Trained(NamedTuple):
-    """A trained network of any method."""
+    """A trained network of any method.
+
+    Attributes:
+      config, dataset, network, variables: of its run.
+      tta: the symmetries over which its predictions are averaged, see `symmetries.average`.
+    """
 
     config: ml_collections.ConfigDict
     dataset: Dataset
     network: nn.Module
     variables: dict[str, Any]
+    tta: str = "none"
 
     @property
     def method(self) -> Method:
@@ -41,10 +48,32 @@ class Trained(NamedTuple):
 
         `bind` maps it over the devices with the variables bound.
         """
-        return self.method.predict(self.config, self.network, variables, image)
+        method = self.method
+
+        def predict(image: jax.Array) -> Prediction:
+            return method.predict(self.config, self.network, variables, image)
+
+        def label(prediction: Prediction) -> jax.Array:
+            return method.label_activations(self.config, prediction, image.shape[1:3])
+
+        return average_predictions(predict, label, image, self.tta)
+
+    def open_layers(
+        self, variables: Mapping[str, Any], image: jax.Array, layers: Sequence[str]
+    ) -> dict[str, jax.Array]:
+        """Computes activation maps (B, C, h, w) by layer, of images and variables as `predict`."""
+
+        def open_once(image: jax.Array) -> dict[str, jax.Array]:
+            return self.method.open_layers(
+                self.config, self.network, variables, image, tuple(layers)
+            )
+
+        return dict(symmetries.average(open_once, image, self.tta, dict.fromkeys(layers, 2)))
 
 
-def load_trained(workdir: str, field: str, gives: str, precision: str = "") -> Trained:
+def load_trained(
+    workdir: str, field: str, gives: str, precision: str = "", tta: str = "none"
+) -> Trained:
     """Loads a run: its best checkpoint or its last, as its configuration says.
 
     Args:
@@ -52,6 +81,7 @@ def load_trained(workdir: str, field: str, gives: str, precision: str = "") -> T
       field: for the message.
       gives: what its method must give, of `contract.Method.GIVES`; "" = anything.
       precision: what it computes in; "" = what it was trained in.
+      tta: see `Trained`.
 
     Raises:
       InputError: no such run there, or no checkpoint.
@@ -69,7 +99,7 @@ def load_trained(workdir: str, field: str, gives: str, precision: str = "") -> T
         # A converted file of weights has no history.
         if epochs is not None and len(epochs) < config.epochs:
             tqdm.write(f"{workdir}: trained for {len(epochs)} of {config.epochs} epochs so far")
-    return Trained(config, dataset, network, variables)
+    return Trained(config, dataset, network, variables, tta)
 
 
 def bind(

@@ -50,9 +50,10 @@ def load(config: ml_collections.ConfigDict) -> Networks:
       InputError: no checkpoint, or a batch size that the devices cannot share.
     """
     parallel.check_batch_size(config.batch_size)
-    loaded = {"phase2": load_trained(config.phase2, "phase2", "logits", config.precision)}
+    how = config.precision, config.tta
+    loaded = {"phase2": load_trained(config.phase2, "phase2", "logits", *how)}
     if config.phase1:
-        loaded["phase1"] = load_trained(config.phase1, "phase1", "presence", config.precision)
+        loaded["phase1"] = load_trained(config.phase1, "phase1", "presence", *how)
     return build(loaded, Gate.of(config.gate))._replace(origins=provenance.read_origins(config))
 
 

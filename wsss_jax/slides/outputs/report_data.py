@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wsss_jax import symmetries
 from wsss_jax.report import slide_pages
 from wsss_jax.report.legend import Legend
 from wsss_jax.slides.mapping import provenance
@@ -98,6 +99,7 @@ def _describe_method(summary: Mapping[str, Any]) -> dict[str, str]:
         "Average": "all pixels of a tile have the same weight"
         if settings["window"] == "flat"
         else "the middle of a tile has more weight (Hann window)",
+        **_describe_views(settings.get("tta", "none")),
         "Gate": f"{gate['mode']} of classes to which phase 1 gives {gate['threshold']:g} or less "
         "become 0"
         if gate
@@ -107,6 +109,14 @@ def _describe_method(summary: Mapping[str, Any]) -> dict[str, str]:
         if white
         else "not detected",
     }
+
+
+def _describe_views(tta: str) -> dict[str, str]:
+    """Describes over how many views of a tile probabilities are averaged; nothing for one."""
+    if tta == "none":
+        return {}
+    kinds = {"flips": "mirrored", "d4": "mirrored and turned"}
+    return {"Views": f"mean of {symmetries.count(tta)} of each tile: as it is, and {kinds[tta]}"}
 
 
 def _describe_tissue(tissue: Mapping[str, Any]) -> str:
