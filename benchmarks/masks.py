@@ -28,7 +28,7 @@ from benchmarks import measure
 from benchmarks.train import CLASSES, init_variables, make_config
 from configs import base
 from data import folders, patch_files, synthetic
-from wsss_jax import inputs, sources
+from wsss_jax import inputs, mask_folders, sources
 from wsss_jax.interop import torch_names
 from wsss_jax.jobs import masks as masks_job
 from wsss_jax.methods import phase1
@@ -63,7 +63,7 @@ def run_ours(
         )
 
     exact = None if precision == "float32" else "default"
-    with jax.default_matmul_precision(exact), ThreadPoolExecutor(masks_job.WRITERS) as pool:
+    with jax.default_matmul_precision(exact), ThreadPoolExecutor(mask_folders.WRITERS) as pool:
         open_batch = masks_job.make_opener(job, classifier)
         open_batch(next(inputs.read_batches(source, args.batch, workers=0)))
         pending: list[Future] = []
@@ -71,13 +71,13 @@ def run_ours(
         start = time.perf_counter()
         for batch in inputs.read_batches(source, args.batch, workers=args.workers):
             label_maps = open_batch(batch)
-            waiting += measure.time_once(partial(masks_job.wait_for, pending))
+            waiting += measure.time_once(partial(mask_folders.wait_for, pending))
             pending = [
                 pool.submit(write, out / layer / f"{source.names[batch['index'][row]]}.png", mask)
                 for layer, of_layer in label_maps.items()
                 for row, mask in enumerate(of_layer[: int(batch["weight"].sum())])
             ]
-        waiting += measure.time_once(partial(masks_job.wait_for, pending))
+        waiting += measure.time_once(partial(mask_folders.wait_for, pending))
         seconds = time.perf_counter() - start
     return Timing(len(source), seconds, sum(writing), waiting)
 

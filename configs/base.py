@@ -171,6 +171,9 @@ def masks(phase1: str, variant: str = "paper") -> ConfigDict:
             "absent": "zero" if variant == "reference" else "excluded",
             "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
             "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
+            # factors of the patch's size at which maps are computed, which are then averaged, such
+            # as (0.5, 1.0, 1.5, 2.0) of AffinityNet; sides are rounded to multiples of 8 pixels
+            "scales": (1.0,),
             # test-time averaging of the maps over views of each patch: "none", "flips" or "d4"
             "tta": "none",
             "batch_size": 20,

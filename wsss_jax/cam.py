@@ -1,6 +1,6 @@
 """Class activation maps: Grad-CAM through `jax.vjp`, and plain CAM."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from wsss_jax.errors import InputError
+from wsss_jax.masks import resize_maps
 from wsss_jax.models.layers import accumulator
 
 
@@ -62,6 +63,49 @@ def grad_cam(
             precision=lax.Precision.HIGHEST,
         )
     return maps, logits
+
+
+def average_scales(
+    open_layers: Callable[[jax.Array], Mapping[str, jax.Array]],
+    image: jax.Array,
+    scales: Sequence[float],
+) -> dict[str, jax.Array]:
+    """Averages activation maps over resized inputs, as AffinityNet and SC-CAM do.
+
+    These (Ahn & Kwak 2018, Chang et al. 2020) add up maps of several scales before any
+    normalization. Theirs are plain CAMs, which do not depend on the size of the input. Grad-CAM
+    does: the gradient of a pooled logit is divided by the number of pixels. Maps are therefore
+    multiplied by that number; else the smallest scale would decide alone.
+
+    Args:
+      open_layers: images (B, h, w, 3) uint8 -> maps (B, C, h / 8, w / 8) by layer.
+      image: (B, H, W, 3) uint8.
+      scales: factors of the size; sides are rounded to multiples of 8 pixels, at least 8. At 1 the
+        image is as it is.
+
+    Returns:
+      The maps by layer: of the image itself (B, C, H / 8, W / 8) if 1 is the only scale, else
+      means at its size (B, C, H, W), in units of plain CAMs.
+    """
+    if tuple(scales) == (1.0,):
+        return dict(open_layers(image))
+    size = image.shape[1:3]
+    totals: dict[str, jax.Array] = {}
+    for scale in scales:
+        for layer, maps in open_layers(_resize_image(image, scale)).items():
+            maps = resize_maps(maps * (maps.shape[2] * maps.shape[3]), size)
+            totals[layer] = totals[layer] + maps if layer in totals else maps
+    return {layer: total / len(scales) for layer, total in totals.items()}
+
+
+def _resize_image(image: jax.Array, scale: float) -> jax.Array:
+    """Resizes (B, H, W, 3) uint8 bilinearly, smoothed where it shrinks."""
+    if scale == 1:
+        return image
+    height, width = (max(8, round(side * scale / 8) * 8) for side in image.shape[1:3])
+    shape = (image.shape[0], height, width, image.shape[3])
+    resized = jax.image.resize(image.astype(jnp.float32), shape, "bilinear")
+    return jnp.round(resized).astype(jnp.uint8)
 
 
 def class_activation_maps(

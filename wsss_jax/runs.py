@@ -59,6 +59,11 @@ def layer_dir(workdir: Path, layer: str) -> Path:
     return Path(workdir) / PSEUDO_MASKS / f"PM_{layer}"
 
 
+def left_out_dir(workdir: Path) -> Path:
+    """Returns the folder of the masks of patches that are not trained on."""
+    return Path(workdir) / PSEUDO_MASKS / "left_out"
+
+
 def holds_workdir(job: Job, *, shared: bool = False) -> Job:
     """Makes a job hold its workdir: no other job works in it meanwhile.
 
