@@ -51,7 +51,8 @@ def _data(root: str, dataset: str, patch_size: int) -> ConfigDict:
     )
 
 
-def _inherited_data() -> ConfigDict:
+def inherited_data() -> ConfigDict:
+    """The fields `data` of a job after training, which takes them from the run it is given."""
     return _data(root="", dataset="", patch_size=0)
 
 
@@ -165,7 +166,7 @@ def masks(phase1: str, variant: str = "paper") -> ConfigDict:
         {
             "job": "masks",
             "phase1": phase1,
-            "data": _inherited_data(),
+            "data": inherited_data(),
             "layers": layers(variant),
             # classes that a patch has not: "excluded" never win, "zero" win ties at the minimum
             "absent": "zero" if variant == "reference" else "excluded",
@@ -195,7 +196,7 @@ def phase2(masks: str, variant: str = "paper") -> ConfigDict:
     config = _training()
     config.job = "phase2"
     config.masks = masks
-    config.data = _inherited_data()
+    config.data = inherited_data()
     config.epochs = 30 if reference else 20
     config.drop_last = False
     # "best" by the mIoU of the validation patches, without gate, "smoothed" by its mean over the
@@ -256,7 +257,7 @@ def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
             "phase1": phase1,
             "phase2": phase2,
             "runs": (),  # further runs to score, of any method, each a row of the table
-            "data": _inherited_data(),
+            "data": inherited_data(),
             "split": "test",
             "gate": {
                 # what a closed class loses: its "probabilities" (Eq. 14) or "logits" become 0

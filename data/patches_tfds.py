@@ -7,7 +7,7 @@ same.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +84,16 @@ class Store:
     tell which patches these are.
     """
 
-    def __init__(self, folder: Path, split: str, records: list[PatchRecord]) -> None:
-        self.names, self.records = [record.name for record in records], records
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        records: list[PatchRecord],
+        left_out: Collection[str] = (),
+    ) -> None:
+        self._indices = [i for i, record in enumerate(records) if record.name not in left_out]
+        self.records = [records[index] for index in self._indices]
+        self.names = [record.name for record in self.records]
         self._folder, self._split = folder, split
         self._records = _open_records(folder, split)
 
@@ -94,7 +102,7 @@ class Store:
 
     def __getitem__(self, index: int) -> dict:
         try:
-            record = self._records[index]
+            record = self._records[self._indices[index]]
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{self._folder}: a record of the store is damaged ({str(error).splitlines()[0]}); "
@@ -144,8 +152,8 @@ def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) ->
         _write_content(temporary, content, records)
 
 
-def open_split(out_dir: str | Path, split: str) -> Store:
-    """Opens one split of a finished store.
+def open_split(out_dir: str | Path, split: str, left_out: Collection[str] = ()) -> Store:
+    """Opens one split of a finished store, without the patches of the names in `left_out`.
 
     Raises:
       InputError: no store there, or it has no such split.
@@ -157,7 +165,7 @@ def open_split(out_dir: str | Path, split: str) -> Store:
             f"{out_dir}: the store has no {split} split but {', '.join(records)}; add the folder "
             "to the data set and remove the store, it will be built again"
         )
-    return Store(out_dir, split, records[split])
+    return Store(out_dir, split, records[split], left_out)
 
 
 def _open_records(folder: Path, split: str):

@@ -17,6 +17,8 @@ from tests.conftest import tiny_phase1, tiny_phase2
 from wsss_jax import parallel
 from wsss_jax.checkpoints import Checkpoints
 from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods.averaging import average_predictions
+from wsss_jax.methods.prediction import Prediction
 from wsss_jax.training.divergence import RATE_FACTOR
 from wsss_jax.training.initialization import initialize_variables
 from wsss_jax.training.step import make_state, train_step
@@ -66,4 +68,20 @@ for name, phase, config, values in (
     moved = jax.tree.map(lambda a, b: np.asarray(b) - a, start, after.variables)
     for path, value in flax.traverse_util.flatten_dict(moved, sep="/").items():
         results[f"{name}/moved/{path}"] = value
+
+
+def predict(image: jax.Array) -> Prediction:
+    """Logits of four classes that depend on where a pixel is."""
+    column = jax.numpy.arange(image.shape[2])
+    logits = image @ np.arange(12.0).reshape(3, 4) / 99 + column[:, None] * np.arange(4.0)
+    return Prediction(logits.argmax(axis=-1), logits=logits)
+
+
+def average(variables: dict, batch: dict) -> jax.Array:
+    logits = average_predictions(predict, None, batch["image"], "d4").logits
+    assert logits is not None
+    return logits
+
+
+results["averaged"] = parallel.map_batch(average)({}, {"image": images})
 np.savez(sys.argv[1], **results)

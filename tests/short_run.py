@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
-from configs import base
+from configs import base, base_rounds
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
 from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
@@ -36,6 +36,7 @@ from wsss_jax.training.task import Task
 EPOCHS, STEPS = 3, 6
 FAILING = 4  # a seed with which phase 1 fails and is well again after going back
 GONE_AFTER = 20  # seconds, in which worker processes notice that they are alone
+MIN_SHARE = 0.3  # which leaves out some of the drawn patches
 SEED = int(os.environ.get("KILL_SEED", "0"))  # of the moments
 
 Work = Callable[[Path], None]  # into a folder
@@ -151,6 +152,9 @@ def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collection
     masks.data.workers, masks.batch_size, masks.sheet_patches = 0, 4, 0
     evaluate = base.evaluate(str(runs / "phase1"), "")
     evaluate.data.workers, evaluate.batch_size, evaluate.sheet_patches = 0, 4, 0
+    relabel = base_rounds.relabel(str(runs / "phase2"))
+    relabel.data.workers, relabel.batch_size, relabel.sheet_patches = 0, 4, 2
+    relabel.min_share, relabel.tta = MIN_SHARE, "flips"
     prepare = base.prepare(
         str(regions / "images"), str(regions / "masks"), "", str(root / "dataset.json")
     )
@@ -165,6 +169,7 @@ def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collection
         settings.data.patch_size = 32
     return {
         "masks": masks,
+        "relabel": relabel,
         "evaluate": evaluate,
         "prepare": prepare,
         "export": export,

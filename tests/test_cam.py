@@ -1,9 +1,12 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from wsss_jax.cam import class_activation_maps, grad_cam
+from wsss_jax.cam import average_scales, class_activation_maps, grad_cam
 from wsss_jax.errors import InputError
 from wsss_jax.models.resnet38 import ResNet38
 
@@ -55,6 +58,63 @@ def test_grad_cam_of_the_last_layer_has_a_closed_form(small):
     pixels = features.shape[1] * features.shape[2]
     expected = jnp.einsum("bhwd,dc->bchw", features, class_weights) / pixels
     np.testing.assert_allclose(maps["bn7"], expected, atol=1e-5 * np.abs(expected).max())
+
+
+def _shrink_like_grad_cam(sizes, image):
+    """One map: the mean of every 8 x 8 pixels, divided by their number as in Grad-CAM."""
+    sizes.append(image.shape[1:3])
+    batch, height, width, _ = image.shape
+    cells = image.astype(jnp.float32).mean(axis=-1).reshape(batch, height // 8, 8, width // 8, 8)
+    maps = cells.mean(axis=(2, 4))[:, None]
+    return {"layer": maps / (maps.shape[2] * maps.shape[3])}
+
+
+def test_scales_count_alike_whatever_their_size():
+    sizes = []
+    gray = jnp.full((2, 32, 40, 3), 100, jnp.uint8)
+    maps = average_scales(partial(_shrink_like_grad_cam, sizes), gray, (0.5, 1.0, 1.3, 0.1))
+    assert sizes == [(16, 16), (32, 40), (40, 48), (8, 8)]  # multiples of 8 pixels
+    assert maps["layer"].shape == (2, 1, 32, 40)
+    np.testing.assert_allclose(maps["layer"], 100, rtol=1e-5)
+    once = average_scales(partial(_shrink_like_grad_cam, sizes), gray, (1.0,))
+    np.testing.assert_allclose(once["layer"], np.full((2, 1, 4, 5), 100 / 20))
+
+
+def test_the_mean_of_two_scales_by_pillow():
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    half = np.asarray(Image.fromarray(image[0]).resize((16, 16), Image.Resampling.BILINEAR))[None]
+    expected = np.zeros((32, 32))
+    for pixels in (image, half):
+        maps = np.asarray(_shrink_like_grad_cam([], jnp.asarray(pixels))["layer"][0, 0])
+        maps = Image.fromarray(maps * maps.size)  # of floats
+        expected += np.asarray(maps.resize((32, 32), Image.Resampling.BILINEAR)) / 2
+    maps = average_scales(partial(_shrink_like_grad_cam, []), jnp.asarray(image), (1.0, 0.5))
+    np.testing.assert_allclose(maps["layer"][0, 0], expected, atol=1)  # of 255: rounded pixels
+
+
+def test_grad_cam_at_two_scales_is_the_mean_of_plain_maps(small):
+    """At "bn7", where the two are the same but for the number of pixels."""
+    model, variables, _ = small
+    image = jnp.asarray(np.random.default_rng(1).integers(0, 256, (1, 48, 48, 3), np.uint8))
+    sizes = []
+
+    def open_layers(image):
+        return grad_cam(model, variables, image / 255, ("bn7",))[0]
+
+    def open_plainly(image):
+        sizes.append(image.shape[1])
+        features = model.apply(variables, image / 255, train=False)[1]["bn7"]
+        maps = class_activation_maps(
+            features, variables["params"]["fc8"]["kernel"][0, 0], relu=False
+        )
+        return {"bn7": maps / (maps.shape[2] * maps.shape[3])}
+
+    maps, plain = (
+        jax.jit(partial(average_scales, function, scales=(0.5, 1.0)))(image=image)["bn7"]
+        for function in (open_layers, open_plainly)
+    )
+    assert sizes == [24, 48] and maps.shape == (1, 5, 48, 48)
+    np.testing.assert_allclose(maps, plain, atol=1e-4 * np.abs(plain).max())
 
 
 def test_maps_are_float32_in_bfloat16(small):

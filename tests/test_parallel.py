@@ -39,6 +39,7 @@ def test_eight_devices_do_what_one_does(tmp_path):
     assert one.keys() == eight.keys()
     for phase in ("phase1", "phase2"):
         np.testing.assert_allclose(eight[f"{phase}/loss"], one[f"{phase}/loss"], rtol=1e-6)
+    np.testing.assert_allclose(eight["averaged"], one["averaged"], rtol=1e-12)
     moved = {name: value for name, value in one.items() if "/moved/" in name and value.any()}
     assert sum("phase1" in name for name in moved) == 192  # all there is
     assert sum("phase2" in name for name in moved) > 130  # and every scale, bias and statistic

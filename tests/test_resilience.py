@@ -97,7 +97,7 @@ def test_other_interrupted_jobs_end_with_the_same_bytes(runs_dir, tissue_dir, tm
         Image.fromarray(mask).save(regions / "masks" / f"r{number}.png")
     cache = jax.config.jax_compilation_cache_dir
     _disturb("others", tissue_dir, work, cache, str(max(1, OTHERS // 2)), runs_dir, regions)
-    for job in ("masks", "evaluate", "prepare", "export", "convert"):
+    for job in ("masks", "relabel", "evaluate", "prepare", "export", "convert"):
         expected = _contents(work / job / "undisturbed")
         assert expected or job == "convert"
         disturbed = [path for path in (work / job).glob("SIG*") if path.is_dir()]

@@ -65,6 +65,19 @@ def segmentation(
     return jnp.where(is_predicted, maps, floor).argmax(axis=1).astype(jnp.uint8)
 
 
+def has_all_classes(mask: np.ndarray, label: np.ndarray, min_share: float) -> bool:
+    """Tells whether each class of a patch's label has its share of the mask.
+
+    Args:
+      mask: (H, W) uint8, class indices and C for white or excluded.
+      label: (C,), nonzero where the patch contains the class.
+      min_share: of the pixels that are not C.
+    """
+    counts = np.bincount(mask.reshape(-1), minlength=len(label) + 1)[:-1]
+    least = min_share * max(counts.sum(), 1)  # of white patches nothing is known
+    return bool((counts[label != 0] >= least).all())
+
+
 class WhiteRule(NamedTuple):
     """What counts as white background.
 

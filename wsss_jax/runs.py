@@ -30,6 +30,7 @@ Job = Callable[[ml_collections.ConfigDict, Path], Any]
 
 DATASET_FILE = "dataset.json"
 PSEUDO_MASKS = "train_PM"
+RELABELED = "phase2"  # the one layer of the masks that phase 2 gives for a further round
 # Fields of a data set that say what labels and mask values mean.
 MEANING = ("classes", "white", "label_notation", "present_share")
 # Fields that may change between a run and its continuation.

@@ -1,6 +1,6 @@
 """Sources of patches: PNG files of folders or an ArrayRecord store, all files checked."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -115,6 +115,7 @@ def open_source(
     dataset: Dataset,
     split: Literal["train", "val", "test"],
     mask_dirs: Sequence[Path] = (),
+    left_out: Collection[str] = (),
 ) -> Source:
     """Opens a split of the data set of `config.data` after checking all of its files.
 
@@ -124,6 +125,7 @@ def open_source(
       split: training patches carry labels in their names; those of "val" and "test" have true
         masks, or labels if the split has no masks.
       mask_dirs: folders of (pseudo) masks, `<stem>.png`, which replace the true ones.
+      left_out: stems of patches that are not part of the source.
 
     Raises:
       InputError: a folder or file is missing or bad.
@@ -142,14 +144,18 @@ def open_source(
         if parallel.is_first():
             patches_tfds.build(root, dataset, size, store_dir)
         parallel.wait_for_all("built the store")
-        store = patches_tfds.open_split(store_dir, split)
+        store = patches_tfds.open_split(store_dir, split, left_out)
         records = store.records
     else:
         has_labels = split == "train" or not folders.has_masks(root, split)
         read = folders.list_labeled_patches if has_labels else folders.list_annotated_patches
-        patches = read(root, split, dataset)
+        patches = [each for each in read(root, split, dataset) if each.stem not in left_out]
         checksums = patch_checks.check_patches(patches, None if config.resize else size, dataset)
         records = patch_checks.make_records(patches, checksums)
+    if not records:
+        raise InputError(
+            f"{root}: all patches are left out by the masks of config.masks: make other masks"
+        )
     if split == "train":
         _warn_about_labels(records, dataset)
     masks, records = _find_masks(mask_dirs, records, dataset, size)

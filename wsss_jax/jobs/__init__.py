@@ -25,6 +25,7 @@ from wsss_jax.methods import METHODS
 
 JOBS = {
     "masks": "wsss_jax.jobs.masks",
+    "relabel": "wsss_jax.jobs.relabel",
     "evaluate": "wsss_jax.jobs.evaluate",
     "segment": "wsss_jax.jobs.segment",
     "doctor": "wsss_jax.jobs.doctor",

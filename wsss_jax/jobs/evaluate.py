@@ -1,6 +1,7 @@
 """Scores trained runs on annotated patches."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -133,16 +134,17 @@ def complete(
     Raises:
       InputError: no such runs, or runs with other classes.
     """
+    phases = config.phase1, config.phase2
+    named = [("runs", path, "") for path in dict.fromkeys(config.runs) if path not in phases]
+    named += [("phase1", config.phase1, "presence"), ("phase2", config.phase2, "logits")]
     loaded = [
-        load_trained(config[field], field, gives, config.precision, config.tta)
-        for field, gives in (("phase1", "presence"), ("phase2", "logits"))
-        if config[field]
+        (path, load_trained(path, field, gives, config.precision, config.tta))
+        for field, path, gives in named
+        if path
     ]
-    loaded[:0] = [
-        load_trained(path, "runs", "", config.precision, config.tta) for path in config.runs
-    ]
-    last = loaded[-1]
-    for each in loaded:
+    by_row = _name_rows(loaded)
+    last_row, last = list(by_row.items())[-1]
+    for each in by_row.values():
         if each.dataset.classes != last.dataset.classes:
             raise InputError(
                 "the runs to score have other classes "
@@ -150,21 +152,30 @@ def complete(
             )
     gated = ""
     if config.phase1 and config.phase2 and config.gate.mode != "off":
-        gated = f"{last.method.TITLE} + gate"
+        gated = f"{last_row} + gate"
     data = runs.inherit_data(config.data, last.config.data)
-    subject = _Subject(_by_title(loaded), gated, last.dataset)
+    subject = _Subject(by_row, gated, last.dataset)
     return config_lib.replace(config, data=data), subject
 
 
-def _by_title(loaded: Sequence[Trained]) -> dict[str, Trained]:
-    """Names each run as tables do: by its method, with a number for further ones of it."""
-    by_title: dict[str, Trained] = {}
-    for each in loaded:
-        title, number = each.method.TITLE, 2
-        while title in by_title:
-            title, number = f"{each.method.TITLE} ({number})", number + 1
-        by_title[title] = each
-    return by_title
+def _name_rows(loaded: Sequence[tuple[str, Trained]]) -> dict[str, Trained]:
+    """Names runs as tables do: by their method, and by their folders where several are of one."""
+    rows: dict[str, Trained] = {}
+    for index, (path, each) in enumerate(loaded):
+        name = title = each.method.TITLE
+        rest = [*loaded[:index], *loaded[index + 1 :]]
+        if twins := [other for other, run in rest if title == run.method.TITLE]:
+            name = f"{title}: {_name_folder(path, twins)}"
+        rows[f"{name} (2)" if name in rows else name] = each  # one run as both phases
+    return rows
+
+
+def _name_folder(path: str, others: Sequence[str]) -> str:
+    """Returns the end of a path by which it differs from others, in whole names."""
+    parts, *rest = (Path(os.path.abspath(each)).parts for each in (path, *others))
+    ends = (parts[-length:] for length in range(1, len(parts) + 1))
+    different = (end for end in ends if all(each[-len(end) :] != end for each in rest))
+    return str(Path(*next(different, parts)))
 
 
 def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Predictor:

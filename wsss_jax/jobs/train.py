@@ -6,7 +6,7 @@ import ml_collections
 
 from data import folders
 from data.dataset import Dataset, load_dataset
-from wsss_jax import composites, inputs, parallel, runs
+from wsss_jax import composites, inputs, mask_folders, parallel, runs
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.methods.contract import load_method
@@ -26,7 +26,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     A method whose configuration has `masks` learns from those of an earlier run, or of a folder.
     """
     config, dataset, mask_dirs = complete(config)
-    source = open_source(config.data, dataset, "train", mask_dirs)
+    left_out = mask_folders.list_left_out(Path(config.masks)) if mask_dirs else ()
+    source = open_source(config.data, dataset, "train", mask_dirs, left_out)
     source = composites.compose(source, config, dataset.num_classes)
     parallel.check_batch_size(config.batch_size, config.accumulate)
     validation = validate = None
@@ -63,13 +64,27 @@ def complete(
         path = Path(config.masks)
         is_folder_of_masks = path.is_dir() and folders.find_pngs(path)
         if (path / config_lib.CONFIG_FILE).is_file() or not is_folder_of_masks:
-            earlier, dataset = runs.load(config.masks, "masks", "masks")
+            earlier, dataset = runs.load(config.masks, "masks", ("masks", "relabel"))
+            _check_layers(config, earlier)
             config.data = runs.inherit_data(config.data, earlier.data)
             mask_dirs = [runs.layer_dir(path, layer) for layer in config.layers]
         else:  # a folder of masks, such as true ones
             dataset = _load_dataset(config.data)
             mask_dirs = [path] * len(config.layers)
     return config_lib.freeze(config), dataset, mask_dirs
+
+
+def _check_layers(
+    config: ml_collections.ConfigDict, earlier: ml_collections.FrozenConfigDict
+) -> None:
+    """Refuses layers of which the earlier run has no masks."""
+    layers = tuple(earlier.get("layers", (runs.RELABELED,)))
+    if missing := [layer for layer in config.layers if layer not in layers]:
+        raise InputError(
+            f"config.layers names {', '.join(missing)}, but {config.masks} has masks of "
+            f'{", ".join(layers)}: set --config.layers="{layers}" and as many '
+            "--config.layer_weights, or name other --config.masks"
+        )
 
 
 def _load_dataset(data: ml_collections.ConfigDict) -> Dataset:

@@ -1,0 +1,11 @@
+"""Masks for a second round on BCSS-WSSS: what phase 2 predicts for its own training patches.
+
+python main.py --config=configs/bcss_relabel.py --workdir=runs/bcss_relabel
+"""
+
+from configs import base, base_rounds
+
+
+def get_config(arg=None):
+    base.arguments(arg)
+    return base_rounds.relabel("runs/bcss_phase2")

@@ -1,0 +1,14 @@
+"""Masks for a second round on the lung patches: what phase 2 predicts for its own training patches.
+
+python main.py --config=configs/lung_relabel.py --workdir=runs/lung_relabel
+"""
+
+from configs import base, base_rounds
+
+
+def get_config(arg=None):
+    base.arguments(arg)
+    config = base_rounds.relabel("runs/lung_phase2")
+    config.data.workers = 0
+    config.batch_size = 16
+    return config

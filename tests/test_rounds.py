@@ -1,0 +1,183 @@
+"""Further rounds: masks of phase 2's predictions, and training on them."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base, base_rounds
+from data import patch_files
+from data.dataset import load_dataset
+from tests.conftest import COUNTS, SIZE, tiny_phase2
+from wsss_jax import config as config_lib
+from wsss_jax import jobs, mask_folders, masks, patch_records, runs, sources
+from wsss_jax.errors import InputError
+from wsss_jax.training.trained import load_trained
+
+MIN_SHARE = 0.3
+
+
+def _make_config(runs_dir):
+    config = base_rounds.relabel(str(runs_dir / "phase2"))
+    config.data.workers, config.batch_size, config.sheet_patches = 0, 8, 2
+    config.min_share = MIN_SHARE
+    config_lib.validate(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def relabeled(runs_dir, tmp_path_factory):
+    """The workdir of masks for a second round."""
+    workdir = tmp_path_factory.mktemp("rounds") / "relabel"
+    jobs.run(_make_config(runs_dir), workdir)
+    return workdir
+
+
+def _list(workdir):
+    """The masks that are trained on, and those that are not, by stem."""
+    folders = runs.layer_dir(workdir, "phase2"), runs.left_out_dir(workdir)
+    return [{path.stem: path for path in folder.glob("*.png")} for folder in folders]
+
+
+def test_shares_by_hand():
+    mask = np.array([[0, 0, 0, 1], [4, 4, 4, 4]], np.uint8)  # of 4 pixels that count, 3 and 1
+    both, first, other = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 1, 0]], np.uint8)
+    assert masks.has_all_classes(mask, both, 0.25) and not masks.has_all_classes(mask, both, 0.26)
+    assert masks.has_all_classes(mask, first, 0.75) and not masks.has_all_classes(mask, other, 0.01)
+    white = np.full((2, 2), 4, np.uint8)
+    assert not masks.has_all_classes(white, first, 0.1) and masks.has_all_classes(white, first, 0)
+
+
+def test_masks_are_predictions_that_keep_to_the_labels(relabeled, runs_dir, tissue_dir):
+    dataset = load_dataset("", tissue_dir)
+    trained = load_trained(str(runs_dir / "phase2"), "phase2", "logits", tta="d4")
+    config = trained.config.data
+    source = sources.open_source(config_lib.replace(config, source="folder"), dataset, "train")
+    predict = jax.jit(trained.predict)
+    kept, left_out = _list(relabeled)
+    assert kept and left_out and not kept.keys() & left_out.keys()
+    assert kept.keys() | left_out.keys() == set(source.names)
+    for name, patch in zip(source.names, source):
+        mask = patch_files.read_mask((kept | left_out)[name], dataset, SIZE)
+        white = masks.find_white_background(patch["image"])
+        np.testing.assert_array_equal(mask == dataset.excluded, white)
+        present = np.flatnonzero(patch["label"])
+        assert set(np.unique(mask[~white])) <= set(present)
+        logits = np.asarray(predict(trained.variables, patch["image"][None]).logits[0])
+        expected = present[logits[..., present].argmax(axis=-1)]
+        assert (mask == expected)[~white].mean() > 0.99  # the batch rounds otherwise
+        shares = [np.mean(mask[~white] == label) for label in present]
+        assert (min(shares) >= MIN_SHARE) == (name in kept)
+    scores = json.loads((relabeled / "scores.json").read_text())
+    assert [row["name"] for row in scores["rows"]] == ["phase2"]
+    assert (relabeled / "contact_sheet.png").stat().st_size
+
+
+def test_only_what_is_missing_is_made_again(relabeled, runs_dir, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "relabel"
+    shutil.copytree(relabeled, workdir)
+    before = _list(relabeled)
+    missing = {stem for masks in before for stem in sorted(masks)[::2]}
+    for masks_there in _list(workdir):
+        for stem in missing & masks_there.keys():
+            masks_there[stem].unlink()
+    written = []
+    write_mask = patch_files.write_mask
+
+    def count(path, *arguments):
+        written.append(path.stem)
+        write_mask(path, *arguments)
+
+    monkeypatch.setattr(patch_files, "write_mask", count)
+    jobs.run(_make_config(runs_dir), workdir)
+    assert set(written) == missing and len(written) == len(missing)
+    for now, there in zip(_list(workdir), before):
+        assert now.keys() == there.keys()
+        assert all(path.read_bytes() == there[stem].read_bytes() for stem, path in now.items())
+    printed = capsys.readouterr().out
+    assert f"{len(before[0])} of {COUNTS['train']} patches are trained on" in printed
+
+    written.clear()
+    stamp = workdir / runs.PSEUDO_MASKS / "classifier.txt"
+    stamp.write_text("trained further since")
+    jobs.run(_make_config(runs_dir), workdir)
+    assert len(written) == COUNTS["train"]
+    config = _make_config(runs_dir)
+    config.min_share = 0.1
+    with pytest.raises(InputError, match=r"other settings \(min_share: 0\.3 / 0\.1\)"):
+        jobs.run(config, workdir)
+
+
+def test_patches_that_are_left_out_are_not_trained_on(relabeled, runs_dir, tissue_dir, tmp_path):
+    """Not even read: their files may be anything."""
+    kept, left_out = _list(relabeled)
+    root = tmp_path / "data"
+    shutil.copytree(tissue_dir, root, ignore=shutil.ignore_patterns("arrayrecord"))
+    for stem in left_out:
+        (root / "train" / f"{stem}.png").write_bytes(b"no picture")
+    config = base_rounds.next_round(tiny_phase2(""), str(relabeled), str(runs_dir / "phase2"))
+    config.epochs, config.data.root, config.batch_size = 1, str(root), 2
+    config_lib.validate(config)
+    jobs.run(config, tmp_path / "round2")
+    records = patch_records.load(tmp_path / "round2")
+    trained_on = [record.name for record in records if not record.name.startswith("val/")]
+    assert sorted(trained_on) == sorted(kept)
+    history = json.loads((tmp_path / "round2" / "history.json").read_text())
+    assert np.isfinite(history[0]["loss"]) and history[0]["loss"] == history[0]["loss_phase2"]
+
+    scoring = base.evaluate(str(runs_dir / "phase1"), str(tmp_path / "round2"))
+    scoring.runs = (str(runs_dir / "phase2"),)
+    scoring.data.root, scoring.data.workers, scoring.sheet_patches = str(tissue_dir), 0, 0
+    scoring.batch_size = 5
+    jobs.run(scoring, tmp_path / "scores")
+    rows = json.loads((tmp_path / "scores" / "scores.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == [
+        *("majority class", "phase 2: phase2", "phase 1", "phase 2: round2"),
+        "phase 2: round2 + gate",
+    ]
+
+
+def test_a_store_leaves_the_same_patches_out(relabeled, runs_dir, tissue_dir):
+    dataset = load_dataset("", tissue_dir)
+    data = load_trained(str(runs_dir / "phase2"), "phase2", "").config.data
+    folders = [runs.layer_dir(relabeled, "phase2")]
+    left_out = mask_folders.list_left_out(relabeled)
+    files, store = (
+        sources.open_source(
+            config_lib.replace(data, source=kind), dataset, "train", folders, left_out
+        )
+        for kind in ("folder", "tfds")
+    )
+    assert list(files.names) == list(store.names) == sorted(_list(relabeled)[0])
+    assert files.records == store.records
+    for index in range(len(files)):
+        jax.tree.map(np.testing.assert_array_equal, files[index], store[index])
+    with pytest.raises(InputError, match="all patches are left out"):
+        sources.open_source(data, dataset, "train", folders, [*files.names, *left_out])
+
+
+def test_layers_that_there_are_not(relabeled, runs_dir, tmp_path):
+    config = tiny_phase2(str(relabeled), layers=("bn7",))
+    with pytest.raises(
+        InputError, match=r"masks of phase2: set --config\.layers=\"\('phase2',\)\""
+    ):
+        jobs.run(config, tmp_path / "run")
+    config = tiny_phase2(str(runs_dir / "masks"), layers=("bn7", "phase2"))
+    with pytest.raises(InputError, match=r"names phase2, but .* has masks of b4_3, b5_2, bn7"):
+        jobs.run(config, tmp_path / "run")
+
+
+def test_no_patch_left_is_an_error(runs_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "has_all_classes", lambda *arguments: False)
+    with pytest.raises(InputError, match=r"less than 30% .*: lower --config\.min_share"):
+        jobs.run(_make_config(runs_dir), tmp_path / "relabel")
+
+
+@pytest.mark.parametrize("job", ["masks", "evaluate"])
+def test_runs_from_before_averaging_load(tmp_path, job):
+    config = {"masks": base.masks("run"), "evaluate": base.evaluate("one", "two")}[job]
+    earlier = {k: v for k, v in config.to_dict().items() if k not in ("tta", "scales")}
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    assert config_lib.differences(config_lib.load(tmp_path, "workdir"), config) == []
