@@ -43,8 +43,9 @@ def test_a_new_method_is_evaluated_beside_the_others(toy_run, runs_dir, tmp_path
     config.batch_size, config.sheet_patches, config.tta = 5, 2, "d4"
     config_lib.validate(config)
     jobs.run(config, tmp_path / "scores")
-    rows = json.loads((tmp_path / "scores" / "scores.json").read_text())["rows"]
-    names = [row["name"] for row in rows]
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores["meta"]["tta"] == "d4"
+    names = [row["name"] for row in scores["rows"]]
     assert names == ["majority class", "toy", "phase 1", "phase 2", "phase 2 + gate"]
     assert "toy  " in capsys.readouterr().out
 

@@ -262,6 +262,8 @@ def _write_sheet(
     source, dataset = patches.training, patches.dataset
     finished = list_finished(workdir, layers)
     indices = [index for index, name in enumerate(source.names) if name in finished]
+    if not indices:
+        return
     rng = np.random.default_rng(config.seed)
     count = min(config.sheet_patches, len(indices))
     rows = []
