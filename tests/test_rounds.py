@@ -15,6 +15,7 @@ from wsss_jax import config as config_lib
 from wsss_jax import jobs, mask_folders, masks, patch_records, runs, sources
 from wsss_jax.errors import InputError
 from wsss_jax.jobs import evaluate
+from wsss_jax.training import loop
 from wsss_jax.training.trained import load_trained
 
 MIN_SHARE = 0.3
@@ -51,9 +52,20 @@ def test_shares_by_hand():
     assert not masks.has_all_classes(white, first, 0.1) and masks.has_all_classes(white, first, 0)
 
 
+def _average_views(predict, image):
+    """The mean probabilities (H, W, C) of the eight symmetries, one after the other."""
+    total = 0.0
+    for view in range(8):
+        turned = np.rot90(image[:, ::-1] if view >= 4 else image, view)
+        probabilities = np.asarray(jax.nn.softmax(predict(np.ascontiguousarray(turned)[None])))[0]
+        back = np.rot90(probabilities, -view)
+        total = total + (back[:, ::-1] if view >= 4 else back)
+    return total / 8
+
+
 def test_masks_are_predictions_that_keep_to_the_labels(relabeled, runs_dir, tissue_dir):
     dataset = load_dataset("", tissue_dir)
-    trained = load_trained(str(runs_dir / "phase2"), "phase2", "logits", tta="d4")
+    trained = load_trained(str(runs_dir / "phase2"), "phase2", "logits")
     config = trained.config.data
     source = sources.open_source(config_lib.replace(config, source="folder"), dataset, "train")
     predict = jax.jit(trained.predict)
@@ -66,8 +78,8 @@ def test_masks_are_predictions_that_keep_to_the_labels(relabeled, runs_dir, tiss
         np.testing.assert_array_equal(mask == dataset.excluded, white)
         present = np.flatnonzero(patch["label"])
         assert set(np.unique(mask[~white])) <= set(present)
-        logits = np.asarray(predict(trained.variables, patch["image"][None]).logits[0])
-        expected = present[logits[..., present].argmax(axis=-1)]
+        mean = _average_views(lambda x: predict(trained.variables, x).logits, patch["image"])
+        expected = present[mean[..., present].argmax(axis=-1)]
         assert (mask == expected)[~white].mean() > 0.99  # the batch rounds otherwise
         shares = [np.mean(mask[~white] == label) for label in present]
         assert (min(shares) >= MIN_SHARE) == (name in kept)
@@ -111,28 +123,63 @@ def test_only_what_is_missing_is_made_again(relabeled, runs_dir, tmp_path, monke
         jobs.run(config, workdir)
 
 
-def test_patches_that_are_left_out_are_not_trained_on(relabeled, runs_dir, tissue_dir, tmp_path):
-    """Not even read: their files may be anything."""
+def _make_round2(relabeled, runs_dir):
+    config = base_rounds.next_round(tiny_phase2(""), str(relabeled), str(runs_dir / "phase2"))
+    config.epochs, config.batch_size = 1, 2
+    config_lib.validate(config)
+    return config
+
+
+def test_patches_that_are_left_out_are_not_even_read(
+    relabeled, runs_dir, tissue_dir, tmp_path, monkeypatch
+):
     kept, left_out = _list(relabeled)
     root = tmp_path / "data"
     shutil.copytree(tissue_dir, root, ignore=shutil.ignore_patterns("arrayrecord"))
     for stem in left_out:
         (root / "train" / f"{stem}.png").write_bytes(b"no picture")
-    config = base_rounds.next_round(tiny_phase2(""), str(relabeled), str(runs_dir / "phase2"))
-    config.epochs, config.data.root, config.batch_size = 1, str(root), 2
-    config_lib.validate(config)
-    jobs.run(config, tmp_path / "round2")
+    config, given = _make_round2(relabeled, runs_dir), []
+    config.data.root = str(root)
+
+    def catch(config, workdir, task, patches, validate):
+        given.append(patches.training)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "fit", catch)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run(config, tmp_path / "round2")
+    (source,) = given
+    assert list(source.names) == [record.name for record in source.records] == sorted(kept)
+    dataset = load_dataset("", root)
+    for index, name in enumerate(source.names):
+        mask = patch_files.read_mask(kept[name], dataset, SIZE)
+        np.testing.assert_array_equal(source[index]["masks"][0], mask)
+
+
+@pytest.mark.long
+def test_a_second_round_trains_and_is_scored_beside_the_first(relabeled, runs_dir, tmp_path):
+    jobs.run(_make_round2(relabeled, runs_dir), tmp_path / "round2")
     records = patch_records.load(tmp_path / "round2")
     trained_on = [record.name for record in records if not record.name.startswith("val/")]
-    assert sorted(trained_on) == sorted(kept)
+    assert sorted(trained_on) == sorted(_list(relabeled)[0])
     history = json.loads((tmp_path / "round2" / "history.json").read_text())
     assert np.isfinite(history[0]["loss"]) and history[0]["loss"] == history[0]["loss_phase2"]
-
     scoring = base.evaluate(str(runs_dir / "phase1"), str(tmp_path / "round2"))
     scoring.runs = (str(runs_dir / "phase2"),)
     _, subject = evaluate.complete(scoring)
     rows = ["phase 2: phase2", "phase 1", "phase 2: round2", "phase 2: round2 + gate"]
     assert subject.rows == rows
+
+
+def test_rows_are_named_after_folders(runs_dir, tmp_path):
+    again = tmp_path / "round2" / "phase2"
+    shutil.copytree(runs_dir / "phase2", again)
+    config = base.evaluate(str(runs_dir / "phase1"), str(again))
+    config.runs = (str(runs_dir / "phase2"), str(runs_dir / "phase2"), str(again))
+    _, subject = evaluate.complete(config)
+    folders = f"{runs_dir.name}/phase2", "round2/phase2"  # as much of the paths as it takes
+    first, second = (f"phase 2: {folder}" for folder in folders)
+    assert subject.rows == [first, "phase 1", second, f"{second} + gate"]
 
 
 def test_a_store_leaves_the_same_patches_out(relabeled, runs_dir, tissue_dir):
