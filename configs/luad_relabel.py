@@ -7,5 +7,5 @@ from configs import base, base_rounds
 
 
 def get_config(arg=None):
-    base.arguments(arg)
+    base.arguments(arg, variant="paper")  # the variants are the same here
     return base_rounds.relabel("runs/luad_phase2")

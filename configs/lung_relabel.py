@@ -7,7 +7,7 @@ from configs import base, base_rounds
 
 
 def get_config(arg=None):
-    base.arguments(arg)
+    base.arguments(arg, variant="paper")  # the variants are the same here
     config = base_rounds.relabel("runs/lung_phase2")
     config.data.workers = 0
     config.batch_size = 16
