@@ -4,13 +4,13 @@
         --config.masks=BCSS/masks --config.out=data/BCSS-WSSS
 """
 
-from configs import base
+from configs import base, base_tools
 from data.prepare import BCSS_CODES, BCSS_EXCLUDED
 
 
 def get_config(arg=None):
     base.arguments(arg)
-    config = base.prepare("data/BCSS/rgbs", "data/BCSS/masks", "data/BCSS-WSSS", "bcss_wsss")
+    config = base_tools.prepare("data/BCSS/rgbs", "data/BCSS/masks", "data/BCSS-WSSS", "bcss_wsss")
     config.codes = {name: tuple(codes) for name, codes in BCSS_CODES.items()}
     config.excluded = tuple(BCSS_EXCLUDED)
     return config

@@ -8,8 +8,8 @@ PNGs of one size. Without `golden` the numbers to compare with are computed by P
 torch); with `record` this system's are written to a golden file.
 """
 
-from configs import base
+from configs import base_tools
 
 
 def get_config():
-    return base.compare()
+    return base_tools.compare()

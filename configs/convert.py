@@ -7,8 +7,8 @@ Arguments: `dataset=luad_histoseg|bcss_wsss|<dataset.json>` (what the classes ar
 `variant=reference|paper` (the settings the weights were trained with).
 """
 
-from configs import base
+from configs import base, base_tools
 
 
 def get_config(arg=None):
-    return base.convert(**base.arguments(arg, dataset="luad_histoseg", variant="reference"))
+    return base_tools.convert(**base.arguments(arg, dataset="luad_histoseg", variant="reference"))

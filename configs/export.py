@@ -3,8 +3,8 @@
 python main.py --config=configs/export.py --config.run=runs/luad_phase2 --workdir=exported
 """
 
-from configs import base
+from configs import base_tools
 
 
 def get_config():
-    return base.export("")
+    return base_tools.export("")

@@ -4,12 +4,14 @@
         --config.masks=data/lung_rois/masks
 """
 
-from configs import base
+from configs import base, base_tools
 
 
 def get_config(arg=None):
     base.arguments(arg)
-    config = base.prepare("data/lung_rois/images", "data/lung_rois/masks", "data/lung", "lung_rois")
+    config = base_tools.prepare(
+        "data/lung_rois/images", "data/lung_rois/masks", "data/lung", "lung_rois"
+    )
     config.codes = {"tumor": (0,), "stroma": (1,), "normal": (2,)}
     config.excluded = (3,)
     config.patch = 96  # of 224 pixels nearly all hold tumor and stroma, which teaches little

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
-from configs import base, base_rounds
+from configs import base, base_rounds, base_tools
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
 from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
@@ -155,15 +155,15 @@ def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collection
     relabel = base_rounds.relabel(str(runs / "phase2"))
     relabel.data.workers, relabel.batch_size, relabel.sheet_patches = 0, 4, 2
     relabel.min_share, relabel.tta = MIN_SHARE, "flips"
-    prepare = base.prepare(
+    prepare = base_tools.prepare(
         str(regions / "images"), str(regions / "masks"), "", str(root / "dataset.json")
     )
     prepare.codes = {name: (i,) for i, name in enumerate(load_dataset("", root).classes)}
     prepare.excluded, prepare.patch, prepare.stride, prepare.resize = (4,), 32, 8, 32
     prepare.workers = 2
-    export = base.export(str(runs / "phase1"))
+    export = base_tools.export(str(runs / "phase1"))
     export.formats = ("safetensors", "orbax")
-    convert = base.convert(str(root / "dataset.json"))
+    convert = base_tools.convert(str(root / "dataset.json"))
     for settings in convert.jobs.values():
         settings.model.width = 1 / 16
         settings.data.patch_size = 32

@@ -17,7 +17,7 @@ from wsss_jax.jobs import masks, prepare, train
 CONFIGS = sorted(
     path.stem
     for path in Path(base.__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "base", "base_rounds", "base_slides")
+    if path.stem != "__init__" and not path.stem.startswith("base")
 )
 NEEDED = {
     "convert": ["weights"],

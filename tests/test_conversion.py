@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from configs import base
+from configs import base_tools
 from tests.conftest import SIZE, tiny_phase1, tiny_phase2
 from tests.interop.mxnet_writer import array_list, encode, mxnet_name
 from wsss_jax import config as config_lib
@@ -29,7 +29,7 @@ def exported(runs_dir, tmp_path_factory):
     """The files of both tiny runs."""
     folder = tmp_path_factory.mktemp("exported")
     for job in PHASES:
-        config = base.export(str(runs_dir / job))
+        config = base_tools.export(str(runs_dir / job))
         config.formats = ("pth", "safetensors", "orbax")
         config_lib.validate(config)
         jobs.run(config, folder)
@@ -42,7 +42,7 @@ def trained(runs_dir):
 
 
 def _convert_config(path, tissue_dir):
-    config = base.convert(str(tissue_dir / "dataset.json"))
+    config = base_tools.convert(str(tissue_dir / "dataset.json"))
     config.weights = str(path)
     config.jobs.phase1.model.update(tiny_phase1(tissue_dir).model)
     config.jobs.phase2.model.update(tiny_phase2("m").model)
@@ -181,7 +181,7 @@ def test_weights_of_the_other_phase(exported, tissue_dir, tmp_path):
 
 def test_an_export_takes_the_place_of_the_one_before(runs_dir, trained, tmp_path):
     for _ in range(2):
-        config = base.export(str(runs_dir / "phase1"))
+        config = base_tools.export(str(runs_dir / "phase1"))
         config.formats = ("orbax", "safetensors")
         jobs.run(config, tmp_path)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -192,7 +192,7 @@ def test_an_export_takes_the_place_of_the_one_before(runs_dir, trained, tmp_path
 
 
 def test_an_export_overwrites_nothing_that_is_not_its_own(runs_dir, tmp_path):
-    config = base.export(str(runs_dir / "phase1"))
+    config = base_tools.export(str(runs_dir / "phase1"))
     config.formats = ("orbax",)
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
     (tmp_path / "file").touch()
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="file is a file, not a folder"):
-            jobs.run(base.export(str(runs_dir / "phase1")), workdir)
+            jobs.run(base_tools.export(str(runs_dir / "phase1")), workdir)
         with pytest.raises(InputError, match="file is a file, not a folder"):
             jobs.run(_convert_config(exported / "phase1.pth", tissue_dir), workdir)
 
@@ -242,7 +242,7 @@ def test_a_disk_without_room_for_safetensors(tmp_path):
 
 
 def test_only_trained_phases_are_exported(runs_dir, tmp_path):
-    config = base.export(str(runs_dir / "masks"))
+    config = base_tools.export(str(runs_dir / "masks"))
     with pytest.raises(InputError, match="is a run of the job 'masks'"):
         jobs.run(config, tmp_path)
     assert not list(tmp_path.iterdir())

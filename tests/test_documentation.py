@@ -20,7 +20,7 @@ PAGES = sorted(
 CONFIGURATIONS = {
     f"configs/{path.name}": importlib.import_module(f"configs.{path.stem}").get_config
     for path in (REPOSITORY / "configs").glob("*.py")
-    if path.stem not in ("__init__", "base", "base_rounds", "base_slides")
+    if path.stem != "__init__" and not path.stem.startswith("base")
 }
 
 

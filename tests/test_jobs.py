@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base, demo
+from configs import base_tools, demo
 from data import folders, patch_files, synthetic
 from data.dataset import load_dataset, save_dataset
 from tests.conftest import SIZE, tiny_phase1, tiny_phase2
@@ -52,7 +52,7 @@ def test_prepare(tmp_path):
         Image.fromarray(mask + 10).save(tmp_path / "masks" / f"r{region}.png")
     description = tmp_path / "tissue.json"
     save_dataset(synthetic.DATASET, description)
-    config = base.prepare(
+    config = base_tools.prepare(
         str(tmp_path / "images"), str(tmp_path / "masks"), str(tmp_path / "out"), str(description)
     )
     config.codes = {name: (10 + i,) for i, name in enumerate(synthetic.DATASET.classes)}

@@ -119,7 +119,7 @@ def test_what_writing_raises_is_one_line():
     script = """
 import errno, os, sys
 import main
-from configs import base
+from configs import base, base_tools
 from wsss_jax import jobs
 class Flag:
     def __init__(self, value):
@@ -134,7 +134,7 @@ def fail(job, error):
         main.main([])
     except SystemExit as stopped:
         print(stopped.code)
-evaluate, prepare = base.evaluate("a", "b"), base.prepare("i", "m", "patches", "bcss_wsss")
+evaluate, prepare = base.evaluate("a", "b"), base_tools.prepare("i", "m", "patches", "bcss_wsss")
 for number in (errno.EFBIG, errno.EIO, errno.ENOSPC):
     fail(evaluate, OSError(number, os.strerror(number)))
 fail(prepare, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "patches/train/img/a.png"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base, base_slides
+from configs import base, base_slides, base_tools
 from data import synthetic
 from tests.conftest import tiny_phase1
 from wsss_jax import config as config_lib
@@ -80,7 +80,7 @@ def test_a_new_method_has_its_fields_checked(toy_run):
 
 
 def test_a_new_method_is_exported(toy_run, tmp_path):
-    config = base.export(str(toy_run))
+    config = base_tools.export(str(toy_run))
     config.formats, config.platforms = ("safetensors", "stablehlo"), ("cpu",)
     jobs.run(config, tmp_path / "exported")
     assert (tmp_path / "exported" / "toy.safetensors").stat().st_size

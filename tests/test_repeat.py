@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, base_tools
 from configs import repeat as repeat_config
 from data.synthetic import DATASET
 from tests.conftest import COUNTS, tiny_phase1
@@ -310,7 +310,7 @@ def _break(config: ml_collections.ConfigDict, how: str) -> None:
                 config.steps = (*STEPS[:2], "lung_evaluate", "lung_phase2")
                 paper.lung_evaluate.phase2 = ""
             case "unfit":
-                paper.lung_masks = base.prepare("i", "m", "o", "bcss_wsss")
+                paper.lung_masks = base_tools.prepare("i", "m", "o", "bcss_wsss")
             case "unknown":
                 paper.lung_round2 = paper.lung_phase2
             case "twice":

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from configs import base, base_slides
+from configs import base, base_slides, base_tools
 from data.synthetic import DATASET
 from tests.conftest import tiny_phase1
 from wsss_jax import files, jobs, patch_records, runs
@@ -136,9 +136,9 @@ CONFIGS = {
     "evaluate": base.evaluate("no run", "no run"),
     "segment": base_slides.segment("no slide", "", "no run"),
     "demo": base.demo(32, 1, 1, 1),
-    "convert": base.convert(""),
-    "export": base.export("no run"),
-    "compare": base.compare(),
+    "convert": base_tools.convert(""),
+    "export": base_tools.export("no run"),
+    "compare": base_tools.compare(),
 }
 
 

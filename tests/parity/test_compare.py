@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base
+from configs import base_tools
 from tests.golden import reference
 from wsss_jax.errors import InputError
 from wsss_jax.interop import torch_files, weights
@@ -49,7 +49,7 @@ def _config(tmp_path, phase, **fields):
     images.mkdir(exist_ok=True)
     for index, image in enumerate(reference.images(f"phase{phase}")):
         Image.fromarray(image).save(images / f"{index}.png")
-    config = base.compare()
+    config = base_tools.compare()
     config.update({"phase": phase, "images": str(images), **fields})
     config.golden = config.golden or str(reference.path(f"phase{phase}"))
     return config
