@@ -180,6 +180,7 @@ def test_going_back_keeps_training_alive_and_is_in_the_history(tissue_dir, tmp_p
         assert history[-1]["rate_factor"] == restored[-1]["rate_factor"] < 1
 
 
+@pytest.mark.long
 def test_a_run_that_fails_ends_the_same_however_it_is_stopped_and_logged(
     tissue_dir, tmp_path, monkeypatch
 ):

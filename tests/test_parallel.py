@@ -16,7 +16,7 @@ from wsss_jax.errors import InputError
 REPOSITORY = Path(__file__).parents[1]
 
 
-def _step_on(devices: int, out: Path) -> dict[str, np.ndarray]:
+def _step_on(devices: int, out: Path, settings: str) -> dict[str, np.ndarray]:
     flags = (
         f"--xla_force_host_platform_device_count={devices}",
         "--xla_backend_optimization_level=0",  # of LLVM; compiles in half the time
@@ -27,14 +27,15 @@ def _step_on(devices: int, out: Path) -> dict[str, np.ndarray]:
         "PYTHONPATH": str(REPOSITORY),
     }
     script = REPOSITORY / "tests" / "one_step.py"
-    subprocess.run([sys.executable, script, out], env=environment, check=True)
+    subprocess.run([sys.executable, script, out, settings], env=environment, check=True)
     with np.load(out) as results:
         return dict(results)
 
 
-def test_eight_devices_do_what_one_does(tmp_path):
+@pytest.mark.parametrize("settings", ["paper", pytest.param("all", marks=pytest.mark.long)])
+def test_eight_devices_do_what_one_does(settings, tmp_path):
     """Gradients, statistics and losses of both phases, with dropout, augmentation and filling."""
-    one, eight = (_step_on(devices, tmp_path / f"{devices}.npz") for devices in (1, 8))
+    one, eight = (_step_on(devices, tmp_path / f"{devices}.npz", settings) for devices in (1, 8))
     assert (one.pop("devices"), eight.pop("devices")) == (1, 8)
     assert one.keys() == eight.keys()
     for phase in ("phase1", "phase2"):

@@ -257,6 +257,7 @@ def test_variants_on_other_patches_are_not_compared(tmp_path, fake):
         jobs.run(config, tmp_path)
 
 
+@pytest.mark.long
 def test_real_runs(tissue_dir, runs_dir, tmp_path):
     """What the jobs do by themselves, with two seeds; the first is that of `runs_dir`."""
     first = tiny_phase1(tissue_dir)

@@ -169,6 +169,7 @@ def _average_views(function, image):
     return np.mean([back(view) for back, view in zip(BACK, views)], axis=0)
 
 
+@pytest.mark.long
 def test_a_run_is_averaged_as_its_views_are(runs_dir):
     """Phase 1, against a loop over the views."""
     image = _images(32, 32)
@@ -205,6 +206,7 @@ def test_masks_are_of_mean_maps(runs_dir, tmp_path):
         jobs.run(config_lib.replace(config, tta="none"), tmp_path / "masks")
 
 
+@pytest.mark.long
 def test_slides_with_averaging(runs_dir, tmp_path, capsys):
     """Resumed to the same bytes; other averaging makes another map, none the map of before."""
     slide = write_slide(tmp_path / "s.svs")
