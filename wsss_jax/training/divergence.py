@@ -21,7 +21,7 @@ from wsss_jax.wording import format_count
 MOST_RESTORES = 3  # the learning rate is then an eighth, and more of it would not help
 RATE_FACTOR = "rate_factor"  # among the scalars of a step: what its updates are multiplied by
 NOT_FINITE, COLLAPSED = "not_finite", "collapsed"
-_MOST_NAMES = 20  # patches that a message names
+_MOST_NAMES = 5  # patches that a message names
 
 
 class Failure(NamedTuple):
@@ -227,12 +227,13 @@ def make_error(
     remedies += task.remedies
     again = f"start again with another --workdir and one or more of {', '.join(remedies)}"
     if config.on_divergence == "restore":
-        return Diverged(failure, text, f"{again}; the newest checkpoint before it is kept")
+        missing = "" if len(restored) == MOST_RESTORES else "no checkpoint from before it is left; "
+        return Diverged(failure, text, missing + again)
     return Diverged(
         failure,
         text,
-        "give the same command with --config.on_divergence=restore, which goes back to the "
-        f"checkpoint before it and halves the learning rate, or {again}",
+        "give the same command with --config.on_divergence=restore, which goes back to one of its "
+        f"checkpoints from before it, if any is left, at half the learning rate, or {again}",
     )
 
 
