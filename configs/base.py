@@ -1,15 +1,17 @@
-"""The defaults all configurations start from, and the two variants of the method.
+"""The defaults all configurations start from, and the variants of the method.
 
 Every constant of the method is a field here. Where the paper (Han et al. 2022) and its released
 code differ, `variant=paper` follows the text and `variant=reference` the code; where the paper is
-silent both follow the code.
+silent both follow the code. `variant=tuned` is the text with the changes of `base_tuned`.
 """
 
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("paper", "reference")
+from configs import base_tuned
+
+VARIANTS = ("paper", "reference", "tuned")
 DATASETS = {  # name -> the folder it is looked for in
     "luad_histoseg": "data/LUAD-HistoSeg",
     "bcss_wsss": "data/BCSS-WSSS",
@@ -44,7 +46,8 @@ def _data(root: str, dataset: str, patch_size: int) -> ConfigDict:
             "root": root,  # folder of the data set; "" = as in the earlier run
             "dataset": dataset,  # shipped description or dataset.json; "" = <root>/dataset.json
             "source": "folder",  # "tfds": ArrayRecord, built once beside the folder
-            "patch_size": patch_size,  # pixels, height and width; 0 = as in the earlier run
+            # pixels, height and width; 0 = as in the earlier run, or else as the first patch
+            "patch_size": patch_size,
             "resize": False,  # True: brings patches of other sizes to patch_size (WSSS4LUAD)
             "workers": 2,  # processes that decode patches; 0 = threads of this process
         }
@@ -157,6 +160,8 @@ def phase1(dataset: str, variant: str = "paper", dropout: str = "progressive") -
         # steps in a row with a loss of ln 2, after which the attention counts as collapsed; 0 = any
         "collapse_steps": 50,
     }
+    if variant == "tuned":
+        base_tuned.tune_phase1(config)
     return config
 
 
@@ -246,6 +251,8 @@ def phase2(masks: str, variant: str = "paper") -> ConfigDict:
     config.optimizer.head_multiplier = 10.0 if reference else 1.0  # ASPP and decoder
     config.optimizer.bias_multiplier = 1.0
     config.optimizer.decay_biases = True
+    if variant == "tuned":
+        base_tuned.tune_phase2(config)
     return config
 
 
@@ -269,7 +276,7 @@ def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
             "precision": "",
             # test-time averaging of probabilities (of phase 1: of activation maps, too) over views
             # of each patch: "none" (1), "flips" (4), or "d4" (8: also turned by 90 degrees)
-            "tta": "none",
+            "tta": base_tuned.TTA if variant == "tuned" else "none",
             # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
             "palette": "dataset",
             "sheet_patches": 8,  # rows of the sheets of best and worst patches

@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from configs import base_tuned
+
 
 def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
     """Tissue maps of whole slides."""
@@ -64,7 +66,7 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "precision": "",
         # test-time averaging of probabilities over views of each tile: "none" (1), "flips" (4), or
         # "d4" (8: also turned by 90 degrees); time grows with it
-        "tta": "none",
+        "tta": base_tuned.TTA if variant == "tuned" else "none",
     }
 
 

@@ -2,7 +2,8 @@
 
     python main.py --config=configs/luad_phase1.py --workdir=runs/luad_phase1
 
-Arguments: `variant=paper|reference`, `dropout=progressive|constant|off` (ablation of Table III).
+Arguments: `variant=paper|reference|tuned`, `dropout=progressive|constant|off` (ablation of
+Table III).
 """
 
 from configs import base

@@ -3,11 +3,9 @@
 python main.py --config=configs/lung_evaluate.py --workdir=runs/lung_evaluate
 """
 
-from configs import base
+from configs import base, base_small
 
 
 def get_config(arg=None):
     args = base.arguments(arg, variant="paper")
-    config = base.evaluate("runs/lung_phase1", "runs/lung_phase2", **args)
-    config.data.workers = 0
-    return config
+    return base_small.evaluate("runs/lung_phase1", "runs/lung_phase2", **args)

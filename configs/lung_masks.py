@@ -3,11 +3,8 @@
 python main.py --config=configs/lung_masks.py --workdir=runs/lung_masks
 """
 
-from configs import base
+from configs import base, base_small
 
 
 def get_config(arg=None):
-    config = base.masks("runs/lung_phase1", **base.arguments(arg, variant="paper"))
-    config.data.workers = 0
-    config.batch_size = 16
-    return config
+    return base_small.masks("runs/lung_phase1", **base.arguments(arg, variant="paper"))

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data import pictures
 from data.dataset import Dataset, is_printable, parse_label
+from data.patch_files import read_image
 from wsss_jax.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -42,9 +43,8 @@ def list_labeled_patches(root: str | Path, split: Split, dataset: Dataset) -> li
       InputError: no such folder, an empty one, or a label that cannot be read.
     """
     folder = _find_split_folder(Path(root), split)
-    has_img = (folder / "img").is_dir()
-    _report_ignored_pictures(folder, has_img=has_img)
-    files = _list_patch_files(folder / "img" if has_img else folder)
+    _report_ignored_pictures(folder, has_img=(folder / "img").is_dir())
+    files = _list_patch_files(_find_images(folder))
     return [
         Patch(stem, path, None, parse_label(path.name, dataset)) for stem, path in files.items()
     ]
@@ -69,6 +69,23 @@ def list_annotated_patches(root: str | Path, split: Split, dataset: Dataset) -> 
     _refuse_missing(folder / "img", "masks", sorted(images.keys() - masks.keys()), folder / "mask")
     _refuse_missing(folder / "mask", "images", sorted(masks.keys() - images.keys()), folder / "img")
     return [Patch(stem, path, masks[stem], None) for stem, path in images.items()]
+
+
+def measure_patch(root: str | Path) -> int:
+    """Measures the first training patch: its side in pixels, which all are to have.
+
+    Raises:
+      InputError: there is none, or it is not square.
+    """
+    files = _list_patch_files(_find_images(_find_split_folder(Path(root), "train")))
+    path = next(iter(files.values()))
+    height, width = read_image(path, None).shape[:2]
+    if height != width:
+        raise InputError(
+            f"{path} is {width}x{height} pixels: patches must be square; cut them, or resize them "
+            "by --config.data.resize=True and --config.data.patch_size"
+        )
+    return height
 
 
 def has_split(root: str | Path, split: Split) -> bool:
@@ -201,6 +218,11 @@ def _report_ignored_pictures(folder: Path, *, has_img: bool) -> None:
             f"{folder}: pictures in {', '.join(deeper[:3])}{', ...' if len(deeper) > 3 else ''} "
             "are skipped; move them to the other patches"
         )
+
+
+def _find_images(folder: Path) -> Path:
+    """Finds where the patches of the folder of a split are."""
+    return folder / "img" if (folder / "img").is_dir() else folder
 
 
 def _list_patch_files(folder: Path) -> dict[str, Path]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base_tools, demo
+from configs import base_tools, demo, own_evaluate, own_masks, own_phase1, own_phase2
 from data import folders, patch_files, synthetic
 from data.dataset import load_dataset, save_dataset
 from tests.conftest import SIZE, tiny_phase1, tiny_phase2
@@ -24,6 +24,38 @@ def test_a_run_keeps_its_settings(runs_dir):
         history = json.loads((runs_dir / name / "history.json").read_text())
         assert len(history) == 1 and np.isfinite(history[0]["loss"])
         assert (runs_dir / name / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.long
+def test_a_data_set_of_ones_own_needs_its_folder_only(tmp_path, monkeypatch):
+    """Other classes and another size of patches than any shipped data set, `variant=tuned`."""
+    monkeypatch.chdir(tmp_path)
+    counts = {"train": 24, "val": 4, "test": 4}
+    synthetic.write_dataset(tmp_path / "mine", counts, 40, seed=0)
+    first = own_phase1.get_config("variant=tuned")
+    first.data.root = "mine"
+    second = own_phase2.get_config("variant=tuned")
+    for config in (first, second):
+        config.epochs = 1  # the only other change
+    steps = {
+        "own_phase1": first,
+        "own_masks": own_masks.get_config("variant=tuned"),
+        "own_phase2": second,
+        "own_evaluate": own_evaluate.get_config("variant=tuned"),
+    }
+    for name, config in steps.items():
+        jobs.run(config, tmp_path / "runs" / name)
+    assert config_lib.load(tmp_path / "runs" / "own_phase1", "phase1").data.patch_size == 40
+    scores = json.loads((tmp_path / "runs" / "own_evaluate" / "scores.json").read_text())
+    assert scores["classes"] == list(synthetic.DATASET.classes)
+
+
+def test_a_size_to_resize_to_must_be_given(tissue_dir, tmp_path):
+    config = own_phase1.get_config()
+    config.data.root, config.data.resize = str(tissue_dir), True
+    with pytest.raises(InputError, match=r"config\.data\.patch_size is 0: set"):
+        jobs.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_true_masks_give_the_supervised_baseline(tmp_path):

@@ -105,9 +105,10 @@ def learning_rates(
       InputError: the run is not longer than the warm-up.
     """
     if optimizer.warm_up and optimizer.warm_up >= total_steps:
+        fewer = f"{total_steps // 10}, or 0 for none" if total_steps >= 10 else "0"
         raise InputError(
             f"config.optimizer.warm_up is {optimizer.warm_up} steps but the whole run takes "
-            f"{total_steps}: set --config.optimizer.warm_up={total_steps // 10}, or 0 for none"
+            f"{total_steps}: set --config.optimizer.warm_up={fewer}"
         )
 
     def schedule(base: float) -> optax.Schedule:

@@ -2,7 +2,9 @@
 
 import os
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data import folders, patch_checks
 from tests.data.random_patches import LUAD, SIZE, write_random_image, write_random_mask
@@ -166,3 +168,12 @@ def test_pictures_in_other_folders_are_reported(tmp_path, capsys):
     assert patch.stem == "a-[1 0 0 0]"
     said = capsys.readouterr().out
     assert "1 pictures beside img are skipped" in said and "in slide 1 are skipped" in said
+
+
+def test_measure_patch(tmp_path):
+    write_random_image(tmp_path / "training" / "img" / "a-[1 0 0 1].png")
+    assert folders.measure_patch(tmp_path) == SIZE
+    wide = tmp_path / "training" / "img" / "A-[1 0 0 0].png"  # sorts before it
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(wide)
+    with pytest.raises(InputError, match=r"A-\[1 0 0 0\]\.png is 30x20 pixels: .*resize=True"):
+        folders.measure_patch(tmp_path)

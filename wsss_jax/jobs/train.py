@@ -59,7 +59,7 @@ def complete(
     load_method(config.job).complete(config)
     mask_dirs: list[Path] = []
     if "masks" not in config:
-        dataset = _load_dataset(config.data)
+        dataset = _open_dataset(config.data)
     else:
         path = Path(config.masks)
         is_folder_of_masks = path.is_dir() and folders.find_pngs(path)
@@ -69,7 +69,7 @@ def complete(
             config.data = runs.inherit_data(config.data, earlier.data)
             mask_dirs = [runs.layer_dir(path, layer) for layer in config.layers]
         else:  # a folder of masks, such as true ones
-            dataset = _load_dataset(config.data)
+            dataset = _open_dataset(config.data)
             mask_dirs = [path] * len(config.layers)
     return config_lib.freeze(config), dataset, mask_dirs
 
@@ -87,8 +87,16 @@ def _check_layers(
         )
 
 
-def _load_dataset(data: ml_collections.ConfigDict) -> Dataset:
-    for field in ("root", "patch_size"):
-        if not data[field]:
-            raise InputError(f"config.data.{field} is empty: set --config.data.{field}")
-    return load_dataset(data.dataset, data.root)
+def _open_dataset(data: ml_collections.ConfigDict) -> Dataset:
+    """Loads the data set; sets the size of its patches where the configuration leaves it open."""
+    if not data.root:
+        raise InputError("config.data.root is empty: set --config.data.root")
+    dataset = load_dataset(data.dataset, data.root)
+    if not data.patch_size:
+        if data.resize:
+            raise InputError(
+                "config.data.resize is True but config.data.patch_size is 0: set "
+                "--config.data.patch_size to the size that patches are brought to"
+            )
+        data.patch_size = folders.measure_patch(data.root)
+    return dataset
