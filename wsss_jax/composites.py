@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import ml_collections
 import numpy as np
+from tqdm import tqdm
 
 from wsss_jax.augmentation.composition import Piece, Sizes, make_mosaic, paste_region
-from wsss_jax.errors import InputError
 from wsss_jax.patch_records import PatchRecord
 from wsss_jax.sources import Batch, Source
 
@@ -22,7 +22,8 @@ _STREAM = 17  # sets these random numbers apart from others of the same seed
 class CompositeSource:
     """A `Source` that replaces a share of the examples, others in each epoch.
 
-    What replaces an example follows from (seed, epoch, index) alone.
+    What replaces an example follows from (seed, epoch, index) alone. Classes are drawn as often as
+    patches show them, alone or with others, so that the network sees their shares hardly changed.
 
     Attributes:
       source: the patches, with masks.
@@ -45,17 +46,10 @@ class CompositeSource:
         single = _find_single(self.records)
         # Classes, each with the indices of the patches that have no other.
         self._single = [(c, np.array(single[c])) for c in sorted(single)]
-        if self.mosaic and not single:
-            raise InputError(
-                f"config.augment.mosaic is {self.mosaic:g} but no training patch has a single "
-                "class in its label: set --config.augment.mosaic=0"
-            )
-        if self.paste and len(single) < 2:
-            raise InputError(
-                f"config.augment.paste is {self.paste:g} but the training patches with a single "
-                f"class in their label show {len(single)} of the classes, and it takes two: set "
-                "--config.augment.paste=0"
-            )
+        counts = np.array(
+            [sum(c in _read_classes(r) for r in self.records) for c in sorted(single)]
+        )
+        self._shares = counts / counts.sum()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -71,10 +65,10 @@ class CompositeSource:
         if number >= self.mosaic + self.paste:
             return self.source[index]
         if number < self.mosaic:
-            classes = rng.integers(len(self._single), size=4)
+            classes = rng.choice(len(self._single), size=4, p=self._shares)
             composed = make_mosaic(rng, [self._draw(rng, c) for c in classes], self.sizes)
         else:
-            ground, pasted = rng.permutation(len(self._single))[:2]
+            ground, pasted = rng.choice(len(self._single), size=2, replace=False, p=self._shares)
             composed = paste_region(
                 rng, self._draw(rng, ground), self._draw(rng, pasted), self.sizes
             )
@@ -98,28 +92,45 @@ class CompositeSource:
 def compose(source: Source, config: ml_collections.ConfigDict, num_classes: int) -> Source:
     """Returns a source that composes what `config.augment` asks for; else the source itself.
 
+    Where patches with a single class are missing, which many data sets do not have, it says so and
+    goes on without.
+
     Args:
       source: training patches, with masks.
       config: of a method; those without the fields `augment.mosaic` and `augment.paste` compose
         nothing.
       num_classes: C.
-
-    Raises:
-      InputError: there are no patches with a single class to compose of.
     """
     fields = config.augment
     mosaic, paste = fields.get("mosaic", 0), fields.get("paste", 0)
+    found = len(_find_single(source.records)) if mosaic or paste else 0
+    # A mosaic takes one class, as a region on a patch of another class takes two.
+    if paste and found < 2:
+        tqdm.write(f"config.augment.paste does nothing: {_describe_lack(found)}, and it takes two")
+        paste = 0
+    if mosaic and not found:
+        tqdm.write(f"config.augment.mosaic does nothing: {_describe_lack(found)}")
+        mosaic = 0
     if not mosaic and not paste:
         return source
     sizes = Sizes(fields.mosaic_split, tuple(fields.paste_radius), tuple(fields.scale))
     return CompositeSource(source, num_classes, config.seed, mosaic, paste, sizes)
 
 
+def _describe_lack(found: int) -> str:
+    return f"the training patches with a single class in their label show {found} of the classes"
+
+
 def _find_single(records: Sequence[PatchRecord]) -> dict[int, list[int]]:
     """Finds the patches whose label has one class: class -> their indices."""
     single: dict[int, list[int]] = {}
     for index, record in enumerate(records):
-        classes = [c for c, value in enumerate(record.label.split()) if value == "1"]
+        classes = _read_classes(record)
         if len(classes) == 1:
             single.setdefault(classes[0], []).append(index)
     return single
+
+
+def _read_classes(record: PatchRecord) -> list[int]:
+    """Lists the classes of a patch's label."""
+    return [c for c, value in enumerate(record.label.split()) if value == "1"]
