@@ -1,8 +1,7 @@
-"""Chains over seeds: which runs there are, what is done again, what a failure costs, the table."""
+"""Seeds and variants: what a failure costs, who shares the work, the table."""
 
 import csv
 import json
-from pathlib import Path
 
 import ml_collections
 import numpy as np
@@ -10,51 +9,12 @@ import pytest
 
 from configs import base, base_tools
 from configs import repeat as repeat_config
-from data.synthetic import DATASET
 from tests.conftest import COUNTS, tiny_phase1
-from wsss_jax import chains, jobs, patch_confusions, runs, statistics
+from tests.fake_jobs import NAMES, STEPS, Fake, make_config
+from wsss_jax import chains, jobs, patch_confusions, statistics
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.files import hold_lock
-from wsss_jax.jobs import repeat
-from wsss_jax.patch_confusions import PatchConfusions
-
-STEPS = ("lung_phase1", "lung_masks", "lung_phase2", "lung_evaluate")
-NAMES = tuple(f"r{region}_x{left:05d}_y00000" for region in range(3) for left in range(0, 200, 96))
-
-
-def make_config(*variants: str, seeds: tuple[int, ...] = (0, 1)) -> ml_collections.ConfigDict:
-    config = repeat_config.get_config("variants=" + "+".join(variants))
-    config.seeds, config.bootstrap.resamples = seeds, 50
-    return config
-
-
-class Fake:
-    """Stands for all jobs: notes what is run, and leaves what a job leaves."""
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.fails: dict[str, BaseException] = {}  # by the end of the workdir
-
-    def run(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
-        if config.job == "repeat":
-            repeat.run(config, workdir)
-            return
-        with hold_lock(workdir / ".lock"):
-            name = "/".join(workdir.parts[-3:])
-            self.done.append(name)
-            runs.save(config, DATASET, workdir)
-            for end, error in self.fails.items():
-                if name.endswith(end):
-                    raise error
-            if config.job == "evaluate":
-                trained = config_lib.load(Path(config.phase2), "phase2")
-                rng = np.random.default_rng(trained.seed)
-                counts = rng.integers(1, 9, (2, len(NAMES), 4, 5))
-                better = int(1000 * trained.optimizer.learning_rate) * np.eye(4, 5, dtype=int)
-                patch_confusions.save(
-                    PatchConfusions(("phase 1", "phase 2"), NAMES, counts + better), workdir
-                )
 
 
 @pytest.fixture
@@ -64,83 +24,24 @@ def fake(monkeypatch):
     return fake
 
 
-def test_steps_read_those_of_their_own_seed_and_share_what_is_equal(tmp_path):
-    config = make_config("paper", "slow:paper")
-    config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05
-    config.jobs.slow.lung_evaluate.runs = ("runs/lung_phase2", "runs/other")
-    config_lib.validate(config)
-    planned = chains.plan(config_lib.freeze(config), tmp_path, 7)
-    folder = tmp_path / "seed7"
-    own = [folder / "paper" / step for step in STEPS]
-    assert [step.folder for step in planned["paper"]] == own
-    assert [step.folder for step in planned["slow"]] == [
-        *own[:2],
-        folder / "slow" / "lung_phase2",
-        folder / "slow" / "lung_evaluate",
-    ]
-    first, masks, second, scoring = planned["slow"]
-    assert first.config.seed == masks.config.seed == second.config.seed == 7
-    assert "seed" not in scoring.config
-    assert masks.config.phase1 == scoring.config.phase1 == str(own[0])
-    assert second.config.masks == str(own[1])
-    assert scoring.config.runs == (str(folder / "slow" / "lung_phase2"), "runs/other")
-    assert scoring.earlier == (own[0], folder / "slow" / "lung_phase2")
-    # Nothing else differs from what `main.py` would do.
-    assert config_lib.differences(first.config, config.jobs.paper.lung_phase1) == ["seed: 7 / 0"]
-
-
-def test_a_run_that_has_begun_is_shared_by_variants_that_come_later(tmp_path):
-    (tmp_path / "seed0" / "second" / "lung_phase1").mkdir(parents=True)
-    (tmp_path / "seed0" / "second" / "lung_phase1" / "config.json").touch()
-    planned = chains.plan(make_config("first:paper", "second:paper"), tmp_path, 0)
-    for variant in ("first", "second"):
-        places = [step.folder.parent.name for step in planned[variant]]
-        assert places == ["second", "first", "first", "first"]
-
-
-def test_finished_steps_are_not_done_again(tmp_path, fake):
-    config = make_config("paper", "slow:paper", seeds=(0,))
-    config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05
+def test_scores_on_other_masks_are_left_out(tmp_path, fake):
+    """True masks that were corrected in between: the same patches, another truth."""
+    config = make_config("paper", seeds=(0, 1))
     jobs.run(config, tmp_path)
-    assert fake.done == [
-        *(f"seed0/paper/{step}" for step in STEPS),
-        "seed0/slow/lung_phase2",
-        "seed0/slow/lung_evaluate",
-    ]
-    table = (tmp_path / "scores.json").read_bytes()
-    fake.done.clear()
+    folder = tmp_path / "seed1" / "paper" / "lung_evaluate"
+    confusions = patch_confusions.load(folder)
+    changed = confusions.counts.copy()
+    changed[:, 4, 0, 0] += 1
+    patch_confusions.save(confusions._replace(counts=changed), folder)
+    with pytest.raises(InputError, match=rf"another true mask of {NAMES[4]} .* \(remove "):
+        jobs.run(config, tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["seeds"] == [0]
+    (folder / patch_confusions.FILE).unlink()
+    with pytest.raises(InputError, match=r"confusions\.npz is missing: .*finished\.json to eval"):
+        jobs.run(config, tmp_path)
+    chains.record_path(folder).unlink()
     jobs.run(config, tmp_path)
-    assert not fake.done and (tmp_path / "scores.json").read_bytes() == table
-
-    config.seeds = (0, 3)
-    jobs.run(config, tmp_path)
-    assert len(fake.done) == 6 and all(name.startswith("seed3/") for name in fake.done)
-
-    fake.done.clear()
-    config.jobs.slow.lung_phase2.log_every = 1  # other settings: the job sees to what is left
-    jobs.run(config, tmp_path)
-    assert fake.done == [
-        f"seed{seed}/slow/{step}" for seed in (0, 3) for step in ("lung_phase2", "lung_evaluate")
-    ]
-
-    fake.done.clear()
-    record = chains.record_path(tmp_path / "seed3" / "paper" / "lung_masks")
-    record.write_text(record.read_text()[:50])  # a new one makes those that read it do so again
-    jobs.run(config, tmp_path)
-    assert fake.done == [
-        *(f"seed3/paper/{step}" for step in STEPS[1:]),
-        "seed3/slow/lung_phase2",
-        "seed3/slow/lung_evaluate",
-    ]
-
-
-def test_another_version_looks_at_its_runs_again(tmp_path, fake, monkeypatch):
-    config = make_config("paper", seeds=(0,))
-    jobs.run(config, tmp_path)
-    monkeypatch.setattr(chains, "__version__", "99.0")
-    fake.done.clear()
-    jobs.run(config, tmp_path)
-    assert len(fake.done) == 4
+    assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["seeds"] == [0, 1]
 
 
 def test_a_bad_seed_costs_itself(tmp_path, fake, capsys):

@@ -135,6 +135,42 @@ def test_regions_are_resampled_and_not_patches():
     assert 0.35 < ratio < 0.65
 
 
+def test_a_class_that_few_units_have():
+    """Draws without it say nothing of it; with one unit there is no interval, with two there is."""
+    counts = np.zeros((2, 8, 3, 4), np.int64)
+    counts[:, :, 0, 0] = counts[:, :, 1, 1] = 100
+    counts[:, 0, 2, 2], counts[:, 0, 2, 1] = (50, 80), (50, 20)
+    counts[:, 3, 0, 2] = 5  # predicted in a unit that has none of it
+    one, other = ({0: each} for each in counts)
+    difference = statistics.compare(one, other, Bootstrap(200, 0.95, 0))
+    assert difference.mean[2] == pytest.approx(80 / 105 - 50 / 105)
+    assert np.isnan(difference.low[2]) and np.isnan(difference.high[2])
+    assert difference.low[0] == difference.high[0] == 0
+
+    drawn = statistics.resample(counts, 200, seed=0)
+    lacks = np.isnan(drawn[:, 0, 2])
+    assert 0.2 < lacks.mean() < 0.5  # (7 / 8) ** 8 = .34
+    miou = 3 + statistics.SUMMARY.index("miou")
+    np.testing.assert_allclose(drawn[lacks, 0, miou], drawn[lacks, 0, :2].mean(axis=1))
+
+    counts[:, 5, 2] = counts[:, 0, 2]
+    difference = statistics.compare({0: counts[0]}, {0: counts[1]}, Bootstrap(200, 0.95, 0))
+    assert 0.2 < difference.low[2] <= difference.mean[2] <= difference.high[2] <= 0.31
+    single = statistics.compare({0: counts[0, :1]}, {0: counts[1, :1]}, Bootstrap(20, 0.95, 0))
+    assert np.isnan(single.low).all() and not np.isnan(single.mean).any()
+
+
+def test_the_difference_is_the_mean_of_what_both_seeds_have():
+    """A class without true pixels: predicted by one run of each variant, of another seed."""
+    counts = np.zeros((2, 2, 4, 3, 4), np.int64)  # variant, seed, unit
+    counts[..., 0, 0] = counts[..., 1, 1] = 100
+    counts[0, 0, :, 0, 2] = counts[1, 1, :, 0, 2] = 1
+    difference = statistics.compare(
+        dict(enumerate(counts[0])), dict(enumerate(counts[1])), Bootstrap(20, 0.95, 0)
+    )
+    assert np.isnan(difference.mean[2]) and np.isnan(difference.deviation[2])
+
+
 def test_agrees_with_scipy():
     """Units of equal size: the difference of ACC is the mean of the units' differences."""
     stats = pytest.importorskip("scipy.stats")

@@ -1,7 +1,9 @@
 """Chains of jobs over seeds: which runs there are, where they lie, and which are finished."""
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +23,14 @@ class Step(NamedTuple):
       config: its configuration, with the seed and the folders of the steps before.
       folder: its workdir.
       earlier: workdirs of the steps it reads.
+      workdir: of the job `repeat`.
     """
 
     name: str
     config: ml_collections.FrozenConfigDict
     folder: Path
     earlier: tuple[Path, ...]
+    workdir: Path
 
 
 Chain = tuple[Step, ...]
@@ -66,6 +70,7 @@ def plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[st
       variant -> its steps in their order.
     """
     chains: dict[str, list[Step]] = {variant: [] for variant in config.variants}
+    workdir = Path(os.path.normpath(workdir))
     for name in config.steps:
         same: dict[str, list[str]] = {}
         filled = {}
@@ -76,14 +81,29 @@ def plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[st
                 same.setdefault(json.dumps(filled[variant], sort_keys=True), []).append(variant)
         for variants in same.values():
             folders = [workdir / f"seed{seed}" / variant / name for variant in variants]
-            begun = [path for path in folders if (path / config_lib.CONFIG_FILE).is_file()]
+            folder = _choose_folder(folders, filled[variants[0]], workdir)
             for variant in variants:
                 texts = set(list_texts(filled[variant]))
                 earlier = (step.folder for step in chains[variant] if str(step.folder) in texts)
                 step_config = config_lib.freeze(ml_collections.ConfigDict(filled[variant]))
-                step = Step(name, step_config, (begun or folders)[0], tuple(earlier))
-                chains[variant].append(step)
+                chains[variant].append(Step(name, step_config, folder, tuple(earlier), workdir))
     return {variant: tuple(steps) for variant, steps in chains.items()}
+
+
+def _choose_folder(folders: Sequence[Path], config: Mapping[str, Any], workdir: Path) -> Path:
+    """Chooses the folder of a run that variants share: where it is finished, begun, or the first.
+
+    One that is finished with another configuration, which a variant had before, comes last.
+    """
+    wanted = _to_json(config, workdir)
+
+    def rank(folder: Path) -> int:
+        recorded = _read_record(folder).get("config")
+        if recorded is not None:
+            return 0 if recorded == wanted else 3
+        return 1 if (folder / config_lib.CONFIG_FILE).is_file() else 2
+
+    return min(folders, key=rank)
 
 
 def _fill(
@@ -96,7 +116,8 @@ def _fill(
             return {name: replace(inner) for name, inner in value.items()}
         if isinstance(value, list | tuple):
             return tuple(map(replace, value))
-        return folders.get(value, value) if isinstance(value, str) else value
+        # As in a shell, "runs/lung_phase2/" is the same folder.
+        return folders.get(os.path.normpath(value), value) if isinstance(value, str) else value
 
     values = replace(config.to_dict())
     return values | {"seed": seed} if "seed" in values else values
@@ -111,28 +132,64 @@ def is_finished(step: Step) -> bool:
     """Tells whether a step is finished with this configuration and with what it reads.
 
     One that is finished but has another record, as of another version, is done again, which takes
-    little: jobs do not repeat what they have done.
+    little: jobs do not repeat what they have done. So is one whose folder was given to another run
+    since.
     """
     record = _read_record(step.folder)
-    is_run = (step.folder / config_lib.CONFIG_FILE).is_file()
-    return is_run and all(record.get(name) == value for name, value in _describe(step).items())
+    made_of = {**describe(step), "run": _sum_configuration(step.folder)}
+    return made_of["run"] is not None and all(
+        record.get(name) == value for name, value in made_of.items()
+    )
 
 
-def write_record(step: Step) -> None:
-    """Records that a step is finished."""
+def describe(step: Step) -> dict[str, Any]:
+    """Describes of what a step is made, in the types of JSON: before it is done, for its record.
+
+    Folders are relative to that of the job, so that it may be moved, or seen under another path.
+    """
+    return {
+        "version": __version__,
+        "config": _to_json(step.config.to_dict(), step.workdir),
+        "earlier": {
+            str(folder.relative_to(step.workdir)): _read_record(folder).get("finished")
+            for folder in step.earlier
+        },
+    }
+
+
+def write_record(step: Step, description: Mapping[str, Any]) -> None:
+    """Records that a step is finished that was made of what `describe` had said."""
     # Those that read it compare the time: it is another one when the step was done again.
-    record = {"finished": datetime.now(UTC).isoformat(), **_describe(step)}
+    record = {
+        "finished": datetime.now(UTC).isoformat(),
+        "run": _sum_configuration(step.folder),
+        **description,
+    }
     with atomic_path(record_path(step.folder)) as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _describe(step: Step) -> dict[str, Any]:
-    """Describes of what a step is made, in the types of JSON."""
-    return {
-        "version": __version__,
-        "config": json.loads(json.dumps(step.config.to_dict())),
-        "earlier": {str(folder): _read_record(folder).get("finished") for folder in step.earlier},
-    }
+def _sum_configuration(folder: Path) -> str | None:
+    """Computes the CRC-32 of the configuration that a run's folder holds; None without."""
+    try:
+        return f"{zlib.crc32((folder / config_lib.CONFIG_FILE).read_bytes()):08x}"
+    except FileNotFoundError:
+        return None
+
+
+def _to_json(config: Mapping[str, Any], workdir: Path) -> Any:
+    """Returns a configuration in the types of JSON, its folders in `workdir` relative to that."""
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: shorten(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return list(map(shorten, value))
+        if isinstance(value, str) and value.startswith(f"{workdir}{os.sep}"):
+            return os.path.join(".", os.path.relpath(value, workdir))
+        return value
+
+    return shorten(config)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def resample(runs: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
     The scores come from the summed counts of the drawn units, as those of a test set do, and all
     runs see the same draws, so that their differences are paired (Efron and Tibshirani 1993, An
-    Introduction to the Bootstrap, chapters 6 and 8).
+    Introduction to the Bootstrap, chapters 6 and 8). A class that a draw happens to lack has no IoU
+    in it, whatever a run predicts, and no share in the mIoU.
 
     Args:
       runs: (M, U, C, C + 1) counts by run and unit.
@@ -120,13 +121,17 @@ def resample(runs: np.ndarray, resamples: int, seed: int) -> np.ndarray:
       (R, M, C + 4) float64.
     """
     rng = np.random.default_rng(seed)
-    count, units, *shape = runs.shape
-    by_unit = runs.reshape(count, units, -1).astype(np.int64)
-    drawn = np.empty((resamples, count, shape[0] + len(SUMMARY)))
-    for each in drawn:
+    count, units, classes, _ = runs.shape
+    by_unit = runs.swapaxes(0, 1).reshape(units, -1).astype(np.float64)  # exact below 2**53
+    drawn = np.empty((resamples, count, classes + len(SUMMARY)))
+    miou = classes + SUMMARY.index("miou")
+    for of_runs in drawn:
         times = np.bincount(rng.integers(units, size=units), minlength=units)
-        for index, confusions in enumerate(by_unit):
-            each[index] = score((times @ confusions).reshape(shape))
+        sums = (times.astype(np.float64) @ by_unit).reshape(count, classes, -1)
+        for scores, confusion in zip(of_runs, sums, strict=True):
+            scores[:] = score(confusion)
+            scores[:classes][confusion.sum(axis=1) == 0] = np.nan
+            scores[miou] = mean(scores[:classes, None])[0]
     return drawn
 
 
@@ -156,7 +161,8 @@ class Difference(NamedTuple):
       seeds: those that both have, over which it is averaged.
       mean: of the differences of the seeds.
       deviation: their standard deviation (n - 1), how far it depends on the seed.
-      low: of the bootstrap interval over units, how far it depends on the test patches.
+      low: of the bootstrap interval over units, how far it depends on the test patches; nan for a
+        class that fewer than two units have, since one of them tells nothing about others.
       high: the other bound.
     """
 
@@ -194,11 +200,10 @@ def compare(
     runs = np.stack([of[seed] for of in (variant, baseline) for seed in seeds])
     count = len(seeds)
     scores = np.stack([score(counts.sum(axis=0)) for counts in runs])
+    of_seeds = scores[:count] - scores[count:]
     drawn = resample(runs, bootstrap.resamples, bootstrap.seed)
-    difference = mean(drawn[:, :count]) - mean(drawn[:, count:])
-    return Difference(
-        seeds,
-        mean(scores[:count]) - mean(scores[count:]),
-        standard_deviation(scores[:count] - scores[count:]),
-        *interval(difference, bootstrap.confidence),
-    )
+    low, high = interval(mean(drawn[:, :count] - drawn[:, count:]), bootstrap.confidence)
+    units_with = (runs[0].sum(axis=-1) > 0).sum(axis=0)  # each class; all runs have one truth
+    is_single = np.r_[units_with < 2, np.full(len(SUMMARY), runs.shape[1] < 2)]
+    low[is_single] = high[is_single] = np.nan
+    return Difference(seeds, mean(of_seeds), standard_deviation(of_seeds), low, high)

@@ -16,7 +16,8 @@ from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax.chains import Chain, Step
 from wsss_jax.errors import InputError
-from wsss_jax.files import hold_lock
+from wsss_jax.files import atomic_path, hold_lock
+from wsss_jax.patch_confusions import PatchConfusions
 from wsss_jax.report import seeds as report
 from wsss_jax.statistics import Bootstrap
 
@@ -93,6 +94,7 @@ class _Failure(NamedTuple):
 _Plans = Mapping[int, Mapping[str, Chain]]  # by seed and variant
 
 _ELSEWHERE = _Failure("", "another process works on it")
+_TABLE_WAIT = 600.0  # seconds for another process to make its table
 
 
 @runs.shares_workdir
@@ -114,10 +116,18 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     config_lib.save(config, workdir)
     plans = {seed: chains.plan(config, workdir, seed) for seed in config.seeds}
     problems = _do_all(plans)
-    results = _collect(config, plans, problems)
-    if results is not None:
-        report.write(workdir, results)
-        print(report.format_text(results))
+    # Alone, and after another look at what others did: else the table of a process that ends
+    # earlier could replace the whole one.
+    with hold_lock(workdir / ".table.lock", wait=_TABLE_WAIT):
+        problems = {
+            (seed, variant): problem
+            for (seed, variant), problem in problems.items()
+            if problem.step or not all(map(chains.is_finished, plans[seed][variant]))
+        }
+        results = _collect(config, plans, problems)
+        if results is not None:
+            report.write(workdir, results)
+            print(report.format_text(results))
     failed = {where: problem for where, problem in problems.items() if problem.step}
     if failed:
         texts = [
@@ -157,7 +167,8 @@ def _do_chain(chain: Chain, title: str, failed: dict[Path, _Failure]) -> _Failur
         lock = step.folder.with_name(f".{step.name}.lock")
         with ExitStack() as stack:
             try:
-                stack.enter_context(hold_lock(lock))
+                if not stack.enter_context(hold_lock(lock)):
+                    print(f"{lock.parent}: no locks here: let one process work in it only")
             except InputError:
                 return _ELSEWHERE
             if chains.is_finished(step):  # by another process since
@@ -167,6 +178,8 @@ def _do_chain(chain: Chain, title: str, failed: dict[Path, _Failure]) -> _Failur
                 _do_step(step)
             except InputError as error:
                 problem = str(error)
+                if "--config." in problem:
+                    problem += f" (fields of this step are --config.jobs.<variant>.{step.name}...)"
             except OSError as error:
                 if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise  # concerns all of them
@@ -181,45 +194,55 @@ def _do_chain(chain: Chain, title: str, failed: dict[Path, _Failure]) -> _Failur
 
 
 def _do_step(step: Step) -> None:
-    """Runs a job, between the removal and the writing of its record."""
-    chains.record_path(step.folder).unlink(missing_ok=True)
-    jobs.run(step.config, step.folder)
-    chains.write_record(step)
+    """Runs a job, between the removal and the writing of its record.
+
+    A job that refuses its settings leaves what was finished with others: its record comes back.
+    """
+    record, description = chains.record_path(step.folder), chains.describe(step)
+    before = record.read_bytes() if record.is_file() else None
+    record.unlink(missing_ok=True)
+    try:
+        jobs.run(step.config, step.folder)
+    except InputError:
+        if before is not None:
+            with atomic_path(record) as path:
+                path.write_bytes(before)
+        raise
+    chains.write_record(step, description)
 
 
 def _collect(
     config: ml_collections.ConfigDict,
     plans: _Plans,
-    problems: Mapping[tuple[int, str], _Failure],
+    problems: dict[tuple[int, str], _Failure],
 ) -> report.Results | None:
     """Reads what the finished chains scored, and compares the variants with the first.
 
-    Raises:
-      InputError: they scored other patches, or other classes.
+    What cannot be read, or was scored on other test patches than the first, is added to `problems`.
     """
     counts: dict[str, dict[str, dict[int, np.ndarray]]] = {}  # by variant, row, seed and unit
-    first: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    bootstrap, where = config.bootstrap, ""
+    first: _Scored | None = None
+    bootstrap = config.bootstrap
     for variant in config.variants:
         for seed in config.seeds:
             if (seed, variant) in problems:
                 continue
-            folder = plans[seed][variant][-1].folder
-            confusions = patch_confusions.load(folder)
-            classes = load_dataset(str(folder / runs.DATASET_FILE), folder).classes
-            first, where = first or (classes, confusions.names), where or str(folder)
-            if first != (classes, confusions.names):
-                raise InputError(
-                    f"{folder} scored other patches or classes than {where}: evaluate all variants "
-                    "on the same split of the same data"
-                )
-            units, _ = statistics.find_units(confusions.names, bootstrap.region)
-            for row, of_row in zip(confusions.rows, confusions.counts):
+            step = plans[seed][variant][-1]
+            try:
+                scored = _load_scored(step.folder)
+                first = first or scored
+                _refuse_other_patches(scored, first)
+            except InputError as error:
+                again = f"{error} (remove {chains.record_path(step.folder)} to evaluate again)"
+                problems[seed, variant] = _Failure(step.name, again)
+                continue
+            units, _ = statistics.find_units(scored.confusions.names, bootstrap.region)
+            for row, of_row in zip(scored.confusions.rows, scored.confusions.counts, strict=True):
                 by_unit = statistics.sum_by_unit(of_row, units)
                 counts.setdefault(variant, {}).setdefault(row, {})[seed] = by_unit
     if first is None:
         return None
-    classes, names = first
+    classes, names = first.classes, first.confusions.names
     settings = Bootstrap(bootstrap.resamples, bootstrap.confidence, bootstrap.seed)
     return report.Results(
         classes=classes,
@@ -239,6 +262,36 @@ def _collect(
             for (seed, variant), problem in problems.items()
         ],
     )
+
+
+class _Scored(NamedTuple):
+    """An evaluation: its folder, the classes, and what it counted."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    confusions: PatchConfusions
+
+
+def _load_scored(folder: Path) -> _Scored:
+    classes = load_dataset(str(folder / runs.DATASET_FILE), folder).classes
+    return _Scored(folder, classes, patch_confusions.load(folder))
+
+
+def _refuse_other_patches(scored: _Scored, first: _Scored) -> None:
+    """Refuses scores that cannot be compared with the first ones."""
+    one, other = scored.confusions, first.confusions
+    if (scored.classes, one.names) != (first.classes, other.names):
+        raise InputError(
+            f"{scored.folder} scored other patches or classes than {first.folder}: evaluate all "
+            "variants on the same split of the same data"
+        )
+    truth, expected = one.counts[0].sum(axis=-1), other.counts[0].sum(axis=-1)
+    if (truth != expected).any():
+        name = one.names[int((truth != expected).any(axis=-1).argmax())]
+        raise InputError(
+            f"{scored.folder} was scored on another true mask of {name} than {first.folder}: the "
+            "masks have changed in between"
+        )
 
 
 def _compare(
