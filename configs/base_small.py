@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, base_rounds
 
 
 def phase1(root: str, patch_size: int, **args: str) -> ConfigDict:
@@ -32,6 +32,14 @@ def phase1(root: str, patch_size: int, **args: str) -> ConfigDict:
 def masks(phase1: str, variant: str) -> ConfigDict:
     """Pseudo masks of the run `phase1`."""
     config = base.masks(phase1, variant)
+    config.data.workers = 0
+    config.batch_size = 16
+    return config
+
+
+def relabel(phase2: str) -> ConfigDict:
+    """Masks of what the run `phase2` predicts."""
+    config = base_rounds.relabel(phase2)
     config.data.workers = 0
     config.batch_size = 16
     return config

@@ -3,12 +3,9 @@
 python main.py --config=configs/lung_relabel.py --workdir=runs/lung_relabel
 """
 
-from configs import base, base_rounds
+from configs import base, base_small
 
 
 def get_config(arg=None):
     base.arguments(arg, variant="paper")  # the variants are the same here
-    config = base_rounds.relabel("runs/lung_phase2")
-    config.data.workers = 0
-    config.batch_size = 16
-    return config
+    return base_small.relabel("runs/lung_phase2")

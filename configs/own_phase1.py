@@ -2,8 +2,7 @@
 
     python main.py --config=configs/own_phase1.py:variant=tuned --config.data.root=data/mine
 
-The folder holds `dataset.json` and the patches, of any size and with any classes; see
-docs/your_data.md.
+The folder holds `dataset.json` and square patches, all of one size; see docs/your_data.md.
 """
 
 from configs import base, base_small
@@ -11,4 +10,6 @@ from configs import base, base_small
 
 def get_config(arg=None):
     args = base.arguments(arg, variant="paper", dropout="progressive")
-    return base_small.phase1("data/own", patch_size=0, **args)
+    config = base_small.phase1("data/own", patch_size=0, **args)
+    config.pda.warm_up = 0  # in steps, of which small data sets have few
+    return config

@@ -9,7 +9,10 @@
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from configs import base
 
@@ -21,16 +24,28 @@ def _list_steps(of: str) -> tuple[str, ...]:
     for name in of.split("+"):
         whole = [name] if (folder / f"{name}.py").is_file() else [f"{name}_{s}" for s in _STEPS]
         for step in whole:
-            if not (folder / f"{step}.py").is_file():
+            if not (folder / f"{step}.py").is_file() or step.startswith(("base", "_")):
                 raise ValueError(f"of={of}: there is no configs/{step}.py; name files of configs/")
         steps += whole
     return tuple(steps)
 
 
+def _load(step: str) -> Callable[[str], ConfigDict]:
+    """Loads the function that gives the configuration of a step's variants."""
+    get = importlib.import_module(f"configs.{step}").get_config
+    try:
+        get("variant=paper")
+    except (TypeError, ValueError):  # it takes no argument, or not this one
+        raise ValueError(
+            f"of=...: configs/{step}.py has no variants and cannot be repeated: run it before"
+        ) from None
+    return get
+
+
 def get_config(arg=None):
     args = base.arguments(arg, of="lung", variants="paper")
     steps = _list_steps(args["of"])
-    loaded = {step: importlib.import_module(f"configs.{step}") for step in steps}
+    loaded = {step: _load(step) for step in steps}
     variants = {}
     for word in args["variants"].split("+"):
         name, _, variant = word.partition(":")
@@ -39,7 +54,5 @@ def get_config(arg=None):
                 f"variants={args['variants']}: give each variant a name of its own, of letters, "
                 "digits and _"
             )
-        variants[name] = {
-            step: module.get_config(f"variant={variant or name}") for step, module in loaded.items()
-        }
+        variants[name] = {step: get(f"variant={variant or name}") for step, get in loaded.items()}
     return base.repeat(steps, variants)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
 from tests.short_run import FAILING, configure_failing, make_attending_task
 from wsss_jax import sources
-from wsss_jax.checkpoints import Checkpoints, load_variables
+from wsss_jax.checkpoints import Checkpoints, has_checkpoint, list_steps, load_variables
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.methods import phase1
 from wsss_jax.training import divergence, loop
@@ -24,6 +25,7 @@ from wsss_jax.training.divergence import COLLAPSED, MOST_RESTORES, NOT_FINITE, D
 from wsss_jax.training.patches import Patches
 from wsss_jax.training.step import complete_sums, make_state
 from wsss_jax.training.task import Collapse
+from wsss_jax.training.trained import load_trained
 
 
 class _Saved(NamedTuple):
@@ -215,8 +217,43 @@ def test_after_going_back_three_times_the_run_stops(tissue_dir, tmp_path, monkey
     """At a rate that an eighth does not help; the message says what was tried."""
     config = configure_failing(tissue_dir, NAN)
     config.optimizer.learning_rate, config.on_divergence = 1e30, "restore"
-    with pytest.raises(Diverged, match=r"gone back 3 times and with 0\.125 of the learning rate"):
+    tried = r"gone back 3 times and with 0\.125 of the learning rate .*learning_rate=6\.25e\+28,"
+    with pytest.raises(Diverged, match=tried):
         _fit(config, tmp_path)
+
+
+def test_weights_that_the_last_step_spoils_are_not_kept(tissue_dir, tmp_path):
+    """Its loss is fine, and no step comes after it that would show them."""
+    config = configure_failing(tissue_dir, NAN)
+    config.epochs, last = 1, 2
+    dataset = load_dataset("", tissue_dir)
+    source = sources.open_source(config.data, dataset, "train")
+    task = make_attending_task(config, len(source))._replace(
+        optimizer=optax.sgd(lambda step: jnp.where(step == last, jnp.inf, 1e-3))
+    )
+    with pytest.raises(Diverged, match=r"the loss is not finite at step 4: give the same"):
+        loop.fit(config, tmp_path, task, Patches(dataset, source))
+    assert not has_checkpoint(tmp_path)
+
+
+def test_what_fails_at_once_cannot_be_restored(tissue_dir):
+    config = configure_failing(tissue_dir, NAN)
+    task = phase1.make_task(config, 4, 10)
+    error = divergence.make_error(Failure(NOT_FINITE, 0), config, task, ["a"], [])
+    assert "on_divergence" not in str(error) and "(patches a): start again with" in str(error)
+
+
+def test_a_run_that_has_only_its_first_state_is_not_trained(tissue_dir, tmp_path, monkeypatch):
+    """Where it may go back, it saves what it began with."""
+    config = configure_failing(tissue_dir, NAN)
+    config.on_divergence, config.checkpoint_every = "restore", 2
+    monkeypatch.setattr(loop.parallel, "agree_to_stop", lambda step, terminated: True)
+    with pytest.raises(Preempted):
+        _fit(config, tmp_path)
+    assert list_steps(tmp_path) == [0, 1]
+    shutil.rmtree(tmp_path / "checkpoints" / "1")
+    with pytest.raises(InputError, match="not trained yet; train that phase first"):
+        load_trained(str(tmp_path), "phase1", "presence")
 
 
 def test_checkpoints_without_a_count_go_on(tmp_path):

@@ -10,6 +10,9 @@ from PIL import Image
 from configs import base
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
+from wsss_jax.methods.gate import Gate
+from wsss_jax.slides.mapping.networks import build
+from wsss_jax.training.trained import load_trained
 
 ARCHIVES = sorted((Path(__file__).parent / "earlier_runs").glob("*.tar.xz"))
 
@@ -44,3 +47,13 @@ def test_an_earlier_run_opens_and_trains_further(earlier, capsys):
         again = config_lib.load(earlier / job, "workdir")
         jobs.run(again, earlier / job)
         assert "continuing after step 1 of 1" in capsys.readouterr().out
+
+
+def test_slide_maps_of_earlier_runs_stay_theirs(earlier):
+    """The checksums by which a map knows its networks: as computed at the commit 7052871."""
+    loaded = {
+        "phase1": load_trained("phase1", "phase1", "presence"),
+        "phase2": load_trained("phase2", "phase2", "logits"),
+    }
+    networks = build(loaded, Gate("probabilities", 0.1))
+    assert networks.checksums == {"phase1": "81d9cad9", "phase2": "822afc12"}

@@ -266,6 +266,10 @@ def test_chains_of_the_command_line():
     config_lib.validate(config)  # the masks are those of an earlier run
     for argument, words in (
         ("of=lungs", "there is no configs/lungs_phase1.py"),
+        ("of=base", "there is no configs/base.py"),
+        ("of=demo", "configs/demo.py has no variants and cannot be repeated"),
+        ("of=lung_prepare+lung_evaluate", "configs/lung_prepare.py has no variants"),
+        ("of=export", "configs/export.py has no variants"),
         ("variants=paper+paper", "each variant a name of its own"),
         ("variants=a/b:paper", "each variant a name of its own"),
         ("variants=papre", "variant=papre is not one of"),

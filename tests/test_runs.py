@@ -58,6 +58,17 @@ def test_what_may_change(tmp_path):
         runs.check(base.masks("x"), tmp_path, started=False)
 
 
+def test_the_file_of_initial_weights_may_be_moved_but_not_left_out(tmp_path):
+    config = base.phase2("m")
+    config.init = "weights.pth"
+    runs.save(config, DATASET, tmp_path)
+    config.init = "elsewhere/weights.pth"
+    runs.check(config, tmp_path, started=True)
+    config.init = ""
+    with pytest.raises(InputError, match=r"other settings \(init: 'weights.pth' / ''\)"):
+        runs.check(config, tmp_path, started=True)
+
+
 def test_another_setting_is_no_continuation(runs_dir, tissue_dir):
     config = tiny_phase1(tissue_dir)
     config.epochs, config.seed = 1, 7

@@ -25,11 +25,18 @@ _CHECKSUMS = "checksums"  # in the file `meta`
 _TRAINED = "trained"  # in the item `training`
 
 
+def list_steps(workdir: Path) -> list[int]:
+    """Lists the steps of a run's checkpoints, complete or damaged, but none still being written."""
+    return sorted(
+        int(path.name)
+        for path in (Path(workdir) / FOLDER).glob("*")
+        if path.name.isdecimal() and is_checkpoint(path)
+    )
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has a checkpoint, complete or damaged, but not one still being written."""
-    return any(
-        path.name.isdecimal() and is_checkpoint(path) for path in (Path(workdir) / FOLDER).glob("*")
-    )
+    return bool(list_steps(workdir))
 
 
 class Checkpoints:

@@ -199,6 +199,19 @@ def _object(path: Path, content: bytes) -> dict[str, Any]:
     return values
 
 
+def drop_later_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns a configuration without fields that came later and do what was done before them."""
+    values = config.to_dict()
+    for path, rule in jobs.specification(config.job).FIELDS.items():
+        *sections, name = path.split(".")
+        part: Any = values
+        for section in sections:
+            part = part.get(section, {})
+        if rule.before is not NOTHING and name in part and part[name] == rule.before:
+            del part[name]
+    return values
+
+
 def _add_later_fields(values: dict[str, Any]) -> None:
     """Gives fields that an earlier version did not have the value that does what it did."""
     job = values.get("job")

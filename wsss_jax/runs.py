@@ -42,7 +42,7 @@ FREE_FIELDS = (
     "accumulate",
     "rematerialize",
     "palette",
-    # Where earlier runs lie: what they hold is known by checksums of weights and masks.
+    # Where earlier runs lie, which may be moved: masks and classifiers are known by checksums.
     "init",
     "phase1",
     "phase2",
@@ -163,6 +163,8 @@ def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) ->
     free = set(FREE_FIELDS)
     if before.get("on_divergence") == "restore":
         free.difference_update(FIXED_IN_RESTORING)
+    if bool(before.get("init")) != bool(config.get("init")):  # other weights, not moved ones
+        free.discard("init")
     changed = [
         line
         for line in config_lib.differences(before, config)

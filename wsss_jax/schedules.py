@@ -36,7 +36,7 @@ def attention_share(steps: int, warm_up: int) -> float:
     """Returns how much of the attention is in force while it is warmed up, see `mix_attention`.
 
     Args:
-      steps: taken with the attention on; none are negative or 0.
+      steps: taken with the attention on; 0 or less before it is.
       warm_up: steps in which the share rises in a line from 0 to 1, at least 1.
     """
     return min(max(steps / warm_up, 0.0), 1.0)
@@ -104,7 +104,7 @@ def learning_rates(
     Raises:
       InputError: the run is not longer than the warm-up.
     """
-    if optimizer.warm_up and optimizer.warm_up >= total_steps:
+    if 0 < total_steps <= optimizer.warm_up:  # of a run that has steps at all
         fewer = f"{total_steps // 10}, or 0 for none" if total_steps >= 10 else "0"
         raise InputError(
             f"config.optimizer.warm_up is {optimizer.warm_up} steps but the whole run takes "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import ml_collections
+from tqdm import tqdm
 
 from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
@@ -96,6 +97,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
         normalization = path[-1] == "scale" or path[-1] == "bias"
         return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
 
+    _report_short_run(config, total_steps)
     return Task(
         network=network,
         totals=count_patches,
@@ -111,6 +113,17 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
         collapse=make_collapse(config.pda),
         remedies=list_remedies(config.pda),
     )
+
+
+def _report_short_run(config: ml_collections.ConfigDict, total_steps: int) -> None:
+    """Says so where the attention never comes to its full strength."""
+    pda = config.pda
+    begin = pda.off_epochs * (total_steps // config.epochs)
+    if pda.warm_up and pda.schedule != "off" and total_steps - begin < pda.warm_up:
+        tqdm.write(
+            f"config.pda.warm_up is {pda.warm_up} steps, but the attention is on for "
+            f"{max(total_steps - begin, 0)} only and stays weak: set --config.pda.warm_up lower"
+        )
 
 
 def make_values(

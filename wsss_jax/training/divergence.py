@@ -164,6 +164,19 @@ def find_failure(task: Task, counts: Mapping[str, Any], steps: int) -> Failure |
     return Failure(COLLAPSED, step) if 0 <= step <= steps - task.collapse.steps else None
 
 
+def find_last_failure(variables: Mapping[str, Any], steps: int) -> Failure | None:
+    """Finds whether the last step of a run has made weights that are not finite.
+
+    After any other step the loss of the next one tells.
+
+    Args:
+      variables: after the last step.
+      steps: taken in all.
+    """
+    is_finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(variables))
+    return None if is_finite else Failure(NOT_FINITE, steps)
+
+
 def choose_checkpoint(
     failure: Failure, steps: Sequence[int], restored: Sequence[Mapping[str, Any]]
 ) -> int | None:
@@ -215,17 +228,21 @@ def make_error(
         text = f"{task.collapse.text} for {task.collapse.steps} steps from step {failure.step + 1}"
     else:
         names = ", ".join(patches[:_MOST_NAMES]) + (", ..." if len(patches) > _MOST_NAMES else "")
-        text = f"the loss is not finite at step {failure.step + 1} (patches {names})"
+        text = f"the loss is not finite at step {failure.step + 1}"
+        text += f" (patches {names})" if names else ""
     if restored:
         text += (
             f", after the run has gone back {format_count(len(restored), 'time')} and with "
             f"{compute_factor(restored):g} of the learning rate that is set"
         )
-    remedies = [f"--config.optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"]
+    rate = config.optimizer.learning_rate * compute_factor(restored) / 2
+    remedies = [f"--config.optimizer.learning_rate={rate:g}"]
     if not config.optimizer.clip_norm:
         remedies.append("--config.optimizer.clip_norm=1")
     remedies += task.remedies
     again = f"start again with another --workdir and one or more of {', '.join(remedies)}"
+    if failure.reason == NOT_FINITE and failure.step == 0:  # there is nothing before it
+        return Diverged(failure, text, again)
     if config.on_divergence == "restore":
         missing = "" if len(restored) == MOST_RESTORES else "no checkpoint from before it is left; "
         return Diverged(failure, text, missing + again)

@@ -309,6 +309,8 @@ class _Training:
         """
         state = self._state
         failure = divergence.find_failure(self._task, state.sums, int(state.step))
+        if failure is None and int(state.step) == self._total:
+            failure = divergence.find_last_failure(state.variables, self._total)
         if failure is None:
             return
         stems = self._patches.training.names

@@ -52,12 +52,21 @@ def check_patches(
             f"config.select is {config.select!r} but there are no validation patches: set "
             "--config.select=last"
         )
+    if patches.validation is not None and not _has_masks(patches.validation):
+        raise InputError(
+            f"config.select is {config.select!r} but the validation patches of {config.data.root} "
+            "have no masks: add val/mask, or set --config.select=last"
+        )
     if patches.validation is not None and not _has_counted_pixels(patches.validation, classes):
         raise InputError(
             f"config.select is {config.select!r} but no pixel of the validation masks of "
             f"{config.data.root} belongs to a class: correct val/mask, or set --config.select=last"
         )
     return steps
+
+
+def _has_masks(validation: Source) -> bool:
+    return len(validation) > 0 and "masks" in validation[0]
 
 
 def _has_counted_pixels(validation: Source, num_classes: int) -> bool:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import parallel, runs, symmetries
-from wsss_jax.checkpoints import load_variables
+from wsss_jax.checkpoints import list_steps, load_variables
 from wsss_jax.errors import InputError
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.contract import Method, find_giving, load_method
@@ -90,15 +90,17 @@ def load_trained(
     config = config_lib.replace(config, precision=precision or config.precision)
     network = load_method(config.job).build_network(config, dataset.num_classes)
     score = history.selecting_score(config)
-    variables = load_variables(Path(workdir), score, network_shapes(network))
     try:
         epochs = history.load(Path(workdir))
     except InputError as error:
         tqdm.write(f"{error}; how long it was trained is not known")
     else:
-        # A converted file of weights has no history.
+        # A converted file of weights has no history; a run that can go back saves its step 0.
+        if epochs == [] and list_steps(Path(workdir)) == [0]:
+            raise InputError(f"{workdir}: not trained yet; train that phase first")
         if epochs is not None and len(epochs) < config.epochs:
             tqdm.write(f"{workdir}: trained for {len(epochs)} of {config.epochs} epochs so far")
+    variables = load_variables(Path(workdir), score, network_shapes(network))
     return Trained(config, dataset, network, variables, tta)
 
 

@@ -159,11 +159,13 @@ def build(loaded: Mapping[str, Trained], gate: Gate) -> Networks:
 
 
 def _compute_checksum(trained: Trained) -> str:
-    config = trained.config
+    # Without fields of later versions that do what was done before them: maps that were made by a
+    # run of those days are still its maps.
+    config = config_lib.drop_later_fields(trained.config)
     settings = {
-        "model": config.model.to_dict(),
-        "precision": config.precision,
-        "pda": config.pda.to_dict() if "pda" in config else None,
+        "model": config["model"],
+        "precision": config["precision"],
+        "pda": config.get("pda"),
         "classes": trained.dataset.classes,
     }
     checksum = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
