@@ -121,6 +121,11 @@ def main() -> None:
     parser.add_argument("--step-seconds", type=float, default=0.05)
     parser.add_argument("--train-width", type=float, help="factor on the channels of a real step")
     args = parser.parse_args()
+    if args.patches // args.batch * args.epochs <= READ_AHEAD:
+        parser.error(
+            f"the rate is measured after {READ_AHEAD} batches, and {args.patches} patches in "
+            f"{args.epochs} epochs give fewer: raise --patches or --epochs"
+        )
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes look at absl's flags
     measure.report("inputs", vars(args), run(args))
 

@@ -139,7 +139,7 @@ def make_torch_ways(phase: int, width: float, batch: dict[str, np.ndarray]) -> I
         torch.manual_seed(0)
         network = torch_networks.ResNet38 if phase == 1 else torch_networks.DeepLabV3Plus
         model = network(CLASSES, width).to(device).train()
-        optimizer = getattr(torch_numbers, f"phase{phase}_optimizer")(model)
+        optimizer = getattr(torch_numbers, f"make_phase{phase}_optimizer")(model)
         layout = torch.channels_last if tuned else torch.contiguous_format
         model = model.to(memory_format=layout)
         run = torch.compile(model) if tuned else model

@@ -124,8 +124,8 @@ def _refuse_mode(path: str | Path, picture: Image.Image, modes: Sequence[str], w
 def _refuse_size(path: str | Path, picture: Image.Image, size: int | None) -> None:
     if size is not None and picture.size != (size, size):
         raise InputError(
-            f"{path}: {picture.width}x{picture.height} pixels, expected {size}x{size}; "
-            "prepare the data set at that size or change the patch size of the config"
+            f"{path}: {picture.width}x{picture.height} pixels, expected {size}x{size}; set "
+            "--config.data.patch_size, or --config.data.resize=True where patches differ in size"
         )
 
 

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import convolutions, counts, inputs, masks, measure, profile, programs, scaling
+from benchmarks import (
+    convolutions,
+    counts,
+    inputs,
+    masks,
+    measure,
+    profile,
+    programs,
+    scaling,
+    train,
+)
 from benchmarks.convolutions import Shape
 from wsss_jax.models import convolution
 
@@ -30,6 +40,15 @@ def test_pseudo_masks():
     for row in reference:
         assert row["patches"] == 1 and ours["equal"] > 0.99
         assert ours["x the released way"] == pytest.approx(ours["masks/s"] / row["masks/s"])
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_pytorch_trains_beside_us(phase):
+    """The way of the paper; the tuned one compiles for minutes."""
+    pytest.importorskip("torch")
+    way = next(train.make_torch_ways(phase, WIDTH, train.draw_batch(phase, 2, SIZE)))
+    way.step()
+    way.forward()
 
 
 def test_inputs(monkeypatch):
