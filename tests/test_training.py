@@ -169,8 +169,14 @@ def test_validation_masks_without_a_pixel_that_counts(tissue_dir, tmp_path):
     config.select = "best"
     run = _Run(tissue_dir, config)
     patch = run.source[0]
-    for masks in ({}, {"masks": np.full((1, 32, 32), DATASET.excluded, np.uint8)}):
-        with pytest.raises(InputError, match=r"no pixel of the validation masks .*select=last"):
+    for masks, words in (
+        ({}, r"the validation patches of .* have no masks: add val/mask, .*select=last"),
+        (
+            {"masks": np.full((1, 32, 32), DATASET.excluded, np.uint8)},
+            r"no pixel of the validation masks .*select=last",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
             run.fit(tmp_path, validation=[patch | masks])
     assert not list(tmp_path.iterdir())
 
