@@ -1,4 +1,4 @@
-"""What `variant=tuned` changes in `variant=paper`.
+"""What `variant=tuned` changes in `variant=paper`; docs/better.md has what it gains and costs.
 
 The learning rates are for pretrained weights; `base_small` has others, for random ones.
 """
