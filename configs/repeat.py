@@ -37,7 +37,7 @@ def _load(step: str) -> Callable[[str], ConfigDict]:
         get("variant=paper")
     except (TypeError, ValueError):  # it takes no argument, or not this one
         raise ValueError(
-            f"of=...: configs/{step}.py has no variants and cannot be repeated: run it before"
+            f"configs/{step}.py has no variants and cannot be repeated: run it before, by itself"
         ) from None
     return get
 
