@@ -16,5 +16,4 @@ def get_config(arg=None):
     config = base_sccam.train_small("runs/demo/data", 64, "demo_sccam", number)
     config.model.width = 1 / 16
     config.model.dropout_rates = (0.0, 0.0, 0.2)
-    config.optimizer.learning_rate = 0.2
     return config
