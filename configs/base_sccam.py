@@ -68,6 +68,8 @@ def train(dataset: str, name: str, number: int) -> ConfigDict:
         # index of a class that is background, in the order of the data set; -1 = none, as tissue
         "background_class": -1,
         "background": 0.15,  # its score at every pixel; others are 0 to 1
+        # of what it begins a CRF with: (1 - the largest of the others) to this power; or 32
+        "background_power": 4.0,
     }
     return config
 
@@ -121,7 +123,16 @@ def masks(name: str) -> ConfigDict:
     """Pseudo masks of the last round: its own normalized maps, of the classes of each label."""
     config = base.masks(name_run(name, LAST_ROUND))
     config.layers = ("bn7",)
+    _set_crf(config.crf)
     return config
+
+
+def _set_crf(crf: ConfigDict) -> None:
+    """Sets the CRF of the released code, for photographs; it stays off, with 0 `iterations`."""
+    crf.gaussian_sxy = crf.gaussian_weight = 3.0  # pixels, and a factor
+    crf.bilateral_sxy = 80.0  # pixels
+    crf.bilateral_srgb = 13.0  # gray values (0-255)
+    crf.bilateral_weight = 10.0
 
 
 def train_phase2(name: str) -> ConfigDict:
@@ -142,4 +153,5 @@ def evaluate(name: str) -> ConfigDict:
     """Scores of round 0, of the last round, and of phase 2 with the last round as gate."""
     config = base.evaluate(name_run(name, LAST_ROUND), f"runs/{name}_phase2")
     config.runs = (name_run(name, 0),)
+    _set_crf(config.crf)
     return config

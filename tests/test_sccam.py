@@ -15,6 +15,7 @@ from wsss_jax.interop import torch_names
 from wsss_jax.methods import sccam
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.contract import load_method
+from wsss_jax.methods.prediction import Prediction
 
 CLASSES, PER_CLASS = 3, 2
 
@@ -140,6 +141,27 @@ def test_label_maps_by_hand(presence, background_class, expected):
     found = sccam.make_label_maps(settings, jnp.asarray(MAPS), jnp.asarray([presence]))
     assert found.dtype == jnp.uint8
     np.testing.assert_array_equal(found[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("background_class", "expected"),
+    [
+        # Of the scores 0 .5 1 .25 and 1 0 .5 0, the third class is not predicted.
+        (-1, [[0, 1, 2 / 3, 1], [1, 0, 1 / 3, 0], [0, 0, 0, 0]]),
+        # The background beside the second class: (1 - 1) ** 4, (1 - 0) ** 4, .5 ** 4, 1.
+        (0, [[0, 1, 1 / 9, 1], [1, 0, 8 / 9, 0], [0, 0, 0, 0]]),
+    ],
+)
+def test_shares_for_a_crf_by_hand(background_class, expected):
+    config = tiny_sccam("unused")
+    config.cam.background_class = background_class
+    prediction = Prediction(
+        None, presence=jnp.asarray([[0.9, 0.9, 0.1]]), activations=jnp.asarray(MAPS)
+    )
+    found = sccam.share_activations(config, prediction, (2, 2))
+    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-6)
+    expected = np.array(expected).reshape(3, 2, 2)
+    np.testing.assert_allclose(found[0], np.moveaxis(expected, 0, -1), atol=1e-4)
 
 
 def test_maps_are_divided_by_their_maximum_and_epsilon():

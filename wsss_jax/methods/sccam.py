@@ -43,6 +43,7 @@ FIELDS: dict[str, rules.Rule] = {
     "cam.flip": rules.BOOLEAN,
     "cam.epsilon": rules.number(0, 1, open_low=True),
     "cam.background": rules.number(0, 1),
+    "cam.background_power": rules.number(0, 1000, open_low=True),
     "cam.background_class": rules.integer(-1, 254),
 }
 _HEAD_MODULES = ("fc8", "fc8_sub")
@@ -227,13 +228,26 @@ def normalize_maps(maps: jax.Array, settings: ml_collections.ConfigDict) -> jax.
     return maps.at[:, settings.background_class].set(settings.background)
 
 
+def find_predicted(settings: ml_collections.ConfigDict, presence: jax.Array) -> jax.Array:
+    """Finds the classes (B, C) bool that patches are predicted to have.
+
+    Where no probability is over `settings.threshold`, it is the highest. The background class is in
+    every patch.
+    """
+    is_predicted = presence > settings.threshold
+    is_highest = presence == presence.max(axis=1, keepdims=True)
+    is_predicted |= is_highest & ~is_predicted.any(axis=1, keepdims=True)
+    if settings.background_class >= 0:
+        is_predicted = is_predicted.at[:, settings.background_class].set(True)
+    return is_predicted
+
+
 def make_label_maps(
     settings: ml_collections.ConfigDict, maps: jax.Array, presence: jax.Array
 ) -> jax.Array:
     """Makes label maps: the highest normalized score among the classes that are predicted.
 
-    Where no class is predicted, the most probable one is taken to be, and where maps are 0 the
-    first of those predicted. The background class is everywhere.
+    Where all of these are 0 it is the first of them.
 
     Args:
       settings: the fields `config.cam`.
@@ -243,13 +257,31 @@ def make_label_maps(
     Returns:
       (B, H, W) uint8.
     """
-    is_predicted = presence > settings.threshold
-    is_highest = presence == presence.max(axis=1, keepdims=True)
-    is_predicted |= is_highest & ~is_predicted.any(axis=1, keepdims=True)
-    if settings.background_class >= 0:
-        is_predicted = is_predicted.at[:, settings.background_class].set(True)
-    scores = jnp.where(is_predicted[:, :, None, None], normalize_maps(maps, settings), -1)
+    is_predicted = find_predicted(settings, presence)[:, :, None, None]
+    scores = jnp.where(is_predicted, normalize_maps(maps, settings), -1)
     return scores.argmax(axis=1).astype(jnp.uint8)
+
+
+def share_activations(
+    config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+) -> jax.Array:
+    """Shares pixels out among the predicted classes in proportion to their normalized maps.
+
+    A background class gets (1 - the largest of the others) ** `config.cam.background_power`, as the
+    released code gives to its CRF; else the strongest class is that of the label maps. See
+    `contract.Method.share_activations`.
+    """
+    assert prediction.activations is not None and prediction.presence is not None  # see `predict`
+    settings = config.cam
+    is_predicted = find_predicted(settings, prediction.presence)[:, :, None, None]
+    scores = normalize_maps(masks.resize_maps(prediction.activations, size), settings)
+    scores = jnp.where(is_predicted, scores, 0)
+    if settings.background_class >= 0:
+        others = scores.at[:, settings.background_class].set(0).max(axis=1)
+        background = (1 - others) ** settings.background_power
+        scores = scores.at[:, settings.background_class].set(background)
+    scores = jnp.where(is_predicted, jnp.maximum(scores, settings.epsilon), 0)
+    return jnp.moveaxis(scores / scores.sum(axis=1, keepdims=True), 1, -1)
 
 
 def pool_features(
