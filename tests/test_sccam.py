@@ -1,5 +1,6 @@
 """SC-CAM: its two classifiers, losses, multi-scale maps and label maps."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,29 @@ from wsss_jax.methods import sccam
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.contract import load_method
 from wsss_jax.methods.prediction import Prediction
+from wsss_jax.models.layers import Conv
 
 CLASSES, PER_CLASS = 3, 2
+
+
+class _ClassWeights(nn.Module):
+    @nn.compact
+    def __call__(self, features):
+        shape = (1, 1, features, CLASSES)
+        return self.param("kernel", nn.initializers.normal(1.0), shape)[0, 0]
+
+
+class _Shallow(nn.Module):
+    """What maps are made of, in two convolutions instead of 38."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.relu(Conv(6, stride=4, name="conv")(x))
+        if self.has_variable("perturbations", "b4_3"):
+            x = self.perturb("b4_3", x)
+        taps = {"b4_3": x, "bn7": nn.relu(Conv(8, stride=2, name="last")(x))}
+        weights = _ClassWeights(name="fc8")(8)
+        return taps["bn7"].mean(axis=(1, 2)) @ weights, taps
 
 
 def tiny_sccam(root, number=0):
@@ -33,16 +55,29 @@ def tiny_sccam(root, number=0):
     return config
 
 
+def _initialize(network):
+    init = jax.jit(network.init, static_argnames="train")
+    return init(jax.random.key(0, impl="rbg"), jnp.zeros((1, 24, 40, 3)), train=False)
+
+
 @pytest.fixture(scope="module")
-def narrow():
-    """A network with both classifiers, its variables, and images."""
+def image():
+    return np.random.default_rng(0).integers(0, 256, (2, 24, 40, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def narrow(image):
+    """A configuration, its network with both classifiers, the variables, and images."""
     config = tiny_sccam("unused")
     config.model.batch_norm, config.model.sub_categories = "trained", PER_CLASS
     network = sccam.build_network(config, CLASSES)
-    image = np.random.default_rng(0).integers(0, 256, (2, 24, 40, 3), np.uint8)
-    init = jax.jit(network.init, static_argnames="train")
-    variables = init(jax.random.key(0, impl="rbg"), jnp.zeros((1, 24, 40, 3)), train=False)
-    return config, network, variables, image
+    return config, network, _initialize(network), image
+
+
+@pytest.fixture(scope="module")
+def shallow(image):
+    """The same of a network that is quickly computed in many sizes."""
+    return tiny_sccam("unused"), _Shallow(), _initialize(_Shallow()), image
 
 
 def test_both_classifiers_are_drawn_after_xavier(narrow):
@@ -65,10 +100,11 @@ def test_both_classifiers_are_drawn_after_xavier(narrow):
 
 def test_features_are_what_the_classifiers_see(narrow):
     config, network, variables, image = narrow
-    features = sccam.pool_features(config, network, variables, image)
+    pool = jax.jit(lambda *given: sccam.pool_features(config, network, *given))
+    features = pool(variables, image)
     assert features.shape == (2, 256) and features.dtype == jnp.float32
     x = pixels.scale(jnp.asarray(image), config.model)
-    logits, taps = network.apply(variables, x, train=False)
+    logits, taps = jax.jit(lambda *given: network.apply(*given, train=False))(variables, x)
     for name, expected in (("fc8", logits), ("fc8_sub", taps["sub_logits"])):
         kernel = np.asarray(variables["params"][name]["kernel"], np.float64)[0, 0]
         np.testing.assert_allclose(np.asarray(features, np.float64) @ kernel, expected, rtol=1e-4)
@@ -94,8 +130,8 @@ def _resize_by_hand(maps, size):
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_maps_of_all_scales_by_hand(narrow, flip):
-    config, network, variables, image = narrow
+def test_maps_of_all_scales_by_hand(shallow, flip):
+    config, network, variables, image = shallow
     config = config.copy_and_resolve_references()
     config.cam.scales, config.cam.flip = (1.0, 0.5, 1.5), flip
     kernel = np.asarray(variables["params"]["fc8"]["kernel"], np.float64)[0, 0]
@@ -171,8 +207,8 @@ def test_maps_are_divided_by_their_maximum_and_epsilon():
     assert not found[1].any()
 
 
-def test_prediction_is_made_of_what_it_gives(narrow):
-    config, network, variables, image = narrow
+def test_prediction_is_made_of_what_it_gives(shallow):
+    config, network, variables, image = shallow
     prediction = sccam.predict(config, network, variables, jnp.asarray(image))
     assert prediction.label_maps.shape == (2, 24, 40) and prediction.logits is None
     x = pixels.scale(jnp.asarray(image), config.model)
@@ -182,10 +218,9 @@ def test_prediction_is_made_of_what_it_gives(narrow):
     np.testing.assert_array_equal(prediction.label_maps, labeled)
 
 
-@pytest.mark.parametrize("tta", ["flips"])
-def test_views_are_averaged_before_maps_are_divided(narrow, tta):
+def test_views_are_averaged_before_maps_are_divided(shallow):
     """Four views, each of several scales: the mean of their sums, then one division."""
-    config, network, variables, image = narrow
+    config, network, variables, image = shallow
     method = load_method("sccam")
 
     def predict(image):
@@ -198,9 +233,9 @@ def test_views_are_averaged_before_maps_are_divided(narrow, tta):
         maps = maps + np.flip(view.activations, [axis + 1 for axis in axes]) / len(views)
         presence = presence + view.presence / len(views)
     found = average_predictions(
-        predict, lambda mean: _label(method, config, mean, image), jnp.asarray(image), tta
+        predict, lambda mean: _label(method, config, mean, image), jnp.asarray(image), "flips"
     )
-    assert symmetries.count(tta) == len(views)
+    assert symmetries.count("flips") == len(views)
     np.testing.assert_allclose(found.activations, maps, rtol=1e-4, atol=1e-4)
     expected = sccam.make_label_maps(config.cam, jnp.asarray(maps), jnp.asarray(presence))
     assert (np.asarray(found.label_maps) != expected).mean() < 0.01  # rounding near ties
@@ -210,8 +245,8 @@ def _label(method, config, prediction, image):
     return method.label_activations(config, prediction, image.shape[1:3])
 
 
-def test_masks_are_opened_from_the_normalized_maps(narrow):
-    config, network, variables, image = narrow
+def test_masks_are_opened_from_the_normalized_maps(shallow):
+    config, network, variables, image = shallow
 
     def open_layers(image):
         return sccam.open_layers(config, network, variables, image, ("b4_3", "bn7"))
