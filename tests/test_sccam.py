@@ -51,7 +51,7 @@ def tiny_sccam(root, number=0):
     config.model.width = 1 / 16
     config.batch_size, config.epochs = 4, 2
     config.stop_epoch = 0
-    config.cam.scales = (1.0, 0.5)
+    config.cam.scales, config.cam.flip = (1.0,), False
     return config
 
 
@@ -77,7 +77,9 @@ def narrow(image):
 @pytest.fixture(scope="module")
 def shallow(image):
     """The same of a network that is quickly computed in many sizes."""
-    return tiny_sccam("unused"), _Shallow(), _initialize(_Shallow()), image
+    config = tiny_sccam("unused")
+    config.cam.scales, config.cam.flip = (1.0, 0.5), True
+    return config, _Shallow(), _initialize(_Shallow()), image
 
 
 def test_both_classifiers_are_drawn_after_xavier(narrow):
