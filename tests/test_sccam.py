@@ -1,6 +1,5 @@
 """SC-CAM: its two classifiers, losses, multi-scale maps and label maps."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +8,7 @@ from flax.traverse_util import flatten_dict
 
 from configs import base_sccam
 from tests.conftest import SIZE
+from tests.shallow_network import Shallow
 from wsss_jax import cam, pixels, symmetries
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
@@ -17,29 +17,8 @@ from wsss_jax.methods import sccam
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.contract import load_method
 from wsss_jax.methods.prediction import Prediction
-from wsss_jax.models.layers import Conv
 
 CLASSES, PER_CLASS = 3, 2
-
-
-class _ClassWeights(nn.Module):
-    @nn.compact
-    def __call__(self, features):
-        shape = (1, 1, features, CLASSES)
-        return self.param("kernel", nn.initializers.normal(1.0), shape)[0, 0]
-
-
-class _Shallow(nn.Module):
-    """What maps are made of, in two convolutions instead of 38."""
-
-    @nn.compact
-    def __call__(self, x, *, train):
-        x = nn.relu(Conv(6, stride=4, name="conv")(x))
-        if self.has_variable("perturbations", "b4_3"):
-            x = self.perturb("b4_3", x)
-        taps = {"b4_3": x, "bn7": nn.relu(Conv(8, stride=2, name="last")(x))}
-        weights = _ClassWeights(name="fc8")(8)
-        return taps["bn7"].mean(axis=(1, 2)) @ weights, taps
 
 
 def tiny_sccam(root, number=0):
@@ -79,7 +58,7 @@ def shallow(image):
     """The same of a network that is quickly computed in many sizes."""
     config = tiny_sccam("unused")
     config.cam.scales, config.cam.flip = (1.0, 0.5), True
-    return config, _Shallow(), _initialize(_Shallow()), image
+    return config, Shallow(CLASSES), _initialize(Shallow(CLASSES)), image
 
 
 def test_both_classifiers_are_drawn_after_xavier(narrow):
