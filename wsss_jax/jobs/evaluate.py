@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -47,8 +47,22 @@ MAJORITY = "majority class"
 _PICTURES = "confusion.png", "worst.png", "best.png", "examples.png"
 _RESULTS = "scores.json", "scores.csv", patch_confusions.FILE, *_PICTURES
 
-# batch -> {row of the table: (label maps (B, H, W) uint8, confusion matrices (B, C, C + 1))}
-Predictor = Callable[[Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
+
+class _Scored(NamedTuple):
+    """A row of the table, of a batch, on the device or on the host.
+
+    Attributes:
+      label_maps: (B, H, W) uint8.
+      confusions: (B, C, C + 1) confusion matrices.
+      presence: (B, C) probabilities of the classes; None if the last network gives none.
+    """
+
+    label_maps: Any
+    confusions: Any
+    presence: Any
+
+
+Predictor = Callable[[Batch], dict[str, _Scored]]
 
 
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
@@ -99,7 +113,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     parallel.wait_for_all("made the folders")
 
     predict = _make_predictor(config, subject)
-    by_patch = _score_patches(config, workdir, source, dataset, predict)
+    by_patch, of_labels = _score_patches(config, workdir, source, dataset, predict)
     if not parallel.is_first():
         return
     counts = np.stack([by_patch[name] for name in subject.rows])
@@ -107,8 +121,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     totals = {name: by_patch[name].sum(axis=0, dtype=np.int64) for name in subject.rows}
     last = subject.rows[-1]
     rows = [(MAJORITY, metrics.majority_scores(totals[last]))]
-    rows += [(name, metrics.segmentation_scores(total)) for name, total in totals.items()]
+    rows += [
+        (name, metrics.segmentation_scores(total) | {tables.PATCHES: of_labels.get(name)})
+        for name, total in totals.items()
+    ]
     print(tables.format_table(rows, dataset.classes))
+    for name, scores in of_labels.items():
+        print(
+            f"{name}: {100 * scores['patch_accuracy']:.2f} % of the labels of patches are right, "
+            f"all of a patch in {100 * scores['exact_match']:.2f} %"
+        )
     meta = {
         "split": config.split,
         "patches": len(source),
@@ -182,9 +204,7 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
     """Makes the predictor of all rows, one program over the local devices."""
     gate = Gate.of(config.gate)
 
-    def combine(
-        predictions: dict[str, Prediction], batch: DeviceBatch
-    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    def combine(predictions: dict[str, Prediction], batch: DeviceBatch) -> dict[str, _Scored]:
         label_maps = {name: each.label_maps for name, each in predictions.items()}
         if subject.gated:
             *_, classifier, segmenter = (predictions[name] for name in subject.trained)
@@ -192,13 +212,17 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
             label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
         truth, num_classes = batch["masks"][:, 0], subject.dataset.num_classes
         return {
-            name: (maps, metrics.confusion_matrices(truth, maps, num_classes))
+            name: _Scored(
+                maps,
+                metrics.confusion_matrices(truth, maps, num_classes),
+                predictions[name].presence if name in predictions else None,
+            )
             for name, maps in label_maps.items()
         }
 
     predict = bind(subject.trained, combine)
 
-    def predict_rows(batch: Batch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def predict_rows(batch: Batch) -> dict[str, _Scored]:
         by_name = predict(batch)
         return {name: by_name[name] for name in subject.rows}
 
@@ -211,25 +235,44 @@ def _score_patches(
     source: Source,
     dataset: Dataset,
     predict: Predictor,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
     """Predicts all patches, and writes the label maps of the last row.
 
     Returns:
-      (N, C, C + 1) confusion matrices of the patches, by row of the table.
+      (N, C, C + 1) confusion matrices of the patches, by row of the table, and the scores of patch
+      labels by row, where a method gives them; see `metrics.multilabel_scores`.
     """
+    counts_of, presence_of, label = "counts of ", "presence in ", "label"
     with show_progress(total=len(source), unit="patch") as bar:
 
         def count(batch: Batch) -> dict[str, np.ndarray]:
             real = batch["weight"] > 0
             rows = predict(batch)
-            label_maps, _ = list(rows.values())[-1]
-            for index, label_map in zip(batch["index"][real], label_maps[real]):
+            label_maps = list(rows.values())[-1].label_maps[real]
+            for index, label_map in zip(batch["index"][real], label_maps):
                 path = workdir / PREDICTIONS / f"{source.names[index]}.png"
                 patch_files.write_mask(path, label_map, dataset)
             bar.update(int(real.sum()) * jax.process_count())
-            return {name: counts for name, (_, counts) in rows.items()}
+            found = {f"{counts_of}{name}": row.confusions for name, row in rows.items()}
+            for name, row in rows.items():
+                if row.presence is not None:
+                    found[f"{presence_of}{name}"] = row.presence
+            return found | {label: batch["label"]}
 
-        return inputs.map_patches(source, config.batch_size, count, workers=config.data.workers)
+        whole = inputs.map_patches(source, config.batch_size, count, workers=config.data.workers)
+    labels = whole.pop(label)
+    return (
+        {
+            name.removeprefix(counts_of): counts
+            for name, counts in whole.items()
+            if name.startswith(counts_of)
+        },
+        {
+            name.removeprefix(presence_of): metrics.multilabel_scores(presence, labels)
+            for name, presence in whole.items()
+            if name.startswith(presence_of)
+        },
+    )
 
 
 def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
@@ -252,6 +295,25 @@ def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
         (folder / f"{record.name}.png").unlink(missing_ok=True)
     for name in _RESULTS if (workdir / config_lib.CONFIG_FILE).is_file() else ():
         (workdir / name).unlink(missing_ok=True)
+
+
+def load_patch_accuracy(workdir: Path) -> float | None:
+    """Reads which share of the labels of patches the last row has right; None if it gives none.
+
+    Raises:
+      InputError: no scores there, or those of an earlier version.
+    """
+    path = workdir / "scores.json"
+    try:
+        scores = json.loads(path.read_bytes())["rows"][-1][tables.PATCHES]
+        return None if scores is None else float(scores["patch_accuracy"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: no scores of this version; run that evaluation again") from error
+
+
+def load_prediction(workdir: Path, name: str, dataset: Dataset) -> np.ndarray:
+    """Reads the label map (H, W) of a patch, of the last row."""
+    return patch_files.read_mask(workdir / PREDICTIONS / f"{name}.png", dataset, None)
 
 
 def summary(workdir: Path) -> dict[str, float]:
@@ -318,6 +380,6 @@ def _predict_rows(
         for row in range(int(batch["weight"].sum())):
             truth = batch["masks"][row, 0]
             yield {
-                name: np.where(truth < num_classes, maps[row], truth)
-                for name, (maps, _) in rows.items()
+                name: np.where(truth < num_classes, of_row.label_maps[row], truth)
+                for name, of_row in rows.items()
             }
