@@ -43,6 +43,16 @@ def test_steps_read_those_of_their_own_seed_and_share_what_is_equal(tmp_path):
     assert config_lib.differences(first.config, config.jobs.paper.lung_phase1) == ["seed: 7 / 0"]
 
 
+def test_a_path_into_an_earlier_run_is_replaced_too(tmp_path):
+    config = make_config("paper")
+    config.jobs.paper.lung_phase2.masks = "runs/lung_masks/train_PM/PM_bn7"
+    config.jobs.paper.lung_phase2.init = "runs/lung_masks_of_others"
+    *_, masks, second, _ = chains.plan(config_lib.freeze(config), tmp_path, 0)["paper"]
+    assert second.config.masks == str(masks.folder / "train_PM" / "PM_bn7")
+    assert second.config.init == "runs/lung_masks_of_others"
+    assert second.earlier == (masks.folder,)
+
+
 def test_a_run_that_has_begun_is_shared_by_variants_that_come_later(tmp_path):
     (tmp_path / "seed0" / "second" / "lung_phase1").mkdir(parents=True)
     (tmp_path / "seed0" / "second" / "lung_phase1" / "config.json").touch()

@@ -41,6 +41,11 @@ def name_default(step: str) -> str:
     return f"runs/{step}"
 
 
+def is_within(path: str, folder: str) -> bool:
+    """Tells whether a path is a folder or lies in it."""
+    return Path(os.path.normpath(path)).is_relative_to(folder)
+
+
 def list_texts(value: Any) -> Iterator[str]:
     """Yields all texts of a configuration, on any level."""
     if isinstance(value, str):
@@ -57,9 +62,9 @@ def plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[st
     """Plans the runs of one seed.
 
     A step lies in `workdir/seed<seed>/<variant>/<step>`. Where a step names the default workdir of
-    an earlier one (`runs/<step>`), that of this plan takes its place. Steps of several variants
-    that have the same configuration, and so the same result, are one run, in the folder of the
-    first variant, or of the one that has begun it already.
+    an earlier one (`runs/<step>`), or a path in it, that of this plan takes its place. Steps of
+    several variants that have the same configuration, and so the same result, are one run, in the
+    folder of the first variant, or of the one that has begun it already.
 
     Args:
       config: of the job `repeat`.
@@ -84,7 +89,11 @@ def plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[st
             folder = _choose_folder(folders, filled[variants[0]], workdir)
             for variant in variants:
                 texts = set(list_texts(filled[variant]))
-                earlier = (step.folder for step in chains[variant] if str(step.folder) in texts)
+                earlier = (
+                    step.folder
+                    for step in chains[variant]
+                    if any(is_within(text, str(step.folder)) for text in texts)
+                )
                 step_config = config_lib.freeze(ml_collections.ConfigDict(filled[variant]))
                 chains[variant].append(Step(name, step_config, folder, tuple(earlier), workdir))
     return {variant: tuple(steps) for variant, steps in chains.items()}
@@ -116,11 +125,20 @@ def _fill(
             return {name: replace(inner) for name, inner in value.items()}
         if isinstance(value, list | tuple):
             return tuple(map(replace, value))
-        # As in a shell, "runs/lung_phase2/" is the same folder.
-        return folders.get(os.path.normpath(value), value) if isinstance(value, str) else value
+        return _replace_folder(value, folders) if isinstance(value, str) else value
 
     values = replace(config.to_dict())
     return values | {"seed": seed} if "seed" in values else values
+
+
+def _replace_folder(text: str, folders: Mapping[str, str]) -> str:
+    """Replaces the default workdir of a step by its folder, also where a path leads into it."""
+    # As in a shell, "runs/lung_phase2/" is the same folder.
+    path = Path(os.path.normpath(text))
+    for default, folder in folders.items():
+        if path.is_relative_to(default):
+            return str(Path(folder, path.relative_to(default)))
+    return text
 
 
 def record_path(folder: Path) -> Path:
