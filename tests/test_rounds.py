@@ -149,8 +149,8 @@ def test_another_share_sorts_the_masks_again(relabeled, runs_dir, tmp_path, monk
     )
     assert config_lib.load(new, "workdir").min_share == 0.0
 
-    config.min_share = 0.3 * MIN_SHARE  # as after a start with another share that was killed
-    config_lib.save(config, new)
+    # As after a start that was killed when it had written its settings and sorted nothing.
+    config_lib.save(config_lib.replace(config_lib.load(new, "workdir"), min_share=MIN_SHARE), new)
     jobs.run(_make_config(runs_dir), new)
     for now, there in zip(_list(new), _list(relabeled)):
         assert now.keys() == there.keys()
