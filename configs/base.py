@@ -158,7 +158,8 @@ def phase1(dataset: str, variant: str = "paper", dropout: str = "progressive") -
         "divisor": 4 if reference else 0,  # of the sum over classes; 0 = their number
         "normalize": False,  # True: each image's attention is divided by its largest absolute value
         "warm_up": 0,  # steps over which the attention goes from 1 to its value; 0 = at once
-        # steps in a row with a loss of ln 2, after which it counts as collapsed; 0: never
+        # steps in a row with a loss of ln 2 or without a class map above 0, after which it counts
+        # as collapsed; 0: never
         "collapse_steps": 50,
     }
     if variant == "tuned":

@@ -113,11 +113,15 @@ def test_a_refused_setting_costs_no_finished_step(tmp_path, fake):
     jobs.run(config, tmp_path)
     mistaken = make_config("paper", seeds=(0,))
     mistaken.jobs.paper.lung_phase1.optimizer.learning_rate = 5.0
-    refusal = InputError("holds a run with other settings: choose another --config.x")
+    refusal = InputError(
+        "config.pda.decay is .5, not --config.x: see a/config.json and set --config.seed"
+    )
     fake.fails = {"lung_phase1": refusal}
-    with pytest.raises(
-        InputError, match=r"fields of this step are --config\.jobs\.<variant>\.lung"
-    ):
+    of_step = r"config\.jobs\.paper\.lung_phase1"
+    words = (
+        rf": {of_step}\.pda\.decay is .*not --config\.x: see a/config\.json .* --{of_step}\.seed$"
+    )
+    with pytest.raises(InputError, match=words):
         jobs.run(mistaken, tmp_path)
     # The stand-in has written its settings into the folder, which a job that refuses them does not.
     runs.save(config.jobs.paper.lung_phase1, DATASET, tmp_path / "seed0" / "paper" / "lung_phase1")

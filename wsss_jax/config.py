@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,25 @@ def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict
         for path in sorted(set(a) | set(b))
         if a.get(path) != b.get(path)
     ]
+
+
+def name_nested(text: str, config: ml_collections.ConfigDict, path: str) -> str:
+    """Names the fields in a message of a nested job as the command line does.
+
+    Args:
+      text: the message, with fields such as `--config.batch_size`.
+      config: of that job; names of no field of it stay.
+      path: where it is nested, such as "jobs.paper.lung_phase1".
+
+    Returns:
+      The message, with `--config.jobs.paper.lung_phase1.batch_size`.
+    """
+    fields = _leaves(config)
+    return re.sub(
+        r"(?<![\w/.])config\.(\w+(?:\.\w+)*)",
+        lambda match: f"config.{path}.{match[1]}" if match[1] in fields else match[0],
+        text,
+    )
 
 
 def save(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -42,6 +42,7 @@ FREE_FIELDS = (
     "accumulate",
     "rematerialize",
     "palette",
+    "min_share",  # `relabel` sorts its masks again
     # Where earlier runs lie, which may be moved: masks and classifiers are known by checksums.
     "init",
     "phase1",

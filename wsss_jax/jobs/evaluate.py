@@ -1,5 +1,6 @@
 """Scores trained runs on annotated patches."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,8 +157,11 @@ def complete(
     Raises:
       InputError: no such runs, or runs with other classes.
     """
+    # In this order they are the rows of the table; the gate's is the last.
     phases = config.phase1, config.phase2
-    named = [("runs", path, "") for path in dict.fromkeys(config.runs) if path not in phases]
+    known = {os.path.abspath(path) for path in phases if path}
+    further = {os.path.abspath(path): path for path in config.runs}
+    named = [("runs", path, "") for where, path in further.items() if where not in known]
     named += [("phase1", config.phase1, "presence"), ("phase2", config.phase2, "logits")]
     loaded = [
         (path, load_trained(path, field, gives, config.precision, config.tta))
@@ -183,21 +187,38 @@ def complete(
 def _name_rows(loaded: Sequence[tuple[str, Trained]]) -> dict[str, Trained]:
     """Names runs as tables do: by their method, and by their folders where several are of one."""
     rows: dict[str, Trained] = {}
-    for index, (path, each) in enumerate(loaded):
+    for path, each in loaded:
         name = title = each.method.TITLE
-        rest = [*loaded[:index], *loaded[index + 1 :]]
-        if twins := [other for other, run in rest if title == run.method.TITLE]:
-            name = f"{title}: {_name_folder(path, twins)}"
+        alike = [path for path, run in loaded if title == run.method.TITLE]
+        if len(alike) > 1:
+            name = f"{title}: {_name_folder(path, alike)}"
         rows[f"{name} (2)" if name in rows else name] = each  # one run as both phases
     return rows
 
 
-def _name_folder(path: str, others: Sequence[str]) -> str:
-    """Returns the end of a path by which it differs from others, in whole names."""
-    parts, *rest = (Path(os.path.abspath(each)).parts for each in (path, *others))
-    ends = (parts[-length:] for length in range(1, len(parts) + 1))
-    different = (end for end in ends if all(each[-len(end) :] != end for each in rest))
-    return str(Path(*next(different, parts)))
+def _name_folder(path: str, alike: Sequence[str]) -> str:
+    """Returns the part of a path by which it differs from others, in whole names.
+
+    That is the shortest end that tells it from them, as "round2" of "runs/round2". If all have the
+    same end, as the runs of several seeds do, it is what differs before that: "seed0/paper" and
+    "seed1/tuned" of "seed0/paper/phase2" and "seed1/tuned/phase2".
+    """
+    own = Path(os.path.abspath(path)).parts
+    all_parts = {Path(os.path.abspath(each)).parts for each in alike}
+    shortest = min(map(len, all_parts))
+    tail = _count_common([parts[::-1] for parts in all_parts], shortest - 1)
+    if tail and len(all_parts) > 1:
+        head = _count_common(list(all_parts), shortest - tail - 1)
+        return str(Path(*own[head : len(own) - tail]))
+    ends = (own[-length:] for length in range(1, len(own) + 1))
+    others = all_parts - {own}
+    return str(Path(*next(end for end in ends if all(e[-len(end) :] != end for e in others))))
+
+
+def _count_common(sequences: Sequence[Sequence[str]], most: int) -> int:
+    """Counts the names with which all sequences begin, `most` at most."""
+    columns = zip(*(sequence[:most] for sequence in sequences))
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Predictor:

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +12,11 @@ import ml_collections
 import numpy as np
 
 from data.dataset import load_dataset
-from wsss_jax import chains, jobs, patch_confusions, runs, statistics
+from wsss_jax import chains, jobs, patch_confusions, runs, signals, statistics
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax.chains import Chain, Step
-from wsss_jax.errors import InputError
+from wsss_jax.errors import Busy, InputError, describe_shortage
 from wsss_jax.files import atomic_path, hold_lock
 from wsss_jax.patch_confusions import PatchConfusions
 from wsss_jax.report import seeds as report
@@ -85,16 +86,23 @@ def _check_chain(steps: tuple[str, ...], by_step: ml_collections.ConfigDict, pat
 
 
 class _Failure(NamedTuple):
-    """Why a seed of a variant has no scores; `step` is empty while another process works on it."""
+    """Why a seed of a variant has no scores."""
 
     step: str
     problem: str
 
 
+class _Elsewhere(NamedTuple):
+    """The step of a chain on which another process works."""
+
+    step: str
+
+
 _Plans = Mapping[int, Mapping[str, Chain]]  # by seed and variant
 
-_ELSEWHERE = _Failure("", "another process works on it")
 _TABLE_WAIT = 600.0  # seconds for another process to make its table
+_PAUSE = 5.0  # seconds between two looks at what other processes do
+_MOST_SHOWN = 3  # chains or failures in a line
 
 
 @runs.shares_workdir
@@ -104,7 +112,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Each step is an ordinary run in `workdir/seed<seed>/<variant>/<step>`; see `chains.plan`. Steps
     that are finished are not done again. A step that fails costs its own seed and variant, and
     those that share it. Several processes, also on hosts that see the same folder, share the work
-    out when each is given this command; the last to end writes the table of all.
+    out when each is given this command. One that finds nothing to do waits for the others, goes on
+    with what one that ends has left, and writes the table of all.
 
     In `workdir`: `scores.txt` (also printed), `.csv` and `.json`, and `seeds.png`.
 
@@ -116,49 +125,65 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     config_lib.save(config, workdir)
     plans = {seed: chains.plan(config, workdir, seed) for seed in config.seeds}
     problems = _do_all(plans)
-    # Alone, and after another look at what others did: else the table of a process that ends
-    # earlier could replace the whole one.
+    # Alone, and after another look at what others did, which may be what has failed here.
     with hold_lock(workdir / ".table.lock", wait=_TABLE_WAIT):
         problems = {
             (seed, variant): problem
             for (seed, variant), problem in problems.items()
-            if problem.step or not all(map(chains.is_finished, plans[seed][variant]))
+            if not all(map(chains.is_finished, plans[seed][variant]))
         }
         results = _collect(config, plans, problems)
         if results is not None:
             report.write(workdir, results)
             print(report.format_text(results))
-    failed = {where: problem for where, problem in problems.items() if problem.step}
-    if failed:
+    if problems:
         texts = [
             f"seed {seed}, {variant}, {step}: {problem}"
-            for (seed, variant), (step, problem) in failed.items()
+            for (seed, variant), (step, problem) in problems.items()
         ]
         total = len(config.seeds) * len(config.variants)
-        raise InputError(f"{len(failed)} of {total} chains failed: {' | '.join(texts[:3])}")
+        shown = " | ".join(texts[:_MOST_SHOWN])
+        raise InputError(f"{len(problems)} of {total} chains failed: {shown}")
 
 
 def _do_all(plans: _Plans) -> dict[tuple[int, str], _Failure]:
-    """Does what is not finished; returns why the others are not, by seed and variant."""
+    """Does what is not finished, until all is; returns what failed, by seed and variant."""
     problems: dict[tuple[int, str], _Failure] = {}
     failed: dict[Path, _Failure] = {}  # runs that several variants share fail once
     todo = [(seed, variant) for seed, by_variant in plans.items() for variant in by_variant]
+    shown = ""
     while todo:
-        elsewhere = []
+        elsewhere: dict[tuple[int, str], _Elsewhere] = {}
         for seed, variant in todo:
-            problem = _do_chain(plans[seed][variant], f"seed {seed}, {variant}", failed)
-            if problem == _ELSEWHERE:
-                elsewhere.append((seed, variant))
-            elif problem is not None:
-                problems[seed, variant] = problem
+            outcome = _do_chain(plans[seed][variant], seed, variant, failed)
+            if isinstance(outcome, _Elsewhere):
+                elsewhere[seed, variant] = outcome
+            elif outcome is not None:
+                problems[seed, variant] = outcome
         if len(elsewhere) == len(todo):
-            break
-        todo = elsewhere  # meanwhile, another process may have done what they wait for
-    return problems | dict.fromkeys(todo, _ELSEWHERE)
+            if (text := _format_waiting(elsewhere)) != shown:
+                print(text, flush=True)
+            shown = text
+            _wait()
+        todo = list(elsewhere)  # meanwhile, another process may have done what they wait for
+    return problems
 
 
-def _do_chain(chain: Chain, title: str, failed: dict[Path, _Failure]) -> _Failure | None:
-    """Does the steps that are left; returns why it could not, and adds that to `failed`."""
+def _wait() -> None:
+    time.sleep(_PAUSE)
+
+
+def _format_waiting(elsewhere: Mapping[tuple[int, str], _Elsewhere]) -> str:
+    texts = [f"seed {seed}, {variant}: {at.step}" for (seed, variant), at in elsewhere.items()]
+    more = len(texts) - _MOST_SHOWN
+    shown = "; ".join(texts[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return f"waiting for other processes: {shown}"
+
+
+def _do_chain(
+    chain: Chain, seed: int, variant: str, failed: dict[Path, _Failure]
+) -> _Failure | _Elsewhere | None:
+    """Does the steps that are left; returns why it could not, and adds failures to `failed`."""
     for step in chain:
         if step.folder in failed:
             return failed[step.folder]
@@ -169,28 +194,42 @@ def _do_chain(chain: Chain, title: str, failed: dict[Path, _Failure]) -> _Failur
             try:
                 if not stack.enter_context(hold_lock(lock)):
                     print(f"{lock.parent}: no locks here: let one process work in it only")
-            except InputError:
-                return _ELSEWHERE
+            except Busy:
+                return _Elsewhere(step.name)
             if chains.is_finished(step):  # by another process since
                 continue
-            print(f"--- {title}: {step.name}", flush=True)
-            try:
-                _do_step(step)
-            except InputError as error:
-                problem = str(error)
-                if "--config." in problem:
-                    problem += f" (fields of this step are --config.jobs.<variant>.{step.name}...)"
-            except OSError as error:
-                if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise  # concerns all of them
-                where = f"{error.filename}: {error.strerror}"
-                problem = f"{where}; correct that and give the same command again"
-            else:
-                continue
-        print(f"{title}: {step.name} FAILED: {problem}", flush=True)
-        failed[step.folder] = _Failure(step.name, problem)
-        return failed[step.folder]
+            title = f"seed {seed}, {variant}: {step.name}"
+            print(f"--- {title}", flush=True)
+            problem = _try_step(step)
+        if problem:
+            problem = config_lib.name_nested(problem, step.config, f"jobs.{variant}.{step.name}")
+            print(f"{title} FAILED: {problem}", flush=True)
+            failed[step.folder] = _Failure(step.name, problem)
+            return failed[step.folder]
     return None
+
+
+def _try_step(step: Step) -> str:
+    """Does a step; returns why it failed where that concerns this step alone, or ""."""
+    try:
+        _do_step(step)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # concerns all of them
+        return f"{error.filename}: {error.strerror}; correct that and give the same command again"
+    except Exception as error:
+        if not (shortage := describe_shortage(error)):
+            raise
+        signals.check()
+        remedies = [
+            f"{verb} --config.{field}"
+            for verb, field in (("lower", "batch_size"), ("switch on", "rematerialize"))
+            if field in step.config
+        ]
+        return f"{shortage}: {' or '.join(remedies) or 'end other programs'}"
+    return ""
 
 
 def _do_step(step: Step) -> None:
@@ -244,10 +283,16 @@ def _collect(
         return None
     classes, names = first.classes, first.confusions.names
     settings = Bootstrap(bootstrap.resamples, bootstrap.confidence, bootstrap.seed)
+    of_patches, regions = statistics.find_units(names, bootstrap.region)
+    if bootstrap.region and not regions and len(counts) > 1:
+        print(
+            f"config.bootstrap.region fits the name of no patch (such as {names[0]}), so that the "
+            "intervals are over single patches, and too narrow if several are of one region"
+        )
     return report.Results(
         classes=classes,
         patches=len(names),
-        units=report.describe_units(*statistics.find_units(names, bootstrap.region)),
+        units=report.describe_units(of_patches, regions),
         bootstrap=settings,
         scores={
             variant: {

@@ -14,7 +14,7 @@ from flax.typing import Dtype
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from wsss_jax.models.attention import progressive_dropout_attention
+from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BLOCK_OUTPUT, Layers, accumulator, widen
 
 
@@ -89,7 +89,7 @@ class ResNet38(nn.Module):
         Returns:
           Logits (B, C) float32, and the named feature maps: "conv1a", the blocks "b2" ... "b7"
           (sums before the next normalization), "bn7" after its ReLU and, when mu is given,
-          "attended" (B, H/8, W/8, 4096 * width).
+          "attended" (B, H/8, W/8, 4096 * width) and "peaks" (B, C), see `find_peaks`.
         """
         batch_statistics = train and not self.frozen_batch_norm
         layers = Layers(train, batch_statistics, weight, position, self.dtype, self.axis_name)
@@ -131,6 +131,7 @@ class ResNet38(nn.Module):
                 normalize=self.attention_normalize,
                 share=attention_share,
             )
+            taps["peaks"] = find_peaks(x, class_weights)  # an output alone, no program needs it
             x = tap("attended", jnp.where(mu > 0, attended, x))
         x = layers.dropout(x, "dropout", drop_pool, channels=True)
         pooled = x.mean(axis=(1, 2), dtype=accumulator(x.dtype))
