@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.fake_jobs import STEPS, Fake, make_config
-from wsss_jax import chains, jobs, signals
+from wsss_jax import chain_runner, chains, jobs, signals
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.files import hold_lock
-from wsss_jax.jobs import repeat
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def test_a_process_goes_on_with_what_another_leaves(tmp_path, fake, monkeypatch,
             seen.append(list(fake.done))
             next(waited)()
 
-        monkeypatch.setattr(repeat, "_wait", wait)
+        monkeypatch.setattr(chain_runner, "_wait", wait)
         jobs.run(config, tmp_path)
     assert seen == [[f"seed1/{name}" for name in free]] * 2
     assert fake.done == [f"seed{seed}/{name}" for seed in (1, 0) for name in free]
@@ -81,7 +80,7 @@ def test_a_process_waits_for_what_others_finish(tmp_path, fake, monkeypatch):
     """What the other has done meanwhile is not done again, and is in its table."""
     config = make_config("paper", seeds=(0,))
     config_lib.save(config, tmp_path)
-    first, *_ = chains.plan(config, tmp_path, 0)["paper"]
+    first, *_ = chains.plan(config.steps, config.jobs, tmp_path, 0)["paper"]
 
     def finish() -> None:
         description = chains.describe(first)
@@ -89,7 +88,7 @@ def test_a_process_waits_for_what_others_finish(tmp_path, fake, monkeypatch):
         chains.write_record(first, description)
 
     with _Other(tmp_path / "seed0" / "paper" / ".lung_phase1.lock", finish) as other:
-        monkeypatch.setattr(repeat, "_wait", other.end)
+        monkeypatch.setattr(chain_runner, "_wait", other.end)
         jobs.run(config, tmp_path)
     assert fake.done == [f"seed0/paper/{step}" for step in STEPS]
     assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["seeds"] == [0]
