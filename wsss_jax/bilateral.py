@@ -16,9 +16,9 @@ from jax import lax
 # q -> K q of a kernel K: planes (C, H, W) float32, of any C
 Apply = Callable[[jax.Array], jax.Array]
 
-_HELD = 2**27  # the most values of a kernel that are kept for all iterations: 512 MiB
-_AT_ONCE = 2**24  # values that are held at once where they are computed again each time: 64 MiB
-_CHUNK = 2**21  # the same for pairs of all pixels, which make a matrix: 8 MiB
+HELD = 2**27  # the most values of a kernel that are kept for all iterations: 512 MiB
+AT_ONCE = 2**24  # values that are held at once where they are computed again each time: 64 MiB
+CHUNK = 2**21  # the same for pairs of all pixels, which make a matrix: 8 MiB
 _TOGETHER = 8  # shifts that are added in one pass over the sums
 _FAR = 100.0  # standard deviations (times the square root of 2) to a color that no pixel has
 
@@ -133,8 +133,8 @@ def _sum_shifts(
 
     padded = [flatten(plane, far) for plane in colors]
     block = -(-len(shifts) // _TOGETHER) * _TOGETHER
-    if block * length > _HELD:
-        block = max(1, _AT_ONCE // (_TOGETHER * length)) * _TOGETHER
+    if block * length > HELD:
+        block = max(1, AT_ONCE // (_TOGETHER * length)) * _TOGETHER
     blocks = -(-len(shifts) // block) if shifts else 0
     missing = blocks * block - len(shifts)
     offsets = jnp.asarray([*steps, *[0] * missing], jnp.int32)
@@ -214,7 +214,7 @@ def _sum_all(colors: Sequence[jax.Array], sxy: float) -> Apply:
     pixels = height * width
     axes = jnp.mgrid[:height, :width].astype(jnp.float32) * (math.sqrt(0.5) / sxy)
     features = [axis.reshape(-1) for axis in (*axes, *colors)]
-    rows = max(1, min(pixels, _CHUNK // pixels))
+    rows = max(1, min(pixels, CHUNK // pixels))
 
     def apply(q: jax.Array) -> jax.Array:
         columns = q.reshape(q.shape[0], pixels).T

@@ -93,15 +93,21 @@ def refine(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
 def _refine_one(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
     """Refines one image: (H, W, C) and (H, W, 3) uint8 -> (H, W, C)."""
     planes = -jnp.moveaxis(unary, -1, 0)
-    blur = _normalize(_gaussian_kernel(planes.shape[1:], crf.gaussian_sxy), planes.shape[1:])
+    size = planes.shape[1:]
     kernel = Kernel(crf.bilateral_sxy, crf.bilateral_srgb, crf.truncation, crf.stride)
-    smooth = _normalize(make_bilateral(image, kernel), planes.shape[1:])
+    blur = _normalize(_make_gaussian(size, crf.gaussian_sxy), size)
+    smooth = _normalize(make_bilateral(image, kernel), size)
 
     def iterate(_: int, q: jax.Array) -> jax.Array:
-        messages = crf.gaussian_weight * blur(q) + crf.bilateral_weight * smooth(q)
-        return jax.nn.softmax(planes + messages, axis=0)
+        # Softmax depends on differences only, so the last class needs no messages of its own.
+        differences = q[:-1] - q[-1:]
+        messages = crf.gaussian_weight * blur(differences)
+        messages += crf.bilateral_weight * smooth(differences)
+        return jax.nn.softmax(planes.at[:-1].add(messages), axis=0)
 
-    q = lax.fori_loop(0, crf.iterations, iterate, jax.nn.softmax(planes, axis=0))
+    q = jax.nn.softmax(planes, axis=0)
+    if len(planes) > 1:
+        q = lax.fori_loop(0, crf.iterations, iterate, q)
     return jnp.moveaxis(q, 0, -1)
 
 
@@ -111,7 +117,7 @@ def _normalize(apply: Apply, size: Sequence[int]) -> Apply:
     return lambda q: scale * apply(scale * q)
 
 
-def _gaussian_kernel(size: Sequence[int], sxy: float) -> Apply:
+def _make_gaussian(size: Sequence[int], sxy: float) -> Apply:
     """Makes q -> K q of the kernel on positions: exact, as a product of one matrix per axis."""
     rows, columns = (_line(side, sxy) for side in size)
 
