@@ -75,6 +75,8 @@ def crf() -> ConfigDict:
             "bilateral_weight": 50.0,
             # window of the bilateral kernel, in bilateral_sxy: beyond 3 it has 1 % of its weight
             "truncation": 3.0,
+            # 1: all pixels; n: one for n x n of them but for neighbors, about n^2 times faster
+            "stride": 1,
             "clip": 1e-5,  # the least probability that a possible class begins with; HistoSegNet
         }
     )

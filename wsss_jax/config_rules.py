@@ -136,6 +136,7 @@ CRF = {
     "crf.bilateral_srgb": added(_DEVIATION, 20.0),
     "crf.bilateral_weight": added(number(0, LARGEST), 50.0),
     "crf.truncation": added(number(1, 10), 3.0),
+    "crf.stride": added(integer(1, 64), 1),
     "crf.clip": added(number(0, 0.1, open_low=True), 1e-5),
 }
 TRAINING = {
