@@ -252,6 +252,15 @@ def label_activations(
     )
 
 
+def share_activations(
+    config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+) -> jax.Array:
+    """Shares pixels out among the classes over `config.cam.threshold`; see `contract.Method`."""
+    assert prediction.activations is not None and prediction.presence is not None  # see `predict`
+    is_predicted = prediction.presence > config.cam.threshold
+    return masks.probabilities(prediction.activations, is_predicted, size)
+
+
 def open_layers(
     config: ml_collections.ConfigDict,
     network: ResNet38,
