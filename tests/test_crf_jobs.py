@@ -14,10 +14,9 @@ from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
-from wsss_jax import jobs, masks, runs, sources
+from wsss_jax import jobs, masks, runs, scoring, sources
 from wsss_jax.crf import DenseCrf, refine_probabilities
 from wsss_jax.errors import InputError
-from wsss_jax.jobs import evaluate
 from wsss_jax.jobs import masks as masks_job
 from wsss_jax.methods import phase1
 from wsss_jax.methods.gate import Gate
@@ -173,6 +172,6 @@ def test_a_method_without_probabilities_is_refused(runs_dir, tmp_path, monkeypat
     method = SimpleNamespace(**{k: v for k, v in vars(phase1).items() if k != "share_activations"})
     monkeypatch.setattr(Trained, "method", property(lambda self: method))
     with pytest.raises(InputError, match=r"^phase 1 gives label maps .* set --config\.crf\.iter"):
-        evaluate.complete(_make_evaluation(runs_dir, 1, phase2=""))
-    evaluate.complete(_make_evaluation(runs_dir, 0, phase2=""))
+        scoring.load_subject(_make_evaluation(runs_dir, 1, phase2=""))
+    scoring.load_subject(_make_evaluation(runs_dir, 0, phase2=""))
     assert not list(tmp_path.iterdir())

@@ -12,9 +12,8 @@ from data import patch_files
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE, tiny_phase2
 from wsss_jax import config as config_lib
-from wsss_jax import jobs, mask_folders, masks, patch_records, runs, sources
+from wsss_jax import jobs, mask_folders, masks, patch_records, runs, scoring, sources
 from wsss_jax.errors import InputError
-from wsss_jax.jobs import evaluate
 from wsss_jax.training import loop
 from wsss_jax.training.trained import load_trained
 
@@ -200,7 +199,7 @@ def test_a_second_round_trains_and_is_scored_beside_the_first(relabeled, runs_di
     assert np.isfinite(history[0]["loss"]) and history[0]["loss"] == history[0]["loss_phase2"]
     scoring = base.evaluate(str(runs_dir / "phase1"), str(tmp_path / "round2"))
     scoring.runs = (str(runs_dir / "phase2"),)
-    _, subject = evaluate.complete(scoring)
+    _, subject = scoring.load_subject(scoring)
     rows = ["phase 2: phase2", "phase 1", "phase 2: round2", "phase 2: round2 + gate"]
     assert subject.rows == rows
 
@@ -210,7 +209,7 @@ def test_rows_are_named_after_folders(runs_dir, tmp_path):
     shutil.copytree(runs_dir / "phase2", again)
     config = base.evaluate(str(runs_dir / "phase1"), str(again))
     config.runs = (str(runs_dir / "phase2"), str(runs_dir / "phase2"), str(again))
-    _, subject = evaluate.complete(config)
+    _, subject = scoring.load_subject(config)
     folders = runs_dir.name, f"{tmp_path.name}/round2"  # where the paths differ
     first, second = (f"phase 2: {folder}" for folder in folders)
     assert subject.rows == [first, "phase 1", second, f"{second} + gate"]
@@ -236,7 +235,7 @@ def test_rows_are_named_after_folders(runs_dir, tmp_path):
     ],
 )
 def test_a_run_is_named_by_what_tells_it_from_others(paths, names):
-    assert [evaluate._name_folder(path, paths) for path in paths] == names
+    assert [scoring.name_folder(path, paths) for path in paths] == names
 
 
 def test_rows_come_in_a_fixed_order(runs_dir, tmp_path):
@@ -247,7 +246,7 @@ def test_rows_come_in_a_fixed_order(runs_dir, tmp_path):
         shutil.copytree(runs_dir / "phase2", paths[-1])
     config = base.evaluate(str(runs_dir / "phase1"), str(runs_dir / "phase2"))
     config.runs = (*paths, f"{paths[0]}/", f"{runs_dir}/./phase1")
-    _, subject = evaluate.complete(config)
+    _, subject = scoring.load_subject(config)
     last = f"phase 2: {runs_dir.name}"
     further = [f"phase 2: {tmp_path.name}/{name}" for name in ("b", "a")]
     assert subject.rows == [*further, "phase 1", last, f"{last} + gate"]

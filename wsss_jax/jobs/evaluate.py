@@ -1,14 +1,11 @@
 """Scores trained runs on annotated patches."""
 
-import itertools
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -17,18 +14,15 @@ from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import inputs, metrics, parallel, patch_confusions, patch_records, runs
-from wsss_jax.crf import DenseCrf, refine_probabilities
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished
-from wsss_jax.methods.gate import Gate, check_gate
-from wsss_jax.methods.prediction import Prediction
+from wsss_jax.methods.gate import check_gate
 from wsss_jax.patch_confusions import PatchConfusions
 from wsss_jax.patch_records import PatchRecord
 from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
+from wsss_jax.scoring import Predictor, load_subject, make_predictor
 from wsss_jax.sources import Batch, Source, open_source
-from wsss_jax.training.task import DeviceBatch
-from wsss_jax.training.trained import Trained, bind, load_trained
 
 SHARED = True
 FIELDS = {
@@ -52,41 +46,11 @@ _PICTURES = "confusion.png", "worst.png", "best.png", "examples.png"
 _RESULTS = "scores.json", "scores.csv", patch_confusions.FILE, *_PICTURES
 
 
-class _Scored(NamedTuple):
-    """A row of the table, of a batch, on the device or on the host.
-
-    Attributes:
-      label_maps: (B, H, W) uint8.
-      confusions: (B, C, C + 1) confusion matrices.
-      presence: (B, C) probabilities of the classes; None if the last network gives none.
-    """
-
-    label_maps: Any
-    confusions: Any
-    presence: Any
-
-
-Predictor = Callable[[Batch], dict[str, _Scored]]
-
-
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     """Refuses a configuration without runs, or an impossible gate; see `config.validate`."""
     if not (config.phase1 or config.phase2 or config.runs):
         raise InputError(f"{prefix}phase1 and {prefix}phase2 are empty: name at least one run")
     check_gate(config, prefix)
-
-
-class _Subject(NamedTuple):
-    """What is scored: trained runs by the row of the table, and the gate's row, if there is one."""
-
-    trained: dict[str, Trained]
-    gated: str  # "" without gate
-    dataset: Dataset
-
-    @property
-    def rows(self) -> list[str]:
-        """The rows of the table, in its order; JAX sorts the names of what it returns."""
-        return [*self.trained, *filter(None, [self.gated])]
 
 
 @runs.holds_workdir
@@ -97,7 +61,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     each patch (`confusions.npz`), and for the last row of the table `predictions/<stem>.png`,
     `confusion.png`, `worst.png` and `best.png`; `examples.png` shows all rows.
     """
-    config, subject = complete(config)
+    config, subject = load_subject(config)
     dataset = subject.dataset
     parallel.check_batch_size(config.batch_size)
     source = open_source(config.data, dataset, config.split)
@@ -116,7 +80,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         patch_records.save(source.records, workdir)
     parallel.wait_for_all("made the folders")
 
-    predict = _make_predictor(config, subject)
+    predict = make_predictor(config, subject)
     by_patch, of_labels = _score_patches(config, workdir, source, dataset, predict)
     if not parallel.is_first():
         return
@@ -151,127 +115,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     figures.write_confusion_matrix(workdir / "confusion.png", totals[last], dataset.classes)
     if config.sheet_patches:
         _write_sheets(config, workdir, source, dataset, _Ranked(last, by_patch[last], predict))
-
-
-def complete(
-    config: ml_collections.ConfigDict,
-) -> tuple[ml_collections.FrozenConfigDict, _Subject]:
-    """Loads the runs, and completes the configuration by the data of the last one.
-
-    Raises:
-      InputError: no such runs, or runs with other classes.
-    """
-    # In this order they are the rows of the table; the gate's is the last.
-    phases = config.phase1, config.phase2
-    known = {os.path.abspath(path) for path in phases if path}
-    further = {os.path.abspath(path): path for path in config.runs}
-    named = [("runs", path, "") for where, path in further.items() if where not in known]
-    named += [("phase1", config.phase1, "presence"), ("phase2", config.phase2, "logits")]
-    loaded = [
-        (path, load_trained(path, field, gives, config.precision, config.tta))
-        for field, path, gives in named
-        if path
-    ]
-    by_row = _name_rows(loaded)
-    last_row, last = list(by_row.items())[-1]
-    for each in by_row.values():
-        if each.dataset.classes != last.dataset.classes:
-            raise InputError(
-                "the runs to score have other classes "
-                f"({each.dataset.classes}, {last.dataset.classes}): name runs of one data set"
-            )
-        if config.crf.iterations and not each.gives_probabilities:
-            raise InputError(
-                f"{each.method.TITLE} gives label maps without probabilities, which the CRF needs: "
-                "set --config.crf.iterations=0, or name runs of other methods"
-            )
-    gated = ""
-    if config.phase1 and config.phase2 and config.gate.mode != "off":
-        gated = f"{last_row} + gate"
-    data = runs.inherit_data(config.data, last.config.data)
-    subject = _Subject(by_row, gated, last.dataset)
-    return config_lib.replace(config, data=data), subject
-
-
-def _name_rows(loaded: Sequence[tuple[str, Trained]]) -> dict[str, Trained]:
-    """Names runs as tables do: by their method, and by their folders where several are of one."""
-    rows: dict[str, Trained] = {}
-    for path, each in loaded:
-        name = title = each.method.TITLE
-        alike = [path for path, run in loaded if title == run.method.TITLE]
-        if len(alike) > 1:
-            name = f"{title}: {_name_folder(path, alike)}"
-        rows[f"{name} (2)" if name in rows else name] = each  # one run as both phases
-    return rows
-
-
-def _name_folder(path: str, alike: Sequence[str]) -> str:
-    """Returns the part of a path by which it differs from others, in whole names.
-
-    That is the shortest end that tells it from them, as "round2" of "runs/round2". If all have the
-    same end, as the runs of several seeds do, it is what differs before that: "seed0/paper" and
-    "seed1/tuned" of "seed0/paper/phase2" and "seed1/tuned/phase2".
-    """
-    own = Path(os.path.abspath(path)).parts
-    all_parts = {Path(os.path.abspath(each)).parts for each in alike}
-    shortest = min(map(len, all_parts))
-    tail = _count_common([parts[::-1] for parts in all_parts], shortest - 1)
-    if tail and len(all_parts) > 1:
-        head = _count_common(list(all_parts), shortest - tail - 1)
-        return str(Path(*own[head : len(own) - tail]))
-    ends = (own[-length:] for length in range(1, len(own) + 1))
-    others = all_parts - {own}
-    return str(Path(*next(end for end in ends if all(e[-len(end) :] != end for e in others))))
-
-
-def _count_common(sequences: Sequence[Sequence[str]], most: int) -> int:
-    """Counts the names with which all sequences begin, `most` at most."""
-    columns = zip(*(sequence[:most] for sequence in sequences))
-    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
-
-
-def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Predictor:
-    """Makes the predictor of all rows, one program over the local devices."""
-    gate, crf = Gate.of(config.gate), DenseCrf.of(config.crf)
-
-    def refine(predictions: dict[str, Prediction], image: jax.Array) -> dict[str, jax.Array]:
-        size = image.shape[1:3]
-        probabilities = {
-            name: trained.compute_probabilities(predictions[name], size)
-            for name, trained in subject.trained.items()
-        }
-        if subject.gated:
-            *_, classifier, segmenter = (predictions[name] for name in subject.trained)
-            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
-            probabilities[subject.gated] = gate.probabilities(segmenter.logits, classifier.presence)
-        refined = {k: refine_probabilities(v, image, crf) for k, v in probabilities.items()}
-        return {name: each.argmax(axis=-1).astype(jnp.uint8) for name, each in refined.items()}
-
-    def combine(predictions: dict[str, Prediction], batch: DeviceBatch) -> dict[str, _Scored]:
-        label_maps = {name: each.label_maps for name, each in predictions.items()}
-        if subject.gated:
-            *_, classifier, segmenter = (predictions[name] for name in subject.trained)
-            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
-            label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
-        if crf.iterations:
-            label_maps = refine(predictions, batch["image"])
-        truth, num_classes = batch["masks"][:, 0], subject.dataset.num_classes
-        return {
-            name: _Scored(
-                maps,
-                metrics.confusion_matrices(truth, maps, num_classes),
-                predictions[name].presence if name in predictions else None,
-            )
-            for name, maps in label_maps.items()
-        }
-
-    predict = bind(subject.trained, combine)
-
-    def predict_rows(batch: Batch) -> dict[str, _Scored]:
-        by_name = predict(batch)
-        return {name: by_name[name] for name in subject.rows}
-
-    return predict_rows
 
 
 def _score_patches(

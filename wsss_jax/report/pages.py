@@ -5,7 +5,7 @@ Templates escape every text: names of slides, classes and folders may hold any c
 
 import base64
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,9 +38,7 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters |= {"format_count": format_count, "link": make_link}
 
 
-def write_page(
-    path: Path | str, template: str, filters: Mapping[str, Callable[..., str]], **values: Any
-) -> None:
+def write_page(path: Path | str, template: str, filters: Mapping[str, Any], **values: Any) -> None:
     """Writes a page, atomically; parents are created.
 
     Args:
