@@ -7,8 +7,8 @@ same.
 import contextlib
 import hashlib
 import json
-import math
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from wsss_jax.errors import Busy, InputError
 from wsss_jax.files import atomic_folder, atomic_path, check_writable, hold_lock
 from wsss_jax.patch_records import PatchRecord, find_difference, parse_records
 
+_PAUSE = 1.0  # seconds between two looks at whether another process has made the store
 CONTENT = "content.json"  # what the store was made from, and the records of its patches
 
 
@@ -156,11 +157,16 @@ def _hold_lock(out_dir: Path) -> Iterator[None]:
     """Holds the lock of a store that is to be made; waits as long as another process makes it."""
     lock = out_dir.with_name(f".{out_dir.name}.lock")
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(hold_lock(lock))
-        except Busy:
-            print(f"waiting for another process, which makes {out_dir}", flush=True)
-            stack.enter_context(hold_lock(lock, wait=math.inf))
+        waits = False
+        while True:
+            try:
+                stack.enter_context(hold_lock(lock))
+                break
+            except Busy:
+                if not waits:
+                    print(f"waiting for another process, which makes {out_dir}", flush=True)
+                waits = True
+                time.sleep(_PAUSE)
         yield
 
 

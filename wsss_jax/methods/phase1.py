@@ -218,7 +218,7 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
         loss = (multilabel_soft_margin(logits, labels) * weight).sum() / totals["patches"]
         right = ((logits > 0) == (labels > 0)).mean(axis=-1)
         accuracy = (right * weight).sum() / totals["patches"]
-        is_above = jnp.logical_not(taps["peaks"] <= 0)  # so that NaN is none of its failures
+        is_above = jnp.logical_not(taps["peaks"] <= 0)  # NaN is another failure
         above = (is_above.mean(axis=-1) * weight).sum() / totals["patches"]
         batch_stats = updated.get("batch_stats", variables["batch_stats"])
         figures = {"loss": loss, "patch_accuracy": accuracy, _MAPS_ABOVE_0: above}

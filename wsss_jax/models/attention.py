@@ -54,7 +54,7 @@ def progressive_dropout_attention(
 
 
 def find_peaks(features: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """Finds the maximum of each class activation map (Eq. 7), by which the attention lives.
+    """Finds the maximum of each class activation map (Eq. 7): without any above 0 it is dead.
 
     Args:
       features: (B, h, w, D), the last feature map.

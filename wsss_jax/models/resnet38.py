@@ -131,7 +131,7 @@ class ResNet38(nn.Module):
                 normalize=self.attention_normalize,
                 share=attention_share,
             )
-            taps["peaks"] = find_peaks(x, class_weights)  # an output alone, no program needs it
+            taps["peaks"] = find_peaks(x, class_weights)  # no tap: the loss alone reads it
             x = tap("attended", jnp.where(mu > 0, attended, x))
         x = layers.dropout(x, "dropout", drop_pool, channels=True)
         pooled = x.mean(axis=(1, 2), dtype=accumulator(x.dtype))
