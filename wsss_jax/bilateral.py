@@ -19,7 +19,7 @@ Apply = Callable[[jax.Array], jax.Array]
 HELD = 2**27  # the most values of a kernel that are kept for all iterations: 512 MiB
 AT_ONCE = 2**24  # values that are held at once where they are computed again each time: 64 MiB
 CHUNK = 2**21  # the same for pairs of all pixels, which make a matrix: 8 MiB
-_TOGETHER = 8  # shifts that are added in one pass over the sums
+_TOGETHER = 4  # shifts that are added in one pass over the sums
 _FAR = 100.0  # standard deviations (times the square root of 2) to a color that no pixel has
 
 
