@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--images", default="", help="folder of PNG patches; cut to the size")
     parser.add_argument("--kernels", nargs="+", choices=[*KERNELS], default=[*KERNELS])
     parser.add_argument("--strides", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--wide-strides", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--wide-strides", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-pydensecrf", dest="theirs", action="store_false")
     args = parser.parse_args()

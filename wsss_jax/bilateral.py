@@ -19,6 +19,7 @@ Apply = Callable[[jax.Array], jax.Array]
 HELD = 2**27  # the most values of a kernel that are kept for all iterations: 512 MiB
 AT_ONCE = 2**24  # values that are held at once where they are computed again each time: 64 MiB
 CHUNK = 2**21  # the same for pairs of all pixels, which make a matrix: 8 MiB
+_AGAIN = 3  # how much longer a pair takes where its value is computed again each time
 _TOGETHER = 4  # shifts that are added in one pass over the sums
 _FAR = 100.0  # standard deviations (times the square root of 2) to a color that no pixel has
 
@@ -31,7 +32,8 @@ class Kernel(NamedTuple):
       srgb: standard deviation of each color channel, gray values of 0 to 255.
       truncation: radius where the kernel ends, in `sxy`; kernels about as wide as the image or
         wider do not end, with a `stride` of 1.
-      stride: 1 = every pixel; n = one pixel stands for the n x n around it, but for neighbors.
+      stride: 1 = every pixel; n = one pixel stands for the n x n around it, but for neighbors. Of
+        use where n is small beside `sxy` and a pixel has many of its color.
     """
 
     sxy: float
@@ -51,7 +53,7 @@ class _Shift(NamedTuple):
 def make_bilateral(image: jax.Array, kernel: Kernel) -> Apply:
     """Makes the function that applies a kernel to planes over an image.
 
-    Of two forms the one with fewer pairs: shifts of the image within a window, each for both
+    Of two forms the cheaper: shifts of the image within a window, each for both
     directions, or a matrix of all pairs, some rows at a time. Neither is ever held as a whole
     unless it is small.
 
@@ -65,6 +67,8 @@ def make_bilateral(image: jax.Array, kernel: Kernel) -> Apply:
     shifts, itself = list_shifts(kernel, (height, width))
     reach = max((abs(shift.across) for shift in shifts), default=0)
     pairs = len(shifts) * height * (width + reach)
+    if pairs > HELD:
+        pairs *= _AGAIN
     if kernel.stride > 1 or pairs < (height * width) ** 2:
         return _sum_shifts(colors, shifts, itself, kernel.sxy, -255 * unit - _FAR)
     return _sum_all(colors, kernel.sxy)
