@@ -1,7 +1,7 @@
 """Sums over all pixels, weighted by their distances and differences in color, on the device.
 
 A kernel K of pixels i and j, exp(-|position i - position j|^2 / 2 sxy^2 - |color i - color j|^2 /
-2 srgb^2), is applied to planes: sum over j of K(i, j) q(j), with j = i.
+2 srgb^2), is applied to planes: sum over j of K(i, j) q(j), j = i among them.
 """
 
 import math
@@ -53,9 +53,8 @@ class _Shift(NamedTuple):
 def make_bilateral(image: jax.Array, kernel: Kernel) -> Apply:
     """Makes the function that applies a kernel to planes over an image.
 
-    Of two forms the cheaper: shifts of the image within a window, each for both
-    directions, or a matrix of all pairs, some rows at a time. Neither is ever held as a whole
-    unless it is small.
+    Of two forms the cheaper: shifts of the image within a window, each for both directions, or a
+    matrix of all pairs, some rows at a time. No more of either than `HELD` is in memory.
 
     Args:
       image: (H, W, 3) uint8 RGB.
@@ -86,13 +85,14 @@ def list_shifts(kernel: Kernel, size: Sequence[int]) -> tuple[list[_Shift], floa
       size: (H, W) of the image, which shifts do not exceed.
     """
     stride, radius = kernel.stride, kernel.truncation * kernel.sxy
-    most = math.floor(radius / stride)
+    height, width = size
+    down, across = (math.floor(min(radius, side) / stride) + 1 for side in size)
     weights: dict[tuple[int, int], float] = {}
     # The share of a pixel in a block around a multiple of the stride; ends belong to two blocks.
     inside = range(-(stride // 2), stride // 2 + 1)
     share = {at: (0.5 if 2 * abs(at) == stride else 1.0) / stride for at in inside}
-    for y in range(-most, most + 1):
-        for x in range(-most, most + 1):
+    for y in range(down + 1):  # the others are opposites
+        for x in range(-across, across + 1):
             if math.hypot(y, x) * stride > radius:
                 continue
             if max(abs(y), abs(x)) > 1:
@@ -102,7 +102,6 @@ def list_shifts(kernel: Kernel, size: Sequence[int]) -> tuple[list[_Shift], floa
                 for b in inside:
                     at = y * stride + a, x * stride + b
                     weights[at] = weights.get(at, 0.0) + share[a] * share[b]
-    height, width = size
     shifts = [
         _Shift(y, x, weight)
         for (y, x), weight in sorted(weights.items())
