@@ -92,7 +92,7 @@ def test_what_is_computed_in_parts_is_the_same(monkeypatch):
             patch.setattr(bilateral, form, None)  # the other form is chosen
             whole = _run(unary, image, crf)
             patch.setattr(bilateral, "HELD", 0)
-            patch.setattr(bilateral, "AT_ONCE", 20_000)  # 16 of 56 shifts, the last some empty
+            patch.setattr(bilateral, "AT_ONCE", 20_000)  # 16 of 126 shifts
             patch.setattr(bilateral, "CHUNK", 7 * 720)  # 7 rows of 720, the last ones overlap
             parts = _run(unary, image, crf)
         np.testing.assert_allclose(parts, whole, atol=2e-6)
@@ -108,6 +108,14 @@ def test_a_class_that_is_impossible_is_as_if_it_were_not_there():
         for index, rest in ((0, [0, 2, 3]), (1, [1, 2])):
             alone = _mean_field(unary[index][:, :, rest], image[index], crf)
             np.testing.assert_allclose(refined[index][:, :, rest], alone, atol=1e-4)
+
+
+def test_images_do_not_depend_on_their_batch():
+    unary, image = _draw((36, 20), 3, 9, images=3)
+    whole = _run(unary, image, NARROW)
+    for index in range(3):
+        alone = _run(unary[index : index + 1], image[index : index + 1], NARROW)
+        np.testing.assert_array_equal(alone[0], whole[index])
 
 
 def test_no_iterations_are_a_softmax():
@@ -213,5 +221,4 @@ def test_beside_pydensecrf():
     ours = _run(unary, image, crf)[0]
     different = np.mean(ours.argmax(axis=-1) != theirs.argmax(axis=-1))
     lattice = np.mean(exact.argmax(axis=-1) != theirs.argmax(axis=-1))
-    print(different, lattice)
     assert different < 0.05 and abs(different - lattice) < 0.01

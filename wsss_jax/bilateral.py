@@ -1,7 +1,7 @@
 """Sums over all pixels, weighted by their distances and differences in color, on the device.
 
 A kernel K of pixels i and j, exp(-|position i - position j|^2 / 2 sxy^2 - |color i - color j|^2 /
-2 srgb^2), is applied to planes: sum over j of K(i, j) q(j), with j = i.
+2 srgb^2), is applied to planes: sum over j of K(i, j) q(j), j = i among them.
 """
 
 import math
@@ -19,7 +19,8 @@ Apply = Callable[[jax.Array], jax.Array]
 HELD = 2**27  # the most values of a kernel that are kept for all iterations: 512 MiB
 AT_ONCE = 2**24  # values that are held at once where they are computed again each time: 64 MiB
 CHUNK = 2**21  # the same for pairs of all pixels, which make a matrix: 8 MiB
-_TOGETHER = 8  # shifts that are added in one pass over the sums
+_AGAIN = 3  # how much longer a pair takes where its value is computed again each time
+_TOGETHER = 4  # shifts that are added in one pass over the sums
 _FAR = 100.0  # standard deviations (times the square root of 2) to a color that no pixel has
 
 
@@ -31,7 +32,8 @@ class Kernel(NamedTuple):
       srgb: standard deviation of each color channel, gray values of 0 to 255.
       truncation: radius where the kernel ends, in `sxy`; kernels about as wide as the image or
         wider do not end, with a `stride` of 1.
-      stride: 1 = every pixel; n = one pixel stands for the n x n around it, but for neighbors.
+      stride: 1 = every pixel; n = one pixel stands for the n x n around it, but for neighbors. Of
+        use where n is small beside `sxy` and a pixel has many of its color.
     """
 
     sxy: float
@@ -51,9 +53,8 @@ class _Shift(NamedTuple):
 def make_bilateral(image: jax.Array, kernel: Kernel) -> Apply:
     """Makes the function that applies a kernel to planes over an image.
 
-    Of two forms the one with fewer pairs: shifts of the image within a window, each for both
-    directions, or a matrix of all pairs, some rows at a time. Neither is ever held as a whole
-    unless it is small.
+    Of two forms the cheaper: shifts of the image within a window, each for both directions, or a
+    matrix of all pairs, some rows at a time. No more of either than `HELD` is in memory.
 
     Args:
       image: (H, W, 3) uint8 RGB.
@@ -65,6 +66,8 @@ def make_bilateral(image: jax.Array, kernel: Kernel) -> Apply:
     shifts, itself = list_shifts(kernel, (height, width))
     reach = max((abs(shift.across) for shift in shifts), default=0)
     pairs = len(shifts) * height * (width + reach)
+    if pairs > HELD:
+        pairs *= _AGAIN
     if kernel.stride > 1 or pairs < (height * width) ** 2:
         return _sum_shifts(colors, shifts, itself, kernel.sxy, -255 * unit - _FAR)
     return _sum_all(colors, kernel.sxy)
@@ -82,13 +85,14 @@ def list_shifts(kernel: Kernel, size: Sequence[int]) -> tuple[list[_Shift], floa
       size: (H, W) of the image, which shifts do not exceed.
     """
     stride, radius = kernel.stride, kernel.truncation * kernel.sxy
-    most = math.floor(radius / stride)
+    height, width = size
+    down, across = (math.floor(min(radius, side) / stride) + 1 for side in size)
     weights: dict[tuple[int, int], float] = {}
     # The share of a pixel in a block around a multiple of the stride; ends belong to two blocks.
     inside = range(-(stride // 2), stride // 2 + 1)
     share = {at: (0.5 if 2 * abs(at) == stride else 1.0) / stride for at in inside}
-    for y in range(-most, most + 1):
-        for x in range(-most, most + 1):
+    for y in range(down + 1):  # the others are opposites
+        for x in range(-across, across + 1):
             if math.hypot(y, x) * stride > radius:
                 continue
             if max(abs(y), abs(x)) > 1:
@@ -98,7 +102,6 @@ def list_shifts(kernel: Kernel, size: Sequence[int]) -> tuple[list[_Shift], floa
                 for b in inside:
                     at = y * stride + a, x * stride + b
                     weights[at] = weights.get(at, 0.0) + share[a] * share[b]
-    height, width = size
     shifts = [
         _Shift(y, x, weight)
         for (y, x), weight in sorted(weights.items())

@@ -73,8 +73,8 @@ def refine(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
     K's rows. As in the authors' code, and unlike in the paper's equations, K has its diagonal: a
     pixel sends a message to itself, too. The weights in use were chosen with it.
 
-    Exact in float32 but for `truncation`, with a `stride` of 1; images of a batch one after the
-    other, in memory that grows with the number of pixels.
+    Exact in float32 but for `truncation`, with a `stride` of 1. Images of a batch come one after
+    the other, so that the memory of one is enough: half a GiB (`bilateral.HELD`) and some planes.
 
     Args:
       unary: (B, H, W, C) float32 energies, -log of probabilities. A class with +inf cannot win
