@@ -172,7 +172,15 @@ TRAINING = {
     "optimizer.kind": added(one_of("sgd", "adamw"), before="sgd"),
     "optimizer.betas": added(sequence(number(0, 0.999999), 2), before=(0.9, 0.999)),
     "optimizer.epsilon": added(number(0, 1, open_low=True), before=1e-8),
-    "optimizer.decay": added(one_of("polynomial", "cosine"), before="polynomial"),
+    "optimizer.decay": added(
+        one_of("polynomial", "cosine", "staged", "triangular"), before="polynomial"
+    ),
+    "optimizer.stages": added(integer(1, MOST_EPOCHS), before=4),
+    "optimizer.stage_factor": added(number(0, 1, open_low=True), before=0.5),
+    "optimizer.half_cycles": added(integer(1, MOST_EPOCHS), before=16),
+    "optimizer.peak_factor": added(number(1, LARGEST), before=20.0),
+    "optimizer.nesterov": added(BOOLEAN, before=False),
+    "optimizer.decay_scales": added(BOOLEAN, before=True),
     "optimizer.warm_up": added(integer(0, MOST_STEPS), before=0),
     "optimizer.clip_norm": added(number(0, LARGEST), before=0.0),
 }
