@@ -60,6 +60,27 @@ def inherited_data() -> ConfigDict:
     return data(root="", dataset="", patch_size=0)
 
 
+def crf() -> ConfigDict:
+    """The dense CRF on class probabilities (Krähenbühl & Koltun 2011), off.
+
+    The numbers are those of HistoSegNet (Chan et al. 2019) for tissue. SC-CAM (Chang et al. 2020),
+    for photographs: 10 iterations, Gaussian 3 / 3, bilateral 80 / 13 / 10.
+    """
+    return ConfigDict(
+        {
+            "iterations": 0,  # of mean field; 0 = off; HistoSegNet 5
+            "gaussian_sxy": 3.0,  # deviation of the kernel on positions, pixels
+            "gaussian_weight": 30.0,
+            "bilateral_sxy": 10.0,  # deviations of the kernel on positions, pixels ...
+            "bilateral_srgb": 20.0,  # ... and colors, gray values (0-255)
+            "bilateral_weight": 50.0,
+            # window of the bilateral kernel, in bilateral_sxy: beyond 3 it has 1 % of its weight
+            "truncation": 3.0,
+            "clip": 1e-5,  # the least probability that a possible class begins with; HistoSegNet
+        }
+    )
+
+
 def training() -> ConfigDict:
     """The fields that the training of every method has."""
     return ConfigDict(
@@ -192,6 +213,7 @@ def masks(phase1: str, variant: str = "paper") -> ConfigDict:
             "scales": (1.0,),
             # test-time averaging of the maps over views of each patch: "none", "flips" or "d4"
             "tta": "none",
+            "crf": crf(),  # of the maps, before the classes compete
             "batch_size": 20,
             "palette": "dataset",  # colors of the contact sheet; "colorblind": see evaluate
             "sheet_patches": 8,  # rows of the contact sheet
@@ -287,6 +309,7 @@ def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
             # test-time averaging of probabilities (of phase 1: of activation maps, too) over views
             # of each patch: "none" (1), "flips" (4), or "d4" (8: also turned by 90 degrees)
             "tta": base_tuned.TTA if variant == "tuned" else "none",
+            "crf": crf(),  # of the probabilities of all rows, before the classes compete
             # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
             "palette": "dataset",
             "sheet_patches": 8,  # rows of the sheets of best and worst patches

@@ -127,6 +127,17 @@ DATA = {
     "data.patch_size": integer(0, MOST_PIXELS),
     "data.workers": integer(0, 256),
 }
+_DEVIATION = number(0, MOST_PIXELS, open_low=True)
+CRF = {
+    "crf.iterations": added(integer(0, 1000), 0),
+    "crf.gaussian_sxy": added(_DEVIATION, 3.0),
+    "crf.gaussian_weight": added(number(0, LARGEST), 30.0),
+    "crf.bilateral_sxy": added(_DEVIATION, 10.0),
+    "crf.bilateral_srgb": added(_DEVIATION, 20.0),
+    "crf.bilateral_weight": added(number(0, LARGEST), 50.0),
+    "crf.truncation": added(number(1, 10), 3.0),
+    "crf.clip": added(number(0, 0.1, open_low=True), 1e-5),
+}
 TRAINING = {
     "seed": SEED,
     "init": TEXT,

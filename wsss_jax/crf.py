@@ -29,6 +29,7 @@ class DenseCrf(NamedTuple):
       bilateral_weight: its weight.
       truncation: where the bilateral kernel ends, in `bilateral_sxy` along x and y. A kernel that
         wide or wider than about half of the image is not cut off.
+      clip: the least probability that a class begins with in `refine_probabilities`.
     """
 
     iterations: int = 5
@@ -38,11 +39,33 @@ class DenseCrf(NamedTuple):
     bilateral_srgb: float = 20.0
     bilateral_weight: float = 50.0
     truncation: float = 3.0
+    clip: float = 1e-5
 
     @classmethod
     def of(cls, config: ml_collections.ConfigDict) -> "DenseCrf":
         """Reads the fields `config.crf`."""
         return cls(**{name: config[name] for name in cls._fields})
+
+
+def refine_probabilities(probabilities: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
+    """Refines class probabilities; see `refine`, whose unary energies are -log of them.
+
+    Args:
+      probabilities: (B, H, W, C) float32, of any positive sum at each pixel. A class that is 0 in
+        the whole patch stays so; elsewhere `crf.clip` is the least. Where all are, each class is as
+        probable as another.
+      image: (B, H, W, 3) uint8 RGB.
+      crf: the kernels and their weights.
+
+    Returns:
+      (B, H, W, C) float32 with sum 1 at every pixel.
+    """
+    possible = (probabilities > 0).any(axis=(1, 2), keepdims=True)
+    possible |= ~possible.any(axis=-1, keepdims=True)
+    total = probabilities.sum(axis=-1, keepdims=True)
+    shares = probabilities / jnp.where(total > 0, total, 1)
+    energies = -jnp.log(jnp.maximum(shares, crf.clip))
+    return refine(jnp.where(possible, energies, jnp.inf), image, crf)
 
 
 def refine(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
@@ -69,7 +92,7 @@ def refine(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
     """
     if not crf.iterations:
         return jax.nn.softmax(-unary)
-    return lax.map(lambda pair: _refine_one(*pair, crf), (unary, image))
+    return lax.map(lambda pair: _refine_one(pair[0], pair[1], crf), (unary, image))
 
 
 def _refine_one(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:

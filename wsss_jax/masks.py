@@ -10,6 +10,8 @@ import numpy as np
 
 from wsss_jax.models.layers import resize_half_pixel
 
+_LEAST = 1e-12  # of differences and sums of maps, against division by zero
+
 
 def label_maps(
     maps: jax.Array, labels: jax.Array, size: Sequence[int], *, absent: str
@@ -63,6 +65,33 @@ def segmentation(
     is_predicted = (probability > threshold)[:, :, None, None]
     floor = jnp.minimum(maps.min(axis=(1, 2, 3), keepdims=True), 0)
     return jnp.where(is_predicted, maps, floor).argmax(axis=1).astype(jnp.uint8)
+
+
+def probabilities(maps: jax.Array, present: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Makes probabilities of class activation maps, for what refines them by the image.
+
+    The classes that are present share a pixel in proportion to their maps after a joint min-max
+    over these classes and all pixels, the normalization of the paper. The strongest class is that
+    of the maps. Where all maps are at the minimum, the classes have equal shares.
+
+    Args:
+      maps: (B, C, h, w) class activation maps of either sign.
+      present: (B, C), nonzero where a patch has, or is predicted to have, the class.
+      size: (H, W) of the result; the maps are resized as for `label_maps`.
+
+    Returns:
+      (B, H, W, C) float32 with sum 1 at every pixel; 0 for classes that are not present, and of a
+      patch without any.
+    """
+    maps = jnp.moveaxis(resize_maps(maps, size), 1, -1)
+    is_present = jnp.broadcast_to((present != 0)[:, None, None, :], maps.shape)
+    low, high = (
+        find(jnp.where(is_present, maps, other), axis=(1, 2, 3), keepdims=True)
+        for find, other in ((jnp.min, jnp.inf), (jnp.max, -jnp.inf))
+    )
+    scores = jnp.where(is_present, (maps - low) / jnp.maximum(high - low, _LEAST), 0)
+    scores = jnp.where(is_present, jnp.maximum(scores, _LEAST), 0)
+    return scores / jnp.maximum(scores.sum(axis=-1, keepdims=True), _LEAST)
 
 
 def has_all_classes(mask: np.ndarray, label: np.ndarray, min_share: float) -> bool:

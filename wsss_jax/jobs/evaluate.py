@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -15,6 +16,7 @@ from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import inputs, metrics, parallel, patch_confusions, patch_records, runs
+from wsss_jax.crf import DenseCrf, refine_probabilities
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished
 from wsss_jax.methods.gate import Gate, check_gate
@@ -39,6 +41,7 @@ FIELDS = {
     "batch_size": rules.integer(1, rules.MOST_EXAMPLES),
     "precision": rules.added(rules.PRECISION, ""),
     "tta": rules.TTA,
+    **rules.CRF,
     "palette": rules.added(rules.PALETTE, "dataset"),
     "sheet_patches": rules.integer(0, 1000),
 }
@@ -117,6 +120,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "runs": list(config.runs),
         "gate": config.gate.to_dict(),
         "tta": config.tta,
+        **({"crf": config.crf.to_dict()} if config.crf.iterations else {}),
     }
     tables.write_scores(
         workdir / "scores.json", workdir / "scores.csv", rows, dataset.classes, meta
@@ -150,6 +154,11 @@ def complete(
                 "the runs to score have other classes "
                 f"({each.dataset.classes}, {last.dataset.classes}): name runs of one data set"
             )
+        if config.crf.iterations and not each.gives_probabilities:
+            raise InputError(
+                f"{each.method.TITLE} gives label maps without probabilities, which the CRF needs: "
+                "set --config.crf.iterations=0, or name runs of other methods"
+            )
     gated = ""
     if config.phase1 and config.phase2 and config.gate.mode != "off":
         gated = f"{last_row} + gate"
@@ -180,7 +189,20 @@ def _name_folder(path: str, others: Sequence[str]) -> str:
 
 def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Predictor:
     """Makes the predictor of all rows, one program over the local devices."""
-    gate = Gate.of(config.gate)
+    gate, crf = Gate.of(config.gate), DenseCrf.of(config.crf)
+
+    def refine(predictions: dict[str, Prediction], image: jax.Array) -> dict[str, jax.Array]:
+        size = image.shape[1:3]
+        probabilities = {
+            name: trained.compute_probabilities(predictions[name], size)
+            for name, trained in subject.trained.items()
+        }
+        if subject.gated:
+            *_, classifier, segmenter = (predictions[name] for name in subject.trained)
+            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
+            probabilities[subject.gated] = gate.probabilities(segmenter.logits, classifier.presence)
+        refined = {k: refine_probabilities(v, image, crf) for k, v in probabilities.items()}
+        return {name: each.argmax(axis=-1).astype(jnp.uint8) for name, each in refined.items()}
 
     def combine(
         predictions: dict[str, Prediction], batch: DeviceBatch
@@ -190,6 +212,8 @@ def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Pre
             *_, classifier, segmenter = (predictions[name] for name in subject.trained)
             assert segmenter.logits is not None and classifier.presence is not None  # `complete`
             label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
+        if crf.iterations:
+            label_maps = refine(predictions, batch["image"])
         truth, num_classes = batch["masks"][:, 0], subject.dataset.num_classes
         return {
             name: (maps, metrics.confusion_matrices(truth, maps, num_classes))

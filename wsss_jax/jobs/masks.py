@@ -4,11 +4,13 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from wsss_jax import cam, mask_folders, masks, parallel, runs
 from wsss_jax import config_rules as rules
+from wsss_jax.crf import DenseCrf, refine_probabilities
 from wsss_jax.errors import InputError
 from wsss_jax.sources import Batch
 from wsss_jax.training.task import DeviceBatch, Variables
@@ -24,6 +26,7 @@ FIELDS = {
     "white_min_area": rules.integer(0, rules.MOST_PIXELS**2),
     "scales": rules.added(rules.sequence(rules.number(0.25, 4)), (1.0,)),
     "tta": rules.TTA,
+    **rules.CRF,
     "batch_size": rules.integer(1, rules.MOST_EXAMPLES),
     "palette": rules.added(rules.PALETTE, "dataset"),
     "sheet_patches": rules.integer(0, 1000),
@@ -37,6 +40,11 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
         raise InputError(f"{prefix}layers is empty: name at least one layer")
     if not config.scales:
         raise InputError(f'{prefix}scales is empty: set --{prefix}scales="(1.0,)"')
+    if config.crf.iterations and config.absent == "zero":
+        raise InputError(
+            f"{prefix}absent is 'zero', but the CRF ({prefix}crf.iterations) knows only classes "
+            f"that a patch has: set --{prefix}absent=excluded or --{prefix}crf.iterations=0"
+        )
 
 
 @runs.holds_workdir
@@ -59,10 +67,17 @@ def make_opener(config: ml_collections.ConfigDict, classifier: Trained) -> mask_
     Activation maps are computed over the local devices, white background is found on the host.
     """
 
+    crf = DenseCrf.of(config.crf)
+
     def label_maps(variables: Variables, batch: DeviceBatch) -> dict[str, jax.Array]:
         image, label = batch["image"], batch["label"]
         open_layers = partial(classifier.open_layers, variables, layers=config.layers)
         maps = cam.average_scales(open_layers, image, config.scales)
+        if crf.iterations:
+            size = image.shape[1:3]
+            shares = {k: masks.probabilities(v, label, size) for k, v in maps.items()}
+            refined = {k: refine_probabilities(v, image, crf) for k, v in shares.items()}
+            maps = {k: jnp.moveaxis(v, -1, 1) for k, v in refined.items()}
         # The classes compete from here on; what refines maps by the image belongs before it.
         return {
             layer: masks.label_maps(of_layer, label, image.shape[1:3], absent=config.absent)

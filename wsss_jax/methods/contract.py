@@ -76,6 +76,16 @@ class Method(Protocol):
         (B, H, W, 3) uint8.
         """
 
+    def share_activations(
+        self, config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+    ) -> jax.Array:
+        """Makes probabilities (B, *size, C) float32 of activations and presence, for the CRF.
+
+        The strongest class is that of `label_activations`; 0 for classes that are not predicted.
+        Optional: only of methods whose predictions hold activations and no logits, and without it
+        `evaluate` refuses the CRF.
+        """
+
 
 @runtime_checkable
 class Measuring(Protocol):

@@ -1,7 +1,7 @@
 """Phase 1: the patch classifier, ResNet38 with Progressive Dropout Attention."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +236,15 @@ def label_activations(
     return masks.segmentation(
         prediction.activations, prediction.presence, image.shape[1:3], config.cam.threshold
     )
+
+
+def share_activations(
+    config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+) -> jax.Array:
+    """Shares pixels out among the classes over `config.cam.threshold`; see `contract.Method`."""
+    assert prediction.activations is not None and prediction.presence is not None  # see `predict`
+    is_predicted = prediction.presence > config.cam.threshold
+    return masks.probabilities(prediction.activations, is_predicted, size)
 
 
 def open_layers(

@@ -58,6 +58,17 @@ class Trained(NamedTuple):
 
         return average_predictions(predict, label, image, self.tta)
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether `compute_probabilities` has what it needs."""
+        return "logits" in self.method.GIVES or hasattr(self.method, "share_activations")
+
+    def compute_probabilities(self, prediction: Prediction, size: Sequence[int]) -> jax.Array:
+        """Computes the class probabilities (B, *size, C) of each pixel of a prediction."""
+        if prediction.logits is not None:
+            return jax.nn.softmax(prediction.logits)
+        return self.method.share_activations(self.config, prediction, size)
+
     def open_layers(
         self, variables: Mapping[str, Any], image: jax.Array, layers: Sequence[str]
     ) -> dict[str, jax.Array]:
