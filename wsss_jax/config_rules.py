@@ -84,6 +84,14 @@ def sequence(item: Rule, length: int | None = None) -> Rule:
     return Rule(allows, f"{count}, each {item.text}")
 
 
+def measured(rule: Rule) -> Rule:
+    """Returns the rule of a field that may also be (), and is then measured before training."""
+    return rule._replace(
+        allows=lambda v: (isinstance(v, list | tuple) and not v) or rule.allows(v),
+        text=f"{rule.text}, or () to be measured",
+    )
+
+
 def _is_text(value: Any) -> bool:
     # A path with a control character in it is a mistake, and NUL is none to the system.
     return (
@@ -109,7 +117,7 @@ BLOCK = one_of(
     "b6",
     "b7",
 )
-LAYER = one_of("b4_3", "b4_5", "b5_2", "bn7")
+LAYER = one_of("b4_3", "b4_5", "b5_2", "bn7", "relu3_3")  # the last is of HistoSegNet
 SATURATION = Rule(
     lambda v: v == "otsu" or (isinstance(v, str) and v.isdecimal() and int(v) <= 255),
     "'otsu' or a whole number of 0 to 255 in quotes",
