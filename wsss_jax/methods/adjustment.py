@@ -81,8 +81,9 @@ def make_background(image: jax.Array, maps: jax.Array, background: Background) -
     Returns:
       (B, 1, H, W), 0 to 1.
     """
-    gray = image.astype(maps.dtype).mean(axis=-1)
-    white = background.weight * jax.nn.sigmoid(background.slope * (gray - background.level))
+    # Of the sum of the channels, which is exact, to lose no digits near the level.
+    above = image.astype(maps.dtype).sum(axis=-1) - 3 * background.level
+    white = background.weight * jax.nn.sigmoid(background.slope / 3 * above)
     if background.sigma:
         rows, columns = (
             jnp.asarray(_blur_matrix(side, background.sigma), white.dtype)
