@@ -230,7 +230,8 @@ def label_activations(
     """Makes label maps of Grad-CAM; see `contract.Method.label_activations`.
 
     Without CRF, the class of a pixel is that of its strongest map, which the subtraction leaves as
-    it is. Before the thresholds are calibrated, in training, they are 0.5.
+    it is. In training, before there are thresholds, these are 0.5 and the CRF, which would take
+    longer than the training itself, is left out.
     """
     presence, activations = prediction.presence, prediction.activations
     assert presence is not None and activations is not None  # see `predict`
@@ -240,7 +241,7 @@ def label_activations(
     maps = scale_maps(activations, presence, is_present, image.shape[1:3])
     possible = is_present[:, :, None, None]
     strongest = jnp.where(possible, maps, -1).argmax(axis=1).astype(jnp.uint8)
-    if not config.crf.iterations:
+    if not config.cam.thresholds or not config.crf.iterations:
         return strongest
     if config.background.weight:
         white = make_background(image, maps, Background.of(config.background))
