@@ -25,7 +25,7 @@ def histosegnet(dataset: str, *, white: bool) -> ConfigDict:
     # (): measured on the training patches, one number for all channels
     config.model.mean = config.model.std = ()
     config.model.pooling = "maximum"  # over the whole patch, as in inference; or "mean"
-    config.model.dropout_rates = (0.3, 0.4, 0.4, 0.4)  # after the first of each block's, as ordered
+    config.model.dropout_rates = (0.3, 0.4, 0.4, 0.4)  # between the convolutions of each block
     config.loss = {
         # of each class; (): patches / patches that have it, in training
         "class_weights": (),
@@ -67,6 +67,7 @@ def small(root: str, patch_size: int, *, white: bool) -> ConfigDict:
     config.data.root, config.data.patch_size = root, patch_size
     config.data.workers = 0
     config.model.width = 1 / 8
-    config.optimizer.learning_rate = 0.02
+    config.model.dropout_rates = (0.0, 0.0, 0.2, 0.2)  # the full ones cost .1 of mIoU
+    config.optimizer.learning_rate = 0.02  # found on drawn tissue: .01 and .05 are worse
     config.epochs = 16
     return config
