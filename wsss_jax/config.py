@@ -119,6 +119,27 @@ def replace(config: ml_collections.ConfigDict, **fields: Any) -> ml_collections.
     return freeze(changed)
 
 
+def get(config: ml_collections.ConfigDict, path: str) -> Any:
+    """Returns the value of a field such as "model.mean"."""
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def fill(
+    config: ml_collections.ConfigDict, fields: Mapping[str, Any]
+) -> ml_collections.FrozenConfigDict:
+    """Returns a frozen copy with other values of fields such as "model.mean"."""
+    changed = thaw(config)
+    for path, value in fields.items():
+        *sections, name = path.split(".")
+        section = changed
+        for each in sections:
+            section = section[each]
+        section[name] = value
+    return freeze(changed)
+
+
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."

@@ -243,12 +243,12 @@ def predict(
 
 
 def label_activations(
-    config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+    config: ml_collections.ConfigDict, prediction: Prediction, image: jax.Array
 ) -> jax.Array:
     """Makes label maps as `predict` does; see `contract.Method.label_activations`."""
     assert prediction.activations is not None and prediction.presence is not None  # see `predict`
     return masks.segmentation(
-        prediction.activations, prediction.presence, size, config.cam.threshold
+        prediction.activations, prediction.presence, image.shape[1:3], config.cam.threshold
     )
 
 
