@@ -39,6 +39,7 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "Several hosts: how many.")
 _PROCESS = flags.DEFINE_integer("process", None, "Several hosts: which of them this is, from 0.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config's name>.")
+_ROUND = re.compile(r"(?:^|,)round=0*([1-9]\d*)(?:,|$)")  # an argument of a configuration
 
 EXIT_INPUT_ERROR = 2
 _EXIT_UNREAD = 128 + signal.SIGPIPE  # what shells say of a process that SIGPIPE ended
@@ -59,15 +60,27 @@ def _refuse(message: str) -> NoReturn:
 
 def _config_path(argv: list[str]) -> Path:
     """The file that `--config` names, without the arguments after its colon."""
+    return _split_config(argv)[0]
+
+
+def _split_config(argv: list[str]) -> tuple[Path, str]:
+    """The file that `--config` names, and the arguments after its colon."""
     following = dict(zip(argv, [*argv[1:], ""]))
     for word in argv:
         flag, equals, value = word.partition("=")
         if flag.lstrip("-") == "config":
-            path = Path((value if equals else following[word]).partition(":")[0])
-            if not path.is_file():
-                raise InputError(f"--config: there is no file {path}; look into configs/")
-            return path
+            name, _, arguments = (value if equals else following[word]).partition(":")
+            if not Path(name).is_file():
+                raise InputError(f"--config: there is no file {name}; look into configs/")
+            return Path(name), arguments
     raise InputError("no --config: name a file, such as --config=configs/demo.py")
+
+
+def _name_workdir(argv: list[str]) -> Path:
+    """The workdir where none is given: of a round after round 0, its number is in the name."""
+    path, arguments = _split_config(argv)
+    later = _ROUND.search(arguments)
+    return Path("runs") / (f"{path.stem}_round{later[1]}" if later else path.stem)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -94,7 +107,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def main(_: list[str]) -> None:
-    workdir = Path(_WORKDIR.value or Path("runs") / _config_path(sys.argv).stem)
+    workdir = Path(_WORKDIR.value or _name_workdir(sys.argv))
     try:
         config_lib.check_home(_WORKDIR.value or "", "--workdir")
         # Read when JAX loads. XLA's log would call it an error that a program it kept for this very

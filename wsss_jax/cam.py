@@ -92,14 +92,17 @@ def average_scales(
     size = image.shape[1:3]
     totals: dict[str, jax.Array] = {}
     for scale in scales:
-        for layer, maps in open_layers(_resize_image(image, scale)).items():
+        for layer, maps in open_layers(resize_image(image, scale)).items():
             maps = resize_maps(maps * (maps.shape[2] * maps.shape[3]), size)
             totals[layer] = totals[layer] + maps if layer in totals else maps
     return {layer: total / len(scales) for layer, total in totals.items()}
 
 
-def _resize_image(image: jax.Array, scale: float) -> jax.Array:
-    """Resizes (B, H, W, 3) uint8 bilinearly, smoothed where it shrinks."""
+def resize_image(image: jax.Array, scale: float) -> jax.Array:
+    """Resizes (B, H, W, 3) uint8 bilinearly, smoothed where it shrinks.
+
+    Sides are rounded to multiples of 8 pixels, at least 8. With a scale of 1 the image stays.
+    """
     if scale == 1:
         return image
     height, width = (max(8, round(side * scale / 8) * 8) for side in image.shape[1:3])

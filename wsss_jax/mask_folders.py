@@ -4,7 +4,6 @@ In a workdir, `train_PM/PM_<layer>/<stem>.png` are the masks of a layer. A patch
 out of training, by the rule of a job: its mask is then in `train_PM/left_out`.
 """
 
-import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -202,11 +201,8 @@ def _remove_stale_masks(
 
     What was made of them goes first: a start that is interrupted leaves no scores of other masks.
     """
-    checksum = 0
-    for leaf in jax.tree.leaves(trained.variables):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
     stamp = workdir / runs.PSEUDO_MASKS / _STAMP
-    text = f"CRC-32 of the weights: {checksum:08x}\n"
+    text = f"CRC-32 of the weights: {trained.sum_weights():08x}\n"
     recorded = patch_records.load(workdir)
     before = records if recorded is None else recorded
     same_weights = stamp.is_file() and stamp.read_bytes() == text.encode()

@@ -43,8 +43,11 @@ FREE_FIELDS = (
     "rematerialize",
     "palette",
     "min_share",  # `relabel` sorts its masks again
+    "stop_epoch",  # what is trained on from there is what it would have been without the stop
     # Where earlier runs lie, which may be moved: masks and classifiers are known by checksums.
+    "run",
     "init",
+    "clusters",
     "phase1",
     "phase2",
     "masks",
@@ -164,8 +167,9 @@ def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) ->
     free = set(FREE_FIELDS)
     if before.get("on_divergence") == "restore":
         free.difference_update(FIXED_IN_RESTORING)
-    if bool(before.get("init")) != bool(config.get("init")):  # other weights, not moved ones
-        free.discard("init")
+    for field in ("init", "clusters"):  # none or some: not moved ones
+        if bool(before.get(field)) != bool(config.get(field)):
+            free.discard(field)
     changed = [
         line
         for line in config_lib.differences(before, config)

@@ -110,6 +110,32 @@ class StoreSource:
         return _make_element(index, record["image"], record["label"], masks)
 
 
+@dataclass(eq=False)
+class ExtendedSource:
+    """A `Source` whose elements have a further array.
+
+    Attributes:
+      source: of the elements.
+      name: of the array.
+      values: (N, ...), the array of each element.
+      records: of the patches, by which a run knows the array, too.
+    """
+
+    source: Source
+    name: str
+    values: np.ndarray
+    records: Sequence[PatchRecord]
+
+    def __post_init__(self) -> None:
+        self.names: Sequence[str] = self.source.names
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {**self.source[index], self.name: self.values[index]}
+
+
 def open_source(
     config: ml_collections.ConfigDict,
     dataset: Dataset,

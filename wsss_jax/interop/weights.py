@@ -24,6 +24,7 @@ from wsss_jax.interop.torch_names import to_flax
 
 REPORT_FILE = "init.txt"
 CLASSIFIERS = {"phase1": "fc8.weight", "phase2": "decoder.last_conv.8.weight"}  # (C, ...)
+SECOND_CLASSIFIER = "fc8_sub."  # prefix; of SC-CAM's sub-categories, beside "fc8."
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 # Parts that wrappers add to names: DataParallel, torch.compile, FSDP, checkpointing.
 _WRAPPERS = (
@@ -112,7 +113,8 @@ def read(path: Path) -> Weights:
     if head[:8] == mxnet_files.MAGIC:
         arrays = mxnet_files.to_torch_names(mxnet_files.load(path))
         arrays = _to_float32(path, arrays)
-        return Weights(path, "ImageNet weights, MXNet", arrays, ("fc8.",), ("linear1000_",))
+        missing = ("fc8.", SECOND_CLASSIFIER)
+        return Weights(path, "ImageNet weights, MXNet", arrays, missing, ("linear1000_",))
     network = Network({}, "")
 
     def choose(names: Collection[str]) -> Collection[str]:

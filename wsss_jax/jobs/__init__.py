@@ -25,6 +25,7 @@ from wsss_jax.methods import METHODS
 
 JOBS = {
     "masks": "wsss_jax.jobs.masks",
+    "cluster": "wsss_jax.jobs.cluster",
     "relabel": "wsss_jax.jobs.relabel",
     "evaluate": "wsss_jax.jobs.evaluate",
     "segment": "wsss_jax.jobs.segment",

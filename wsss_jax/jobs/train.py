@@ -6,7 +6,7 @@ import ml_collections
 
 from data import folders
 from data.dataset import Dataset, load_dataset
-from wsss_jax import composites, inputs, mask_folders, parallel, runs
+from wsss_jax import clusters, composites, inputs, mask_folders, parallel, runs
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.methods.contract import load_method
@@ -24,11 +24,13 @@ SHARED = True
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains the method that the job is named after, on patches with labels or on masks.
 
-    A method whose configuration has `masks` learns from those of an earlier run, or of a folder.
+    A method whose configuration has `masks` learns from those of an earlier run, or of a folder,
+    one that has `clusters` also from those.
     """
     config, dataset, mask_dirs = complete(config)
     left_out = mask_folders.list_left_out(Path(config.masks)) if mask_dirs else ()
     source = open_source(config.data, dataset, "train", mask_dirs, left_out)
+    source = clusters.extend(source, config, dataset)
     source = composites.compose(source, config, dataset.num_classes)
     parallel.check_batch_size(config.batch_size, config.accumulate)
     validation = validate = None
@@ -62,7 +64,9 @@ def complete(
     config = config_lib.thaw(config)
     load_method(config.job).complete(config)
     mask_dirs: list[Path] = []
-    if "masks" not in config:
+    if config.get("clusters"):
+        dataset = clusters.complete(config)
+    elif "masks" not in config:
         dataset = _open_dataset(config.data)
     else:
         path = Path(config.masks)

@@ -24,7 +24,9 @@ class Method(Protocol):
       TITLE: what tables call it.
       FIELDS: of its configuration, with the values that each may have.
       GIVES: what its predictions hold besides label maps, of "presence" and "logits" (see
-        `prediction.Prediction`), and "activations" where Grad-CAM can open it into pseudo masks.
+        `prediction.Prediction`), "activations" where it can be opened into pseudo masks, and
+        "features" where patches can be clustered by them.
+      WEIGHTS: optional, the method with the same network, whose weights it can start from.
     """
 
     TITLE: str
@@ -56,6 +58,15 @@ class Method(Protocol):
         image: jax.Array,
     ) -> Prediction:
         """Predicts with images (B, H, W, 3) uint8; a pure function."""
+
+    def pool_features(
+        self,
+        config: ml_collections.ConfigDict,
+        network: nn.Module,
+        variables: Variables,
+        image: jax.Array,
+    ) -> jax.Array:
+        """Computes the pooled features (B, D) float32 of images; only where they are given."""
 
     def open_layers(
         self,
@@ -140,6 +151,11 @@ def load_method(name: str) -> Method:
       KeyError: there is no such method.
     """
     return cast(Method, importlib.import_module(METHODS[name]))
+
+
+def find_weights(name: str) -> tuple[str, ...]:
+    """Returns the names of the methods whose weights a method can start from: its own first."""
+    return tuple(dict.fromkeys((name, getattr(load_method(name), "WEIGHTS", name))))
 
 
 def find_giving(what: str) -> tuple[str, ...]:

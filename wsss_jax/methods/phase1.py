@@ -91,13 +91,7 @@ def build_network(
 def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: int) -> Task:
     """Says what is trained, and how."""
     network = build_network(config, num_classes, parallel.AXIS)
-    frozen = tuple(config.model.frozen_blocks) if config.init else ()
     optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
-
-    def is_trained(path: tuple[str, ...]) -> bool:
-        normalization = path[-1] == "scale" or path[-1] == "bias"
-        return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
-
     _report_short_run(config, total_steps)
     return Task(
         network=network,
@@ -107,13 +101,24 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
         values=make_values(config.pda, total_steps // config.epochs),
         optimizer=optimizers.make_optimizer(optimizer, total_steps, _HEAD_MODULES),
         learning_rate=schedules.learning_rates(optimizer, total_steps)["weight"],
-        is_trained=is_trained,
+        is_trained=choose_trained(config),
         parts=config.accumulate,
         rematerialize=config.rematerialize,
         prepare=examples.make_move(config.augment, num_classes),
         collapse=make_collapse(config.pda),
         remedies=list_remedies(config.pda),
     )
+
+
+def choose_trained(config: ml_collections.ConfigDict) -> Callable[[tuple[str, ...]], bool]:
+    """Makes the function that tells of the path of a parameter whether it is trained."""
+    frozen = tuple(config.model.frozen_blocks) if config.init else ()
+
+    def is_trained(path: tuple[str, ...]) -> bool:
+        normalization = path[-1] == "scale" or path[-1] == "bias"
+        return path[0] not in frozen and not (normalization and config.model.batch_norm == "frozen")
+
+    return is_trained
 
 
 def _report_short_run(config: ml_collections.ConfigDict, total_steps: int) -> None:

@@ -1,4 +1,4 @@
-"""ResNet38, the patch classifier of phase 1.
+"""ResNet38, the patch classifier of phase 1 and of SC-CAM.
 
 The wide residual network "A1" of Wu et al. 2016 as Ahn & Kwak 2018 use it: pre-activation blocks,
 stride 8, dilated from b5 on, global average pooling and a linear classifier without bias. At width
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.typing import Dtype
+from flax.typing import Dtype, Initializer
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -49,6 +49,8 @@ class ResNet38(nn.Module):
       attention_relu: see `progressive_dropout_attention`.
       attention_divisor: see there; 0 means the number of classes.
       attention_normalize: see there.
+      sub_classes: outputs of a second classifier on the same features, "fc8_sub"; 0 has none.
+      head_initializer: draws the weights of the classifiers.
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
     """
@@ -60,6 +62,8 @@ class ResNet38(nn.Module):
     attention_relu: bool = False
     attention_divisor: int = 0
     attention_normalize: bool = False
+    sub_classes: int = 0
+    head_initializer: Initializer = nn.initializers.he_normal()
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -89,7 +93,9 @@ class ResNet38(nn.Module):
         Returns:
           Logits (B, C) float32, and the named feature maps: "conv1a", the blocks "b2" ... "b7"
           (sums before the next normalization), "bn7" after its ReLU and, when mu is given,
-          "attended" (B, H/8, W/8, 4096 * width) and "peaks" (B, C), see `find_peaks`.
+          "attended" (B, H/8, W/8, 4096 * width) and "peaks" (B, C), see `find_peaks`. With
+          `sub_classes` there are the logits of the second classifier beside them, "sub_logits"
+          (B, sub_classes) float32.
         """
         batch_statistics = train and not self.frozen_batch_norm
         layers = Layers(train, batch_statistics, weight, position, self.dtype, self.axis_name)
@@ -120,7 +126,9 @@ class ResNet38(nn.Module):
             x = tap(name, _BottleneckBlock(out, self.width, rate, name=name)(x, layers))
         x = tap("bn7", nn.relu(layers.norm(x, "bn7")))
 
-        class_weights = _ClassWeights(self.num_classes, name="fc8")(x.shape[-1])
+        class_weights = _ClassWeights(self.num_classes, self.head_initializer, name="fc8")(
+            x.shape[-1]
+        )
         if mu is not None:
             attended = progressive_dropout_attention(
                 x,
@@ -135,6 +143,11 @@ class ResNet38(nn.Module):
             x = tap("attended", jnp.where(mu > 0, attended, x))
         x = layers.dropout(x, "dropout", drop_pool, channels=True)
         pooled = x.mean(axis=(1, 2), dtype=accumulator(x.dtype))
+        if self.sub_classes:
+            sub_weights = _ClassWeights(self.sub_classes, self.head_initializer, name="fc8_sub")
+            taps["sub_logits"] = jnp.dot(
+                pooled, sub_weights(x.shape[-1]), precision=lax.Precision.HIGHEST
+            )
         return jnp.dot(pooled, class_weights, precision=lax.Precision.HIGHEST), taps
 
 
@@ -184,9 +197,10 @@ class _ClassWeights(nn.Module):
     """Weights of the classifier, which the attention needs before the classifier runs."""
 
     num_classes: int
+    initializer: Initializer
 
     @nn.compact
     def __call__(self, features: int) -> jax.Array:
         """Returns (features, C) float32."""
         shape = (1, 1, features, self.num_classes)
-        return self.param("kernel", nn.initializers.he_normal(), shape)[0, 0]
+        return self.param("kernel", self.initializer, shape)[0, 0]

@@ -29,6 +29,11 @@ def selecting_score(config: ml_collections.ConfigDict) -> str | None:
     return _SELECTING[config.select]
 
 
+def count_epochs(config: ml_collections.ConfigDict) -> int:
+    """Returns how many epochs a run trains: all of its schedule, or fewer where it stops early."""
+    return min(config.epochs, config.get("stop_epoch", 0) or config.epochs)
+
+
 def smooth(scores: Sequence[float | None]) -> float:
     """Returns the mean of the last three scores, or of those that are known; NaN without any.
 

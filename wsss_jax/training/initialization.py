@@ -16,6 +16,7 @@ from wsss_jax import runs
 from wsss_jax.checkpoints import load_variables
 from wsss_jax.errors import InputError
 from wsss_jax.interop import torch_names, weights
+from wsss_jax.methods.contract import find_weights
 from wsss_jax.state import initialize, network_shapes
 from wsss_jax.training import history
 
@@ -44,7 +45,7 @@ def fill_variables(
 ) -> tuple[dict[str, Any], weights.Report]:
     """Fills the variables of a network with weights; returns, errors as `initialize_variables`."""
     job = weights.find_method(source)
-    if job != config.job:
+    if job not in find_weights(config.job):
         raise InputError(f"{source.path}: these are weights of {job}: name some of {config.job}")
 
     def draw(names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -62,12 +63,17 @@ def fill_variables(
 
 
 def read_weights(path: str, field: str, job: str) -> weights.Weights:
-    """Reads weights of a file, or of a run of the job, which the configuration names in `field`."""
+    """Reads weights of a file, or of a run, which the configuration names in `field`.
+
+    The run is one of the job, or of another with the same network.
+    """
     if not (Path(path) / config_lib.CONFIG_FILE).is_file():
         return weights.read(Path(path))
-    earlier, _ = runs.load(path, field, job)
+    earlier, _ = runs.load(path, field, find_weights(job))
     variables = load_variables(Path(path), history.selecting_score(earlier))
-    return weights.Weights(Path(path), f"a run of {job}", torch_names.to_torch(variables))
+    arrays = torch_names.to_torch(variables)
+    missing = () if earlier.job == job else (weights.SECOND_CLASSIFIER,)
+    return weights.Weights(Path(path), f"a run of {earlier.job}", arrays, missing)
 
 
 def _draw(

@@ -85,14 +85,14 @@ def fit(
         if parallel.is_first():  # now that it is known that the run can continue with them
             patch_records.save(records, workdir)
         training.open(stack)
-        while (epoch := len(training.history)) < config.epochs:
+        while (epoch := len(training.history)) < training.epochs:
             try:
                 stops = training.train_epoch(epoch)
             except Diverged as diverged:
                 training.go_back(diverged)
                 continue
             training.end_epoch(epoch, validate)
-            if stops and epoch + 1 < config.epochs:
+            if stops and epoch + 1 < training.epochs:
                 raise training.preempted()
         if selection := histories.describe_selection(training.history, config.select):
             tqdm.write(selection)
@@ -112,7 +112,8 @@ class _Training:
         stack: contextlib.ExitStack,
     ):
         self._config, self._workdir, self._task, self._patches = config, workdir, task, patches
-        self._steps, self._total = steps, config.epochs * steps  # of an epoch, of all
+        self.epochs = histories.count_epochs(config)
+        self._steps, self._total = steps, self.epochs * steps  # of an epoch, of all
         self._regular = divergence.RegularSteps(config.checkpoint_every, steps)
         score = histories.selecting_score(config)
         kept = divergence.keep_regular(config, task, self._regular, score)
@@ -209,7 +210,7 @@ class _Training:
             self._patches.training,
             config.batch_size,
             workers=config.data.workers,
-            order=inputs.Order(config.seed, config.epochs, config.drop_last, start=first),
+            order=inputs.Order(config.seed, self.epochs, config.drop_last, start=first),
         )
 
     def _close_step_files(self) -> None:
@@ -268,7 +269,7 @@ class _Training:
             if name != "epoch" and not isinstance(value, list)
         }
         tqdm.write(
-            f"epoch {epoch + 1}/{self._config.epochs}: "
+            f"epoch {epoch + 1}/{self.epochs}: "
             + ", ".join(f"{name} {value:.4f}" for name, value in one_number.items())
         )
         # Before the checkpoint, so that where there is one there is a history.
@@ -328,7 +329,7 @@ class _Training:
         for name, value in shown.items():
             self._writer.add_scalar(f"train/{name}", value, step)
         self._bar.set_postfix_str(
-            f"epoch {epoch + 1}/{self._config.epochs}, "
+            f"epoch {epoch + 1}/{self.epochs}, "
             + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()),
             refresh=False,
         )

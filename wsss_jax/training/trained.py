@@ -1,5 +1,6 @@
 """Trained runs, and predictors made of them, for the jobs after training."""
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 from tqdm import tqdm
 
 from data.dataset import Dataset
@@ -43,6 +45,13 @@ class Trained(NamedTuple):
         """The method by which it was trained."""
         return load_method(self.config.job)
 
+    def sum_weights(self) -> int:
+        """Computes the CRC-32 of its variables, by which later jobs know them."""
+        checksum = 0
+        for leaf in jax.tree.leaves(self.variables):
+            checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        return checksum
+
     def predict(self, variables: Mapping[str, Any], image: jax.Array) -> Prediction:
         """Predicts with images (B, H, W, 3) uint8; a pure function of the variables, to be mapped.
 
@@ -57,6 +66,10 @@ class Trained(NamedTuple):
             return method.label_activations(self.config, prediction, image)
 
         return average_predictions(predict, label, image, self.tta)
+
+    def pool_features(self, variables: Mapping[str, Any], image: jax.Array) -> jax.Array:
+        """Computes the pooled features (B, D) of images, of variables as `predict`."""
+        return self.method.pool_features(self.config, self.network, variables, image)
 
     @property
     def gives_probabilities(self) -> bool:
@@ -109,8 +122,9 @@ def load_trained(
         # A converted file of weights has no history; a run that can go back saves its step 0.
         if epochs == [] and list_steps(Path(workdir)) == [0]:
             raise InputError(f"{workdir}: not trained yet; train that phase first")
-        if epochs is not None and len(epochs) < config.epochs:
-            tqdm.write(f"{workdir}: trained for {len(epochs)} of {config.epochs} epochs so far")
+        planned = history.count_epochs(config)
+        if epochs is not None and len(epochs) < planned:
+            tqdm.write(f"{workdir}: trained for {len(epochs)} of {planned} epochs so far")
     variables = load_variables(Path(workdir), score, network_shapes(network))
     config = calibration.take_up(config, Path(workdir))
     return Trained(config, dataset, network, variables, tta)

@@ -65,7 +65,7 @@ def _read_origin(workdir: str, phase: str, precision: str) -> Origin:
         patch_size=config.data.patch_size,
         score=_describe_score(epochs or [], config.select),
         epochs=None if is_converted else len(epochs or []),
-        planned=config.epochs,
+        planned=history.count_epochs(config),
         version=config_lib.version(Path(workdir), phase),
         trained_in=config.precision,
         precision=precision or config.precision,
