@@ -342,6 +342,20 @@ def repeat(steps: tuple[str, ...], variants: Mapping[str, Mapping[str, ConfigDic
     )
 
 
+def draw(size: int, train: int, val: int, test: int) -> ConfigDict:
+    """Drawn tissue, whose truth is known at every pixel."""
+    return ConfigDict(
+        {
+            "job": "draw",
+            "size": size,  # pixels of a patch
+            "train": train,  # patches
+            "val": val,
+            "test": test,
+            "data_seed": 0,  # of what is drawn
+        }
+    )
+
+
 def demo(size: int, train: int, val: int, test: int) -> ConfigDict:
     """Drawn tissue and the four jobs on it, each with its fields under `jobs`.
 

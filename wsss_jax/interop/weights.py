@@ -113,8 +113,8 @@ def read(path: Path) -> Weights:
     if head[:8] == mxnet_files.MAGIC:
         arrays = mxnet_files.to_torch_names(mxnet_files.load(path))
         arrays = _to_float32(path, arrays)
-        missing = ("fc8.", SECOND_CLASSIFIER)
-        return Weights(path, "ImageNet weights, MXNet", arrays, missing, ("linear1000_",))
+        second = SECOND_CLASSIFIER
+        return Weights(path, "ImageNet weights, MXNet", arrays, ("fc8.", second), ("linear1000_",))
     network = Network({}, "")
 
     def choose(names: Collection[str]) -> Collection[str]:
