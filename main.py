@@ -28,7 +28,7 @@ from ml_collections import config_flags
 
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
-from wsss_jax.errors import InputError, Preempted
+from wsss_jax.errors import InputError, Preempted, describe_shortage
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="What to run: a file of configs/.")
 _COORDINATOR = flags.DEFINE_string(
@@ -145,11 +145,10 @@ def main(_: list[str]) -> None:
         _refuse(f"{error.filename}: {error.strerror}: correct that or name another folder")
     except Exception as error:
         signals.check()
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            what = (str(error).splitlines() or ["of the host"])[0][:200]
+        if shortage := describe_shortage(error):
             _refuse(
-                f"memory was short ({what}): lower --config.batch_size, or set "
-                "--config.rematerialize=True in training"
+                f"{shortage}: lower --config.batch_size, or set --config.rematerialize=True in "
+                "training"
             )
         raise
 

@@ -40,7 +40,8 @@ def arguments(text: str | None, **defaults: str) -> dict[str, str]:
     return values
 
 
-def _data(root: str, dataset: str, patch_size: int) -> ConfigDict:
+def data(root: str, dataset: str, patch_size: int) -> ConfigDict:
+    """The fields `data` of a job."""
     return ConfigDict(
         {
             "root": root,  # folder of the data set; "" = as in the earlier run
@@ -56,7 +57,7 @@ def _data(root: str, dataset: str, patch_size: int) -> ConfigDict:
 
 def inherited_data() -> ConfigDict:
     """The fields `data` of a job after training, which takes them from the run it is given."""
-    return _data(root="", dataset="", patch_size=0)
+    return data(root="", dataset="", patch_size=0)
 
 
 def crf() -> ConfigDict:
@@ -75,12 +76,15 @@ def crf() -> ConfigDict:
             "bilateral_weight": 50.0,
             # window of the bilateral kernel, in bilateral_sxy: beyond 3 it has 1 % of its weight
             "truncation": 3.0,
+            # 1: all pixels; n: one for n x n of them but for neighbors, about n^2 times faster
+            "stride": 1,
             "clip": 1e-5,  # the least probability that a possible class begins with; HistoSegNet
         }
     )
 
 
-def _training() -> ConfigDict:
+def training() -> ConfigDict:
+    """The fields that the training of every method has."""
     return ConfigDict(
         {
             "seed": 0,
@@ -132,10 +136,17 @@ def _training() -> ConfigDict:
                 "kind": "sgd",  # "adamw": decay of the weights apart (Loshchilov & Hutter 2019)
                 # batch size that learning_rate is meant for: others scale it; 0 = it stays
                 "base_batch_size": 0,
-                "decay": "polynomial",  # of the learning rate, per step; or "cosine"
+                "nesterov": False,  # of sgd: its momentum looks ahead
+                # of the learning rate, per step: "polynomial", "cosine", "staged" or "triangular"
+                "decay": "polynomial",
                 "power": 0.9,  # of the polynomial
+                "stages": 4,  # equal parts of the run; after each, the rate is multiplied by ...
+                "stage_factor": 0.5,  # ... this ("staged", "triangular")
+                "half_cycles": 16,  # lines up or down in the run, from the rate ...
+                "peak_factor": 20.0,  # ... to so many times the rate ("triangular")
                 "warm_up": 0,  # steps in which the learning rate rises in a line; 0 = none
                 "weight_decay": 5e-4,
+                "decay_scales": True,  # of BatchNorm; biases: decay_biases
                 "betas": (0.9, 0.999),  # of adamw, in the place of momentum; defaults of PyTorch
                 "epsilon": 1e-8,  # of adamw
                 "clip_norm": 0.0,  # largest norm of the gradient of all parameters; 0 = any
@@ -147,9 +158,9 @@ def _training() -> ConfigDict:
 def phase1(dataset: str, variant: str = "paper", dropout: str = "progressive") -> ConfigDict:
     """Phase 1: the patch classifier, ResNet38 with Progressive Dropout Attention."""
     reference = variant == "reference"
-    config = _training()
+    config = training()
     config.job = "phase1"
-    config.data = _data(DATASETS.get(dataset, ""), dataset, patch_size=224)
+    config.data = data(DATASETS.get(dataset, ""), dataset, patch_size=224)
     config.epochs = 40 if dataset == "bcss_wsss" and not reference else 20
     config.drop_last = True
     config.select = "last"
@@ -179,7 +190,8 @@ def phase1(dataset: str, variant: str = "paper", dropout: str = "progressive") -
         "divisor": 4 if reference else 0,  # of the sum over classes; 0 = their number
         "normalize": False,  # True: each image's attention is divided by its largest absolute value
         "warm_up": 0,  # steps over which the attention goes from 1 to its value; 0 = at once
-        # steps in a row with a loss of ln 2, after which it counts as collapsed; 0: never
+        # steps in a row with a loss of ln 2 or without a class map above 0, after which it counts
+        # as collapsed; 0: never
         "collapse_steps": 50,
     }
     if variant == "tuned":
@@ -221,7 +233,7 @@ def layers(variant: str) -> tuple[str, str, str]:
 def phase2(masks: str, variant: str = "paper") -> ConfigDict:
     """Phase 2: DeepLabV3+ on the pseudo masks of the run (or folder) `masks`."""
     reference = variant == "reference"
-    config = _training()
+    config = training()
     config.job = "phase2"
     config.masks = masks
     config.data = inherited_data()
@@ -326,6 +338,20 @@ def repeat(steps: tuple[str, ...], variants: Mapping[str, Mapping[str, ConfigDic
                 "seed": 0,  # of the draws
             },
             "jobs": variants,
+        }
+    )
+
+
+def draw(size: int, train: int, val: int, test: int) -> ConfigDict:
+    """Drawn tissue, whose truth is known at every pixel."""
+    return ConfigDict(
+        {
+            "job": "draw",
+            "size": size,  # pixels of a patch
+            "train": train,  # patches
+            "val": val,
+            "test": test,
+            "data_seed": 0,  # of what is drawn
         }
     )
 

@@ -4,9 +4,11 @@ Decoding a PNG takes about 2 ms, reading a record of raw pixels a tenth of that;
 same.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -24,10 +26,11 @@ from data.folders import (
 )
 from data.patch_checks import check_patches, compute_checksums, make_records
 from data.patch_files import read_image, read_mask
-from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_folder, atomic_path
+from wsss_jax.errors import Busy, InputError
+from wsss_jax.files import atomic_folder, atomic_path, check_writable, hold_lock
 from wsss_jax.patch_records import PatchRecord, find_difference, parse_records
 
+_PAUSE = 1.0  # seconds between two looks at whether another process has made the store
 CONTENT = "content.json"  # what the store was made from, and the records of its patches
 
 
@@ -126,6 +129,8 @@ def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) ->
       size: side of every patch in pixels.
       out_dir: folder to make; it is complete or absent.
 
+    Of several processes that come at once, one makes it and the others wait.
+
     Raises:
       InputError: a bad file, or the store was made from other files, another description or
         another size.
@@ -138,9 +143,36 @@ def build(root: str | Path, dataset: Dataset, size: int, out_dir: str | Path) ->
         "present_share": dataset.present_share,
         "files": {split: _compute_fingerprint(patches) for split, patches in splits.items()},
     }
-    if out_dir.exists():
-        _refuse_other(out_dir, content, splits)
-        return
+    if not out_dir.exists():  # one that is there may be in a folder that nobody can write to
+        check_writable(out_dir.parent)
+        with _hold_lock(out_dir):
+            if not out_dir.exists():
+                _make(out_dir, splits, dataset, content)
+                return
+    _refuse_other(out_dir, content, splits)
+
+
+@contextlib.contextmanager
+def _hold_lock(out_dir: Path) -> Iterator[None]:
+    """Holds the lock of a store that is to be made; waits as long as another process makes it."""
+    lock = out_dir.with_name(f".{out_dir.name}.lock")
+    with contextlib.ExitStack() as stack:
+        waits = False
+        while True:
+            try:
+                stack.enter_context(hold_lock(lock))
+                break
+            except Busy:
+                if not waits:
+                    print(f"waiting for another process, which makes {out_dir}", flush=True)
+                waits = True
+                time.sleep(_PAUSE)
+        yield
+
+
+def _make(out_dir: Path, splits: dict[str, list[Patch]], dataset: Dataset, content: dict) -> None:
+    """Checks the patches, and makes the store of them."""
+    size = content["size"]
     records = {
         split: make_records(patches, check_patches(patches, size, dataset))
         for split, patches in splits.items()

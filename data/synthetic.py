@@ -9,6 +9,7 @@ does.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -72,7 +73,13 @@ def draw_patch(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
 
 
 def write_dataset(
-    root: str | Path, counts: Mapping[str, int], size: int, seed: int, *, workers: int = 1
+    root: str | Path,
+    counts: Mapping[str, int],
+    size: int,
+    seed: int,
+    *,
+    workers: int = 1,
+    train_masks: bool = False,
 ) -> Dataset:
     """Draws a data set in the layout of LUAD-HistoSeg: `train`, `val/img`, `val/mask`, `test/...`.
 
@@ -84,6 +91,7 @@ def write_dataset(
       size: side of a patch in pixels.
       seed: of all random values.
       workers: processes.
+      train_masks: writes those of the training patches, too, as `train/mask`.
 
     Returns:
       The description, also written to `<root>/dataset.json`.
@@ -94,13 +102,15 @@ def write_dataset(
     root = Path(root)
     with atomic_folder(root) as temporary:
         tasks = [
-            (temporary, split, number, size, seed)
+            _Task(temporary, split, number, size, seed, with_mask=split != "train" or train_masks)
             for split, count in counts.items()
             for number in range(count)
         ]
         for split in counts:
-            for part in [""] if split == "train" else ["img", "mask"]:
+            for part in [""] if split == "train" else ["img"]:
                 (temporary / split / part).mkdir(parents=True)
+            if split != "train" or train_masks:
+                (temporary / split / "mask").mkdir()
         if workers > 1:
             with worker_processes.open_pool(workers) as pool:
                 list(pool.map(_write_patch, tasks, chunksize=32))
@@ -111,17 +121,29 @@ def write_dataset(
     return DATASET
 
 
-def _write_patch(task: tuple[Path, str, int, int, int]) -> None:
-    root, split, number, size, seed = task
-    split_key = ("train", "val", "test").index(split)
-    image, mask = draw_patch(np.random.default_rng([seed, split_key, number]), size)
-    stem = f"{split}_{number:05d}"
-    if split == "train":
-        label = format_label(derive_label(mask, DATASET), DATASET)
-        write_image(root / "train" / f"{stem}{label}.png", image)
+class _Task(NamedTuple):
+    """A patch to draw into the data set `root`."""
+
+    root: Path
+    split: str
+    number: int
+    size: int
+    seed: int
+    with_mask: bool
+
+
+def _write_patch(task: _Task) -> None:
+    folder = task.root / task.split
+    split_key = ("train", "val", "test").index(task.split)
+    image, mask = draw_patch(np.random.default_rng([task.seed, split_key, task.number]), task.size)
+    stem = f"{task.split}_{task.number:05d}"
+    if task.split == "train":
+        stem += format_label(derive_label(mask, DATASET), DATASET)
+        write_image(folder / f"{stem}.png", image)
     else:
-        write_image(root / split / "img" / f"{stem}.png", image)
-        write_mask(root / split / "mask" / f"{stem}.png", mask, DATASET)
+        write_image(folder / "img" / f"{stem}.png", image)
+    if task.with_mask:
+        write_mask(folder / "mask" / f"{stem}.png", mask, DATASET)
 
 
 def _draw_regions(rng: np.random.Generator, size: int) -> np.ndarray:

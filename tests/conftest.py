@@ -6,7 +6,7 @@ import jax
 import pytest
 from absl import flags
 
-from configs import base
+from configs import base, base_histosegnet
 from data import synthetic
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
@@ -58,6 +58,14 @@ def tiny_phase2(masks: str, layers: tuple[str, ...] = ("b4_3", "b5_2", "bn7")):
     config.model.blocks = (1, 1, 1, 1)
     config.batch_size = 8
     config.epochs = 2
+    return config
+
+
+def tiny_histosegnet(root: Path):
+    """A configuration of HistoSegNet that trains in seconds."""
+    config = base_histosegnet.histosegnet("", white=True)
+    config.data.root, config.data.patch_size, config.data.workers = str(root), SIZE, 0
+    config.model.width, config.batch_size, config.epochs = 1 / 16, 4, 2
     return config
 
 

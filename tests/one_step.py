@@ -1,7 +1,8 @@
 """Run by `test_parallel.py` in its own process: a step of both phases on all devices there are.
 
 Arguments: the file to write, beside which the checkpoints go into a folder, and which settings:
-"paper", or "all" that may not change with the number of devices. The number of simulated
+"paper", or "all" that may not change with the number of devices, or "histosegnet" for that method
+in the place of both phases. The number of simulated
 devices comes from XLA_FLAGS, which JAX reads before anything else runs.
 """
 
@@ -14,10 +15,10 @@ import numpy as np
 import optax
 
 from data import synthetic
-from tests.conftest import tiny_phase1, tiny_phase2
+from tests.conftest import tiny_histosegnet, tiny_phase1, tiny_phase2
 from wsss_jax import parallel
 from wsss_jax.checkpoints import Checkpoints
-from wsss_jax.methods import phase1, phase2
+from wsss_jax.methods import histosegnet, phase1, phase2
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.training.divergence import RATE_FACTOR
@@ -38,6 +39,9 @@ batch = {
     "position": np.arange(BATCH, dtype=np.int32),
 }
 first, second = tiny_phase1("unused"), tiny_phase2("unused", layers=("b5_2", "bn7"))
+third = tiny_histosegnet("unused")
+third.model.mean, third.model.std = (0.7,) * 3, (0.2,) * 3
+third.loss.class_weights = (1.0, 2.0, 3.0, 4.0)
 first_values, ema_decay = {"mu": 0.9}, 0.0
 if sys.argv[2] == "all":
     first_values, ema_decay = {"mu": 0.9, "attention_share": 0.5, RATE_FACTOR: 0.5}, 0.5
@@ -47,14 +51,14 @@ if sys.argv[2] == "all":
         config.augment.update({"transpose": 0.5, "affine": 0.5, "color": 0.5, "stain": 0.5})
 # In float32 rounding grows in so narrow networks: two orders of the same batch on one device differ
 # by up to 20 % in the worst gradient.
-first.precision = second.precision = "float64"
+first.precision = second.precision = third.precision = "float64"
 jax.config.update("jax_enable_x64", True)
 results = {"devices": jax.local_device_count()}
-for name, phase, config, values in (
-    ("phase1", phase1, first, first_values),
-    ("phase2", phase2, second, {}),
-):
-    built = phase.make_task(config, synthetic.DATASET.num_classes, 10)
+tasks = [("phase1", phase1, first, first_values), ("phase2", phase2, second, {})]
+if sys.argv[2] == "histosegnet":
+    tasks = [("histosegnet", histosegnet, third, {})]
+for name, method, config, values in tasks:
+    built = method.make_task(config, synthetic.DATASET.num_classes, 10)
     # With this optimizer a step moves the parameters by their gradient, which is clipped.
     optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))
     built = built._replace(optimizer=optimizer, ema_decay=ema_decay)

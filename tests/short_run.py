@@ -27,7 +27,7 @@ from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
 from wsss_jax.checkpoints import has_checkpoint
 from wsss_jax.errors import Preempted
 from wsss_jax.methods import phase1
-from wsss_jax.models.attention import progressive_dropout_attention
+from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
 from wsss_jax.training import loop
 from wsss_jax.training.patches import Patches
@@ -49,20 +49,26 @@ class _Network(nn.Module):
         norm = BatchNorm(axis_name=parallel.AXIS if train else None, name="bn")
         x = nn.relu(norm(x, use_running_average=not train, weight=weight))
         x = Dropout(0.5)(x, deterministic=not train, position=position)
-        return nn.Dense(4, name="fc8")(x.mean(axis=(1, 2))), {}
+        logits = nn.Dense(4, name="fc8")(x.mean(axis=(1, 2)))
+        return logits, {"peaks": logits}
 
 
 class _ClassWeights(nn.Module):
+    largest: float
+
     @nn.compact
     def __call__(self, features):
-        return self.param("kernel", nn.initializers.he_normal(), (features, 4))
+        weights = self.param("kernel", nn.initializers.he_normal(), (features, 4))
+        return jnp.minimum(weights, self.largest)
 
 
 class AttendingNetwork(nn.Module):
     """The last layers of phase 1, with few features but logits as large as those of its 4096."""
 
     normalize: bool = False
+    relu: bool = True
     features: int = 32
+    largest: float = jnp.inf  # of the class weights: up to 0 no class map is above 0
 
     @nn.compact
     def __call__(self, x, *, train, mu=None, attention_share=None, weight=None, position=None):
@@ -70,19 +76,20 @@ class AttendingNetwork(nn.Module):
         norm = BatchNorm(axis_name=parallel.AXIS if train else None, name="bn7")
         x = nn.relu(norm(x, use_running_average=not train, weight=weight))
         x = 20 * x
-        class_weights = _ClassWeights(name="fc8")(self.features)
+        class_weights = _ClassWeights(self.largest, name="fc8")(self.features)
+        taps = {"peaks": find_peaks(x, class_weights)}
         if mu is not None:
             attended = progressive_dropout_attention(
                 x,
                 class_weights,
                 mu,
-                relu=True,
+                relu=self.relu,
                 divisor=4,
                 normalize=self.normalize,
                 share=attention_share,
             )
             x = jnp.where(mu > 0, attended, x)
-        return x.mean(axis=(1, 2)) @ class_weights, {}
+        return x.mean(axis=(1, 2)) @ class_weights, taps
 
 
 def make_attending_task(config: ml_collections.ConfigDict, patches: int) -> Task:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import (
     convolutions,
     counts,
+    crf,
     inputs,
     masks,
     measure,
@@ -20,6 +21,7 @@ from benchmarks import (
     train,
 )
 from benchmarks.convolutions import Shape
+from wsss_jax.crf import DenseCrf
 from wsss_jax.models import convolution
 
 WIDTH, SIZE = 1 / 16, 32
@@ -40,6 +42,18 @@ def test_pseudo_masks():
     for row in reference:
         assert row["patches"] == 1 and ours["equal"] > 0.99
         assert ours["x the released way"] == pytest.approx(ours["masks/s"] / row["masks/s"])
+
+
+def test_dense_crf(monkeypatch):
+    monkeypatch.setitem(crf.KERNELS, "small", DenseCrf(2, 1.0, 3.0, 2.0, 20.0, 10.0))
+    ways = ["ours, stride 1", "ours, stride 2"] + [crf.THEIRS] * crf.use_theirs(True)
+    arguments = _arguments(
+        batch=2, images="", kernels=["small"], strides=[1, 2], theirs=len(ways) > 2
+    )
+    rows = crf.run(arguments)
+    assert [row["way"] for row in rows] == ways
+    assert all(row["s/patch"] > 0 and row["patches"] == 2 for row in rows)
+    assert rows[0]["unlike every pixel"] == 0 and rows[1]["unlike every pixel"] < 0.1
 
 
 @pytest.mark.parametrize("phase", [1, 2])

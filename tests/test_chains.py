@@ -11,6 +11,10 @@ from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 
 
+def plan(config, workdir, seed):
+    return chains.plan(config.steps, config.jobs, workdir, seed)
+
+
 @pytest.fixture
 def fake(monkeypatch):
     fake = Fake()
@@ -23,7 +27,7 @@ def test_steps_read_those_of_their_own_seed_and_share_what_is_equal(tmp_path):
     config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05
     config.jobs.slow.lung_evaluate.runs = ("runs/lung_phase2", "runs/other")
     config_lib.validate(config)
-    planned = chains.plan(config_lib.freeze(config), tmp_path, 7)
+    planned = plan(config_lib.freeze(config), tmp_path, 7)
     folder = tmp_path / "seed7"
     own = [folder / "paper" / step for step in STEPS]
     assert [step.folder for step in planned["paper"]] == own
@@ -43,10 +47,20 @@ def test_steps_read_those_of_their_own_seed_and_share_what_is_equal(tmp_path):
     assert config_lib.differences(first.config, config.jobs.paper.lung_phase1) == ["seed: 7 / 0"]
 
 
+def test_a_path_into_an_earlier_run_is_replaced_too(tmp_path):
+    config = make_config("paper")
+    config.jobs.paper.lung_phase2.masks = "runs/lung_masks/train_PM/PM_bn7"
+    config.jobs.paper.lung_phase2.init = "runs/lung_masks_of_others"
+    *_, masks, second, _ = plan(config_lib.freeze(config), tmp_path, 0)["paper"]
+    assert second.config.masks == str(masks.folder / "train_PM" / "PM_bn7")
+    assert second.config.init == "runs/lung_masks_of_others"
+    assert second.earlier == (masks.folder,)
+
+
 def test_a_run_that_has_begun_is_shared_by_variants_that_come_later(tmp_path):
     (tmp_path / "seed0" / "second" / "lung_phase1").mkdir(parents=True)
     (tmp_path / "seed0" / "second" / "lung_phase1" / "config.json").touch()
-    planned = chains.plan(make_config("first:paper", "second:paper"), tmp_path, 0)
+    planned = plan(make_config("first:paper", "second:paper"), tmp_path, 0)
     for variant in ("first", "second"):
         places = [step.folder.parent.name for step in planned[variant]]
         assert places == ["second", "first", "first", "first"]
@@ -103,11 +117,15 @@ def test_a_refused_setting_costs_no_finished_step(tmp_path, fake):
     jobs.run(config, tmp_path)
     mistaken = make_config("paper", seeds=(0,))
     mistaken.jobs.paper.lung_phase1.optimizer.learning_rate = 5.0
-    refusal = InputError("holds a run with other settings: choose another --config.x")
+    refusal = InputError(
+        "config.pda.decay is .5, not --config.x: see a/config.json and set --config.seed"
+    )
     fake.fails = {"lung_phase1": refusal}
-    with pytest.raises(
-        InputError, match=r"fields of this step are --config\.jobs\.<variant>\.lung"
-    ):
+    of_step = r"config\.jobs\.paper\.lung_phase1"
+    words = (
+        rf": {of_step}\.pda\.decay is .*not --config\.x: see a/config\.json .* --{of_step}\.seed$"
+    )
+    with pytest.raises(InputError, match=words):
         jobs.run(mistaken, tmp_path)
     # The stand-in has written its settings into the folder, which a job that refuses them does not.
     runs.save(config.jobs.paper.lung_phase1, DATASET, tmp_path / "seed0" / "paper" / "lung_phase1")
@@ -120,7 +138,7 @@ def test_a_refused_setting_costs_no_finished_step(tmp_path, fake):
 def test_a_folder_that_another_run_was_given_is_not_finished(tmp_path, fake):
     config = make_config("paper", seeds=(0,))
     jobs.run(config, tmp_path)
-    by_hand = chains.plan(config, tmp_path, 0)["paper"][-1]
+    by_hand = plan(config, tmp_path, 0)["paper"][-1]
     settings = config_lib.replace(by_hand.config, tta="d4")
     jobs.run(settings, by_hand.folder)
     fake.done.clear()
@@ -133,7 +151,7 @@ def test_a_variant_that_became_equal_takes_what_is_finished(tmp_path, fake):
     config.jobs.a.lung_phase2.optimizer.learning_rate = 0.05
     jobs.run(config, tmp_path)
     config.jobs.a.lung_phase2.optimizer.learning_rate = 0.1
-    places = [chains.plan(config, tmp_path, 0)[v][2].folder.parent.name for v in ("a", "b")]
+    places = [plan(config, tmp_path, 0)[v][2].folder.parent.name for v in ("a", "b")]
     assert places == ["b", "b"]
     fake.done.clear()
     jobs.run(config, tmp_path)
@@ -143,7 +161,7 @@ def test_a_variant_that_became_equal_takes_what_is_finished(tmp_path, fake):
 def test_a_slash_at_the_end_names_the_same_step(tmp_path):
     config = make_config("paper", seeds=(0,))
     config.jobs.paper.lung_evaluate.runs = ("runs/lung_phase2/", "./runs/lung_phase1")
-    scoring = chains.plan(config, tmp_path, 0)["paper"][-1]
+    scoring = plan(config, tmp_path, 0)["paper"][-1]
     own = tmp_path / "seed0" / "paper"
     assert scoring.config.runs == (str(own / "lung_phase2"), str(own / "lung_phase1"))
 

@@ -1,11 +1,13 @@
 """Training that fails is noticed, says what helps, and goes back by itself if it may."""
 
 import itertools
+import json
 import random
 import shutil
 from functools import partial
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,12 @@ from orbax.checkpoint import checkpoint_managers
 
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
-from tests.short_run import FAILING, configure_failing, make_attending_task
+from tests.short_run import (
+    FAILING,
+    AttendingNetwork,
+    configure_failing,
+    make_attending_task,
+)
 from wsss_jax import sources
 from wsss_jax.checkpoints import Checkpoints, has_checkpoint, list_steps, load_variables
 from wsss_jax.errors import InputError, Preempted
@@ -99,16 +106,75 @@ def test_a_collapse_is_a_number_of_steps_in_a_row():
 def test_the_attention_collapses_only_where_it_is_on():
     pda = tiny_phase1("unused").pda
     test = phase1.make_collapse(pda).is_collapsed
-    for loss, mu, expected in (
-        (0.6931, 1.0, True),
-        (0.6940, 0.65, True),
-        (0.6945, 1.0, False),
-        (0.6931, 0.0, False),
-        (np.nan, 1.0, False),
+    for loss, above, mu, expected in (
+        (0.6931, 0.5, 1.0, True),
+        (0.6940, 0.5, 0.65, True),
+        (0.6945, 0.5, 1.0, False),
+        (0.6931, 0.5, 0.0, False),
+        (np.nan, 1.0, 1.0, False),
+        (3.0, 0.0, 1.0, True),
+        (3.0, 1e-3, 1.0, False),
+        (3.0, 0.0, 0.0, False),
     ):
-        assert bool(test({"loss": jnp.float32(loss)}, {"mu": jnp.float32(mu)})) == expected
+        metrics = {"loss": jnp.float32(loss), "maps_above_0": jnp.float32(above)}
+        assert bool(test(metrics, {"mu": jnp.float32(mu)})) == expected
+    # Maps that say that classes are rare are below 0, too, where the attention leaves features.
+    for share, expected in ((0.99, False), (1.0, True)):
+        values = {"mu": jnp.float32(1), "attention_share": jnp.float32(share)}
+        rare = {"loss": jnp.float32(0.3), "maps_above_0": jnp.float32(0)}
+        assert bool(test(rare, values)) == expected
+    pda.relu = pda.normalize = True
+    assert not phase1.make_collapse(pda).is_collapsed(rare, values)
     pda.collapse_steps = 0
     assert phase1.make_collapse(pda) is None
+
+
+class _Peaked(nn.Module):
+    """Gives the maxima of class maps that its parameters are."""
+
+    @nn.compact
+    def __call__(self, x, *, train, mu, weight, position):
+        peaks = self.param("peaks", nn.initializers.zeros, (len(x), 4))
+        return jnp.full((len(x), 4), 2.0), {"peaks": peaks}
+
+
+def test_the_share_of_maps_above_0_is_of_patches_that_count():
+    config = tiny_phase1("unused")
+    batch = {
+        "image": jnp.zeros((3, 8, 8, 3), jnp.uint8),
+        "label": jnp.ones((3, 4), jnp.uint8),
+        "weight": jnp.float32([1, 1, 0]),  # the last only fills the batch
+        "position": jnp.arange(3, dtype=jnp.int32),
+    }
+    sizes, values = phase1.count_patches(batch), {"mu": jnp.float32(0.9)}
+    compute = phase1.make_loss(config, _Peaked())
+    none, two = [-1.0, 0.0, -3.0, -1.0], [1e-9, -1.0, 5.0, 0.0]
+    for peaks, share in (
+        ([none, none, two], 0.0),
+        ([none, two, two], 0.25),
+        ([two, two, none], 0.5),
+        ([none, [np.nan, -1.0, -1.0, -1.0], none], 0.125),  # a failure of another kind
+    ):
+        variables = {"params": {"peaks": jnp.float32(peaks)}, "batch_stats": {}}
+        _, (_, figures) = compute(variables, batch, sizes, values, jax.random.key(1))
+        assert figures["maps_above_0"] == share
+
+
+def test_maps_that_are_all_below_0_are_a_collapse(tissue_dir, tmp_path):
+    """Without ReLU (as the paper has it): logits are not 0, the loss is not ln 2."""
+    config = configure_failing(tissue_dir, STUCK)
+    config.pda.relu, config.epochs = False, 4
+    dataset = load_dataset("", tissue_dir)
+    source = sources.open_source(config.data, dataset, "train")
+    network = AttendingNetwork(relu=False, largest=0.0)
+    task = make_attending_task(config, len(source))._replace(
+        network=network, loss=phase1.make_loss(config, network), optimizer=optax.sgd(1e-6)
+    )
+    with pytest.raises(Diverged, match=r"or no class activation map is above 0, for 6 steps") as no:
+        loop.fit(config, tmp_path, task, Patches(dataset, source))
+    assert no.value.failure == Failure(COLLAPSED, 3)  # the attention begins after step 3
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert all(abs(each["loss"] - np.log(2)) > 0.1 for each in history)
 
 
 def test_a_run_goes_back_to_a_state_from_before_the_failure():

@@ -65,6 +65,7 @@ def test_a_slide_is_described(slide, capsys):
         "unknown: give --config.phase1",
     ):
         assert words in text, words
+    assert all(line.startswith(("ok ", " " * 26)) for line in text.splitlines())
 
 
 def test_warnings_about_a_slide_are_printed(tmp_path, capsys):
@@ -86,7 +87,11 @@ def test_warnings_about_a_slide_are_printed(tmp_path, capsys):
             )
     config = base_slides.doctor()
     config.slide, config.mpp, config.tile, config.stride = str(path), 0.5, 32, 16
-    text = " ".join(" ".join(_lines(config, capsys)).split())
+    lines = _lines(config, capsys)
+    heads = [tuple(line.split()[:2]) for line in lines if not line.startswith(" ")]
+    assert heads.count(("note", "slide")) == 3 and {state for state, _ in heads} == {"ok", "note"}
+    assert not {subject for _, subject in heads} & {"note", "warning"}
+    text = " ".join(" ".join(lines).split())
     for words in (
         "1: 1024 x 768 pixels",
         "0.25 x 0.5 micrometers per pixel of level 0, by metadata",
@@ -109,7 +114,7 @@ def test_a_slide_with_networks_is_timed(slide, runs_dir, capsys):
         "phase 2 data set synthetic tissue (drawn by a program); resolution unknown, patches of 32",
         "validation score mIoU 0.",
         "epochs 1 of 1",
-        "warning Phase 1 was trained on tissue drawn by a program",
+        "warning networks Phase 1 was trained on tissue drawn by a program",
     ):
         assert words in text, words
 

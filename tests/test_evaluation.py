@@ -8,13 +8,14 @@ from PIL import Image
 
 from configs import base
 from data import patch_files
-from data.dataset import load_dataset
+from data.dataset import derive_label, load_dataset
 from tests.conftest import COUNTS, SIZE
 from wsss_jax import config as config_lib
 from wsss_jax import jobs, metrics
 from wsss_jax.errors import InputError
 from wsss_jax.jobs import evaluate
 from wsss_jax.report.colors import OKABE_ITO
+from wsss_jax.training.trained import load_trained
 
 
 def test_evaluation_writes_table_and_pictures(runs_dir):
@@ -42,6 +43,30 @@ def test_the_label_maps_of_the_last_method_are_written(runs_dir, tissue_dir):
     assert len(truths) == COUNTS["test"]
     scores = json.loads((runs_dir / "evaluate" / "scores.json").read_text())
     assert metrics.segmentation_scores(confusion)["miou"] == scores["rows"][-1]["miou"]
+
+
+def test_the_labels_of_patches_are_scored(runs_dir, tissue_dir, tmp_path):
+    dataset = load_dataset("", tissue_dir)
+    classifier = load_trained(str(runs_dir / "phase1"), "phase1", "presence")
+    truths = sorted((tissue_dir / "test" / "mask").glob("*.png"))
+    folder = tissue_dir / "test" / "img"
+    images = [patch_files.read_image(folder / path.name, SIZE) for path in truths]
+    labels = [derive_label(patch_files.read_mask(path, dataset, SIZE), dataset) for path in truths]
+    prediction = classifier.predict(classifier.variables, np.stack(images))
+    expected = metrics.multilabel_scores(np.asarray(prediction.presence), np.stack(labels))
+    rows = json.loads((runs_dir / "evaluate" / "scores.json").read_text())["rows"]
+    found = {row["name"]: row["patches"] for row in rows}
+    for name in ("patch_accuracy", "exact_match"):
+        assert found["phase 1"][name] == expected[name]
+    assert found["phase 2"] is found["phase 2 + gate"] is found["majority class"] is None
+    assert evaluate.load_patch_accuracy(runs_dir / "evaluate") is None  # of the last row
+    scores = tmp_path / "scores.json"
+    scores.write_text(json.dumps({"rows": [{"patches": {"patch_accuracy": 0.75}}]}))
+    assert evaluate.load_patch_accuracy(tmp_path) == 0.75
+    for damaged in ("", "{}", '{"rows": [{}]}', '{"rows": []}'):
+        scores.write_text(damaged)
+        with pytest.raises(InputError, match=r"scores.json: no scores of this version"):
+            evaluate.load_patch_accuracy(tmp_path)
 
 
 @pytest.mark.parametrize(

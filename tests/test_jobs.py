@@ -114,6 +114,18 @@ def test_demo(tmp_path, capsys):
     )
 
 
+def test_errors_in_a_demo_name_fields_of_the_command_line(tmp_path):
+    config = demo.get_config()
+    config.update({"size": SIZE, "train": 2, "val": 1, "test": 1})
+    config.jobs.phase1.model.batch_norm = "frozen"
+    words = (
+        r"^config\.jobs\.phase1\.model\.batch_norm is .* config\.jobs\.phase1\.init is empty"
+        r".* --config\.jobs\.phase1\.init or set --config\.jobs\.phase1\.model\.batch_norm=trained$"
+    )
+    with pytest.raises(InputError, match=words):
+        jobs.run(config, tmp_path / "demo")
+
+
 def test_hidden_files_make_no_folder_of_masks(tissue_dir, tmp_path):
     """What macOS leaves beside a folder that was copied."""
     (tmp_path / "masks").mkdir()

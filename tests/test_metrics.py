@@ -100,3 +100,37 @@ def test_multilabel_scores_by_hand():
 def test_multilabel_threshold():
     scores = metrics.multilabel_scores(np.array([[0.2, 0.05]]), np.array([[1, 0]]), threshold=0.1)
     assert scores["exact_match"] == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_balanced_thresholds_are_those_of_the_roc_curve(seed):
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    count, classes = int(rng.integers(5, 200)), 4
+    labels = rng.integers(0, 2, (count, classes))
+    labels[:2] = [[0] * classes, [1] * classes]
+    scores = np.clip(rng.normal(0.4 + 0.2 * labels, 0.2), 0, 1)
+    if seed % 2:
+        scores = np.round(scores, 1)  # many are equal
+    found = metrics.balanced_thresholds(scores.astype(np.float32), labels)
+    scores = scores.astype(np.float32).astype(np.float64)
+    for index in range(classes):
+        curve = sklearn_metrics.roc_curve(
+            labels[:, index], scores[:, index], drop_intermediate=False
+        )
+        false, true, thresholds = (values[1:] for values in curve)  # without that of infinity
+        expected = np.interp(0, true - (1 - false), thresholds)
+        np.testing.assert_allclose(found[index], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_balanced_thresholds_by_hand():
+    scores = np.array([[0.9], [0.8], [0.3], [0.1]])
+    # Missed and falsely seen are equal at the lower of the two that are there
+    assert metrics.balanced_thresholds(scores, np.array([[1], [1], [0], [0]])) == 0.8
+    # Half of them missed, half falsely seen
+    assert metrics.balanced_thresholds(scores, np.array([[1], [0], [1], [0]])) == 0.8
+    # Present - (1 - false) is 0 - 2/3 at .9 and 1 - 2/3 at .8: two thirds of the way
+    third = metrics.balanced_thresholds(scores, np.array([[0], [1], [0], [0]]))
+    np.testing.assert_allclose(third, 0.9 - 0.1 * 2 / 3)
+    assert np.isnan(metrics.balanced_thresholds(scores, np.ones((4, 1)))).all()
+    assert np.isnan(metrics.balanced_thresholds(np.zeros((0, 3)), np.zeros((0, 3)))).all()

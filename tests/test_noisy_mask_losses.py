@@ -231,6 +231,10 @@ def test_agreement_weights_by_hand():
         ({"loss.weighting": "agreement"}, "no config.model.dropout_rates is above 0"),
         ({"loss.white": "logit", "loss.dice": 1.0}, "config.loss.dice is 1 but config.loss.white"),
         ({"loss.white": "logit", "loss.weighting": "hardest"}, "weighting is 'hardest' but"),
+        (
+            {"loss.white": "logit", "augment.affine": 0.5},
+            "count as white: set config.loss.white to 'excluded', or config.augment.affine to 0",
+        ),
         ({"loss.white": "logit", "loss.weighting": "confidence"}, "weighting is 'confidence' but"),
         ({"loss.hardest_share": 0.0}, "a number over 0, at most 1"),
         ({"loss.agreement_weights": (1.0,)}, "a sequence of 2"),

@@ -109,3 +109,36 @@ def test_without_clipping_the_state_is_that_of_earlier_runs():
     state = optimizers.make_optimizer(optimizer, 5, ("fc8",)).init(params)
     assert set(state.inner_states) == {"weight", "bias", "head_weight", "head_bias"}
     assert len(jax.tree.leaves(state)) == 3 + 4  # velocities, and the steps of four schedules
+
+
+def test_nesterov_equals_that_of_pytorch():
+    """And scales do not decay where that is switched off."""
+    torch = pytest.importorskip("torch")
+    optimizer = base.phase1("luad_histoseg").optimizer
+    optimizer.momentum, optimizer.nesterov, optimizer.weight_decay = 0.9, True, 0.1
+    optimizer.decay_scales, optimizer.bias_multiplier = False, 1.0
+    rng = np.random.default_rng(0)
+
+    def draw():
+        return {"conv": {leaf: rng.normal(size=3) for leaf in ("kernel", "bias", "scale")}}
+
+    params, gradients = draw(), [draw() for _ in range(4)]
+    theirs = {leaf: torch.tensor(value) for leaf, value in params["conv"].items()}
+    reference = torch.optim.SGD(
+        [
+            {"params": tensor, "weight_decay": 0.1 if leaf == "kernel" else 0.0}
+            for leaf, tensor in theirs.items()
+        ],
+        lr=0.01,
+        momentum=0.9,
+        nesterov=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(reference, lambda step: (1 - step / 5) ** 0.9)
+    for gradient in gradients:
+        for leaf, tensor in theirs.items():
+            tensor.grad = torch.tensor(gradient["conv"][leaf])
+        reference.step()
+        schedule.step()
+    ours = _take_steps(optimizer, params, gradients)
+    for leaf, tensor in theirs.items():
+        np.testing.assert_allclose(ours["conv"][leaf], tensor.numpy(), rtol=1e-5)

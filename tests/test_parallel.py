@@ -53,6 +53,22 @@ def test_eight_devices_do_what_one_does(settings, tmp_path):
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *variables)
 
 
+def test_eight_devices_train_histosegnet_as_one_does(tmp_path):
+    """With dropout at single positions, the statistics of BatchNorm and class weights."""
+    one, eight = (
+        _step_on(devices, tmp_path / f"{devices}.npz", "histosegnet") for devices in (1, 8)
+    )
+    assert (one.pop("devices"), eight.pop("devices")) == (1, 8)
+    assert one.keys() == eight.keys()
+    moved = {name: value for name, value in one.items() if "/moved/" in name}
+    assert len(moved) == 7 * 6 + 2 and all(value.any() for value in moved.values())
+    for name, value in one.items():
+        tolerance = 1e-9 * np.abs(value).max() + 1e-12
+        if name == "histosegnet/loss":  # summed in float32
+            tolerance = 1e-6 * value
+        np.testing.assert_allclose(eight[name], value, rtol=0, atol=tolerance, err_msg=name)
+
+
 def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(parallel.jax, "device_count", lambda: 8)
     parallel.check_batch_size(16)

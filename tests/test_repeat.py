@@ -1,8 +1,9 @@
-"""Seeds and variants: what a failure costs, who shares the work, the table."""
+"""Seeds and variants: what a failure costs, and the table."""
 
 import csv
 import json
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from tests.fake_jobs import NAMES, STEPS, Fake, make_config
 from wsss_jax import chains, jobs, patch_confusions, statistics
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError, Preempted
-from wsss_jax.files import hold_lock
 
 
 @pytest.fixture
@@ -80,21 +80,38 @@ def test_a_signal_and_a_full_disk_end_all(tmp_path, fake):
     assert fake.done == ["seed0/paper/lung_phase2", "seed0/paper/lung_evaluate"]
 
 
-def test_processes_share_the_work(tmp_path, fake):
-    config = make_config("paper", seeds=(0, 1))
-    config_lib.save(config, tmp_path)
-    folder = tmp_path / "seed0" / "paper"
-    with hold_lock(folder / ".lung_phase1.lock"):  # as another process does
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 bytes")],
+)
+def test_a_lack_of_memory_costs_its_own_seed(tmp_path, fake, error, capsys):
+    fake.fails = {"seed0/paper/lung_phase2": error}
+    words = (
+        r"1 of 2 chains failed: seed 0, paper, lung_phase2: memory was short \(.*\): "
+        r"lower --config\.jobs\.paper\.lung_phase2\.batch_size or switch on "
+        r"--config\.jobs\.paper\.lung_phase2\.rematerialize$"
+    )
+    with pytest.raises(InputError, match=words):
+        jobs.run(make_config("paper"), tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["seeds"] == [1]
+    assert "seed 0, paper: lung_phase2 FAILED: memory was short" in capsys.readouterr().out
+    fake.fails = {"seed0/paper/lung_phase2": jax.errors.JaxRuntimeError("INTERNAL: a bug")}
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        jobs.run(make_config("paper"), tmp_path)
+
+
+def test_a_pattern_that_fits_no_patch_is_reported(tmp_path, fake, capsys):
+    notice = f"config.bootstrap.region fits the name of no patch (such as {NAMES[0]}), so"
+    config = make_config("paper", "slow:paper", seeds=(0,))
+    config.jobs.slow.lung_phase2.optimizer.learning_rate = 0.05
+    for region, expected in (("(TCGA-.*)", 1), ("", 0), (r"(r2)_x.*", 0)):
+        config.bootstrap.region = region
         jobs.run(config, tmp_path)
-        assert fake.done == [f"seed1/paper/{step}" for step in STEPS]
-        document = json.loads((tmp_path / "scores.json").read_text())
-        assert document["missing"] == [
-            {"variant": "paper", "seed": 0, "step": "", "problem": "another process works on it"}
-        ]
+        assert capsys.readouterr().out.count(notice) == expected
+    config.bootstrap.region, config.variants = "(TCGA-.*)", ("paper",)
+    del config.jobs["slow"]  # without a comparison there are no intervals
     jobs.run(config, tmp_path)
-    assert fake.done[4:] == [f"seed0/paper/{step}" for step in STEPS]
-    assert not json.loads((tmp_path / "scores.json").read_text())["missing"]
-    assert not list(tmp_path.rglob("*.lock"))
+    assert notice not in capsys.readouterr().out
 
 
 def test_the_table_says_mean_deviation_and_difference(tmp_path, fake, capsys):

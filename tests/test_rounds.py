@@ -12,9 +12,8 @@ from data import patch_files
 from data.dataset import load_dataset
 from tests.conftest import COUNTS, SIZE, tiny_phase2
 from wsss_jax import config as config_lib
-from wsss_jax import jobs, mask_folders, masks, patch_records, runs, sources
+from wsss_jax import jobs, mask_folders, masks, patch_records, runs, scoring, sources
 from wsss_jax.errors import InputError
-from wsss_jax.jobs import evaluate
 from wsss_jax.training import loop
 from wsss_jax.training.trained import load_trained
 
@@ -118,9 +117,43 @@ def test_only_what_is_missing_is_made_again(relabeled, runs_dir, tmp_path, monke
     jobs.run(_make_config(runs_dir), workdir)
     assert len(written) == COUNTS["train"]
     config = _make_config(runs_dir)
-    config.min_share = 0.1
-    with pytest.raises(InputError, match=r"other settings \(min_share: 0\.3 / 0\.1\)"):
+    config.tta = "none"
+    with pytest.raises(InputError, match=r"other settings \(tta: 'd4' / 'none'\)"):
         jobs.run(config, workdir)
+
+
+def test_another_share_sorts_the_masks_again(relabeled, runs_dir, tmp_path, monkeypatch, capsys):
+    """Also where that was interrupted, or some masks are still to be made."""
+    new = tmp_path / "new"
+    shutil.copytree(relabeled, new)
+    config, written = _make_config(runs_dir), []
+    config.min_share = 0.0  # nothing is left out
+    write_mask = patch_files.write_mask
+
+    def count(path, *arguments):
+        written.append(path.stem)
+        write_mask(path, *arguments)
+
+    monkeypatch.setattr(patch_files, "write_mask", count)
+    kept, left_out = _list(new)
+    assert kept and left_out
+    missing = min(left_out)
+    left_out[missing].unlink()
+    jobs.run(config, new)
+    assert written == [missing]
+    all_kept, none = _list(new)
+    assert not none and all_kept.keys() == kept.keys() | left_out.keys()
+    assert (
+        f"{COUNTS['train']} of {COUNTS['train']} patches are trained on" in capsys.readouterr().out
+    )
+    assert config_lib.load(new, "workdir").min_share == 0.0
+
+    # As after a start that was killed when it had written its settings and sorted nothing.
+    config_lib.save(config_lib.replace(config_lib.load(new, "workdir"), min_share=MIN_SHARE), new)
+    jobs.run(_make_config(runs_dir), new)
+    for now, there in zip(_list(new), _list(relabeled)):
+        assert now.keys() == there.keys()
+        assert all(path.read_bytes() == there[stem].read_bytes() for stem, path in now.items())
 
 
 def _make_round2(relabeled, runs_dir):
@@ -166,7 +199,7 @@ def test_a_second_round_trains_and_is_scored_beside_the_first(relabeled, runs_di
     assert np.isfinite(history[0]["loss"]) and history[0]["loss"] == history[0]["loss_phase2"]
     scoring = base.evaluate(str(runs_dir / "phase1"), str(tmp_path / "round2"))
     scoring.runs = (str(runs_dir / "phase2"),)
-    _, subject = evaluate.complete(scoring)
+    _, subject = scoring.load_subject(scoring)
     rows = ["phase 2: phase2", "phase 1", "phase 2: round2", "phase 2: round2 + gate"]
     assert subject.rows == rows
 
@@ -176,10 +209,47 @@ def test_rows_are_named_after_folders(runs_dir, tmp_path):
     shutil.copytree(runs_dir / "phase2", again)
     config = base.evaluate(str(runs_dir / "phase1"), str(again))
     config.runs = (str(runs_dir / "phase2"), str(runs_dir / "phase2"), str(again))
-    _, subject = evaluate.complete(config)
-    folders = f"{runs_dir.name}/phase2", "round2/phase2"  # as much of the paths as it takes
+    _, subject = scoring.load_subject(config)
+    folders = runs_dir.name, f"{tmp_path.name}/round2"  # where the paths differ
     first, second = (f"phase 2: {folder}" for folder in folders)
     assert subject.rows == [first, "phase 1", second, f"{second} + gate"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (
+            ["s/seed0/paper/lung_phase2", "s/seed1/tuned/lung_phase2"],
+            ["seed0/paper", "seed1/tuned"],
+        ),
+        (["s/seed0/paper/p2", "s/seed1/paper/p2"], ["seed0", "seed1"]),
+        (["s/seed0/a/p2", "s/seed0/b/p2", "s/seed1/a/p2"], ["seed0/a", "seed0/b", "seed1/a"]),
+        (["runs/phase2", "runs/round2"], ["phase2", "round2"]),
+        # as a variant has them that shares its first round: rows are compared by their names
+        (["s/seed0/a/phase2", "s/seed0/b/round2"], ["phase2", "round2"]),
+        (["runs", "runs/round2"], ["runs", "round2"]),
+        (["a/phase2", "a/b/phase2"], ["a", "a/b"]),
+        (["/phase2", "/b/phase2"], ["/", "/b"]),
+        (["a/p", "b/p", "c/q"], ["a/p", "b/p", "q"]),
+        (["a/p", "./a/p"], ["p", "p"]),
+    ],
+)
+def test_a_run_is_named_by_what_tells_it_from_others(paths, names):
+    assert [scoring.name_folder(path, paths) for path in paths] == names
+
+
+def test_rows_come_in_a_fixed_order(runs_dir, tmp_path):
+    """Further runs as they are given, each once, however it is written; phase 1, phase 2, gate."""
+    paths = []
+    for name in ("b", "a"):
+        paths.append(str(tmp_path / name / "phase2"))
+        shutil.copytree(runs_dir / "phase2", paths[-1])
+    config = base.evaluate(str(runs_dir / "phase1"), str(runs_dir / "phase2"))
+    config.runs = (*paths, f"{paths[0]}/", f"{runs_dir}/./phase1")
+    _, subject = scoring.load_subject(config)
+    last = f"phase 2: {runs_dir.name}"
+    further = [f"phase 2: {tmp_path.name}/{name}" for name in ("b", "a")]
+    assert subject.rows == [*further, "phase 1", last, f"{last} + gate"]
 
 
 def test_a_store_leaves_the_same_patches_out(relabeled, runs_dir, tissue_dir):

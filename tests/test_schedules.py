@@ -82,3 +82,38 @@ def test_the_attention_warms_up_from_the_step_where_it_begins():
     values = phase1.make_values(pda, steps_per_epoch=10)
     shares = [values(step // 10, step)["attention_share"] for step in (0, 29, 30, 32, 37, 38, 90)]
     assert shares == [0, 0, 0, 0.25, 0.875, 1, 1]
+
+
+def test_staged_halves_after_each_part_of_the_run():
+    optimizer = base.phase1("luad_histoseg").optimizer
+    optimizer.decay, optimizer.learning_rate = "staged", 1e-3
+    rate = schedules.learning_rates(optimizer, total_steps=80 * 7)["weight"]
+    found = [float(rate(step)) for step in range(80 * 7 + 1)]
+    assert found == pytest.approx([1e-3 * 0.5 ** min(step // 140, 3) for step in range(80 * 7 + 1)])
+    uneven = schedules.learning_rates(optimizer, total_steps=10)["weight"]  # parts of 2.5 steps
+    expected = [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
+    assert [float(uneven(step)) / 1e-3 for step in range(10)] == pytest.approx(expected)
+    optimizer.stages = 1
+    assert float(schedules.learning_rates(optimizer, 10)["weight"](9)) == pytest.approx(1e-3)
+
+
+def test_triangular_goes_up_and_down_within_each_stage():
+    optimizer = base.phase1("luad_histoseg").optimizer
+    optimizer.decay, optimizer.learning_rate = "triangular", 1e-3
+    rate = schedules.learning_rates(optimizer, total_steps=80 * 4)["weight"]  # half cycles of 20
+    found = {step: float(rate(step)) for step in (0, 10, 20, 30, 40, 60, 80, 100, 319)}
+    assert found == pytest.approx(
+        {
+            0: 1e-3,
+            10: (1e-3 + 2e-2) / 2,
+            20: 2e-2,
+            30: (1e-3 + 2e-2) / 2,
+            40: 1e-3,
+            60: 2e-2,
+            80: 0.5e-3,
+            100: 1e-2,
+            319: (1e-3 + (2e-2 - 1e-3) / 20) / 8,
+        },
+        rel=1e-5,
+    )
+    assert schedules.learning_rates(optimizer, total_steps=0)  # of too few patches for a batch

@@ -211,7 +211,8 @@ class _Dropping(nn.Module):
     def __call__(self, x, *, train, mu=None, weight=None, position=None):
         x = checkpoint_name(Conv(8, name="conv")(x), BLOCK_OUTPUT)
         x = Dropout(0.5)(nn.relu(x), deterministic=not train, position=position)
-        return nn.Dense(4, name="fc8")(x.mean(axis=(1, 2))), {}
+        logits = nn.Dense(4, name="fc8")(x.mean(axis=(1, 2)))
+        return logits, {"peaks": logits}
 
 
 @pytest.mark.parametrize("changed", [{"parts": 2}, {"parts": 4}, {"rematerialize": True}])

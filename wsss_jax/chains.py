@@ -12,6 +12,7 @@ import ml_collections
 
 from wsss_jax import __version__
 from wsss_jax import config as config_lib
+from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 
 
@@ -35,10 +36,18 @@ class Step(NamedTuple):
 
 Chain = tuple[Step, ...]
 
+# Their results lie elsewhere than in their workdir, or they hold jobs themselves.
+_UNFIT = ("prepare", "demo", "doctor", "repeat", "tables")
+
 
 def name_default(step: str) -> str:
     """Names the workdir by which configurations know the run of a step: `main.py`'s default."""
     return f"runs/{step}"
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Tells whether a path is a folder or lies in it."""
+    return Path(os.path.normpath(path)).is_relative_to(folder)
 
 
 def list_texts(value: Any) -> Iterator[str]:
@@ -53,41 +62,87 @@ def list_texts(value: Any) -> Iterator[str]:
             yield from list_texts(inner)
 
 
-def plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[str, Chain]:
+def check_unique(config: ml_collections.ConfigDict, fields: Sequence[str], prefix: str) -> None:
+    """Refuses fields that are empty or name something twice."""
+    for field in fields:
+        values = config[field]
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{prefix}{field} is {tuple(values)}: give at least one, none twice")
+
+
+def check_steps(steps: tuple[str, ...], by_step: ml_collections.ConfigDict, path: str) -> None:
+    """Refuses a variant whose steps are unknown, out of order, or not scored at the end.
+
+    Args:
+      steps: names in their order, of all variants.
+      by_step: the configurations of the variant.
+      path: of the variant in the configuration, for messages.
+    """
+    own = [step for step in steps if step in by_step]
+    if unknown := sorted(set(by_step) - set(steps)):
+        raise InputError(f"{path}.{unknown[0]} is none of the steps {', '.join(steps)}")
+    if not own or by_step[own[-1]].job != "evaluate":
+        raise InputError(f"{path}: the last step must be an evaluation, whose scores are compared")
+    for index, step in enumerate(own):
+        job = by_step[step].job
+        if job in _UNFIT:
+            raise InputError(
+                f"{path}.{step}: the job {job!r} cannot be repeated: run it before, by itself"
+            )
+        names = set(list_texts(by_step[step].to_dict()))
+        for later in (name for name in steps if name not in own[:index]):
+            if any(is_within(name, name_default(later)) for name in names):
+                raise InputError(
+                    f"{path}.{step} reads {name_default(later)}, but no step {later} is "
+                    "before it: correct the order of the steps, or name another run"
+                )
+
+
+def plan(
+    steps: Sequence[str],
+    variants: Mapping[str, Mapping[str, ml_collections.ConfigDict]],
+    workdir: Path,
+    seed: int,
+) -> dict[str, Chain]:
     """Plans the runs of one seed.
 
     A step lies in `workdir/seed<seed>/<variant>/<step>`. Where a step names the default workdir of
-    an earlier one (`runs/<step>`), that of this plan takes its place. Steps of several variants
-    that have the same configuration, and so the same result, are one run, in the folder of the
-    first variant, or of the one that has begun it already.
+    an earlier one (`runs/<step>`), or a path in it, that of this plan takes its place. Steps of
+    several variants that have the same configuration, and so the same result, are one run, in the
+    folder of the first variant, or of the one that has begun it already.
 
     Args:
-      config: of the job `repeat`.
-      workdir: its folder.
+      steps: names in their order, of all variants.
+      variants: variant -> step -> its configuration.
+      workdir: folder of the job.
       seed: for all configurations that have a field `seed`.
 
     Returns:
       variant -> its steps in their order.
     """
-    chains: dict[str, list[Step]] = {variant: [] for variant in config.variants}
+    chains: dict[str, list[Step]] = {variant: [] for variant in variants}
     workdir = Path(os.path.normpath(workdir))
-    for name in config.steps:
+    for name in steps:
         same: dict[str, list[str]] = {}
         filled = {}
-        for variant, steps in chains.items():
-            if name in config.jobs[variant]:
-                before = {name_default(step.name): str(step.folder) for step in steps}
-                filled[variant] = _fill(config.jobs[variant][name], seed, before)
+        for variant, chain in chains.items():
+            if name in variants[variant]:
+                before = {name_default(step.name): str(step.folder) for step in chain}
+                filled[variant] = _fill(variants[variant][name], seed, before)
                 same.setdefault(json.dumps(filled[variant], sort_keys=True), []).append(variant)
-        for variants in same.values():
-            folders = [workdir / f"seed{seed}" / variant / name for variant in variants]
-            folder = _choose_folder(folders, filled[variants[0]], workdir)
-            for variant in variants:
+        for sharing in same.values():
+            folders = [workdir / f"seed{seed}" / variant / name for variant in sharing]
+            folder = _choose_folder(folders, filled[sharing[0]], workdir)
+            for variant in sharing:
                 texts = set(list_texts(filled[variant]))
-                earlier = (step.folder for step in chains[variant] if str(step.folder) in texts)
+                earlier = (
+                    step.folder
+                    for step in chains[variant]
+                    if any(is_within(text, str(step.folder)) for text in texts)
+                )
                 step_config = config_lib.freeze(ml_collections.ConfigDict(filled[variant]))
                 chains[variant].append(Step(name, step_config, folder, tuple(earlier), workdir))
-    return {variant: tuple(steps) for variant, steps in chains.items()}
+    return {variant: tuple(chain) for variant, chain in chains.items()}
 
 
 def _choose_folder(folders: Sequence[Path], config: Mapping[str, Any], workdir: Path) -> Path:
@@ -116,11 +171,20 @@ def _fill(
             return {name: replace(inner) for name, inner in value.items()}
         if isinstance(value, list | tuple):
             return tuple(map(replace, value))
-        # As in a shell, "runs/lung_phase2/" is the same folder.
-        return folders.get(os.path.normpath(value), value) if isinstance(value, str) else value
+        return _replace_folder(value, folders) if isinstance(value, str) else value
 
     values = replace(config.to_dict())
     return values | {"seed": seed} if "seed" in values else values
+
+
+def _replace_folder(text: str, folders: Mapping[str, str]) -> str:
+    """Replaces the default workdir of a step by its folder, also where a path leads into it."""
+    # As in a shell, "runs/lung_phase2/" is the same folder.
+    path = Path(os.path.normpath(text))
+    for default, folder in folders.items():
+        if path.is_relative_to(default):
+            return str(Path(folder, path.relative_to(default)))
+    return text
 
 
 def record_path(folder: Path) -> Path:

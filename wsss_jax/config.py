@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,27 @@ def replace(config: ml_collections.ConfigDict, **fields: Any) -> ml_collections.
     return freeze(changed)
 
 
+def get(config: ml_collections.ConfigDict, path: str) -> Any:
+    """Returns the value of a field such as "model.mean"."""
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def fill(
+    config: ml_collections.ConfigDict, fields: Mapping[str, Any]
+) -> ml_collections.FrozenConfigDict:
+    """Returns a frozen copy with other values of fields such as "model.mean"."""
+    changed = thaw(config)
+    for path, value in fields.items():
+        *sections, name = path.split(".")
+        section = changed
+        for each in sections:
+            section = section[each]
+        section[name] = value
+    return freeze(changed)
+
+
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
@@ -137,6 +159,25 @@ def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict
         for path in sorted(set(a) | set(b))
         if a.get(path) != b.get(path)
     ]
+
+
+def name_nested(text: str, config: ml_collections.ConfigDict, path: str) -> str:
+    """Names the fields in a message of a nested job as the command line does.
+
+    Args:
+      text: the message, with fields such as `--config.batch_size`.
+      config: of that job; names of no field of it stay.
+      path: where it is nested, such as "jobs.paper.lung_phase1".
+
+    Returns:
+      The message, with `--config.jobs.paper.lung_phase1.batch_size`.
+    """
+    fields = _leaves(config)
+    return re.sub(
+        r"(?<![\w/.])config\.(\w+(?:\.\w+)*)",
+        lambda match: f"config.{path}.{match[1]}" if match[1] in fields else match[0],
+        text,
+    )
 
 
 def save(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -84,6 +84,14 @@ def sequence(item: Rule, length: int | None = None) -> Rule:
     return Rule(allows, f"{count}, each {item.text}")
 
 
+def measured(rule: Rule) -> Rule:
+    """Returns the rule of a field that may also be (), and is then measured before training."""
+    return rule._replace(
+        allows=lambda v: (isinstance(v, list | tuple) and not v) or rule.allows(v),
+        text=f"{rule.text}, or () to be measured",
+    )
+
+
 def _is_text(value: Any) -> bool:
     # A path with a control character in it is a mistake, and NUL is none to the system.
     return (
@@ -109,7 +117,7 @@ BLOCK = one_of(
     "b6",
     "b7",
 )
-LAYER = one_of("b4_3", "b4_5", "b5_2", "bn7")
+LAYER = one_of("b4_3", "b4_5", "b5_2", "bn7", "relu3_3")  # the last is of HistoSegNet
 SATURATION = Rule(
     lambda v: v == "otsu" or (isinstance(v, str) and v.isdecimal() and int(v) <= 255),
     "'otsu' or a whole number of 0 to 255 in quotes",
@@ -136,6 +144,7 @@ CRF = {
     "crf.bilateral_srgb": added(_DEVIATION, 20.0),
     "crf.bilateral_weight": added(number(0, LARGEST), 50.0),
     "crf.truncation": added(number(1, 10), 3.0),
+    "crf.stride": added(integer(1, 64), 1),
     "crf.clip": added(number(0, 0.1, open_low=True), 1e-5),
 }
 TRAINING = {
@@ -183,7 +192,15 @@ TRAINING = {
     "optimizer.kind": added(one_of("sgd", "adamw"), before="sgd"),
     "optimizer.betas": added(sequence(number(0, 0.999999), 2), before=(0.9, 0.999)),
     "optimizer.epsilon": added(number(0, 1, open_low=True), before=1e-8),
-    "optimizer.decay": added(one_of("polynomial", "cosine"), before="polynomial"),
+    "optimizer.decay": added(
+        one_of("polynomial", "cosine", "staged", "triangular"), before="polynomial"
+    ),
+    "optimizer.stages": added(integer(1, MOST_EPOCHS), before=4),
+    "optimizer.stage_factor": added(number(0, 1, open_low=True), before=0.5),
+    "optimizer.half_cycles": added(integer(1, MOST_EPOCHS), before=16),
+    "optimizer.peak_factor": added(number(1, LARGEST), before=20.0),
+    "optimizer.nesterov": added(BOOLEAN, before=False),
+    "optimizer.decay_scales": added(BOOLEAN, before=True),
     "optimizer.warm_up": added(integer(0, MOST_STEPS), before=0),
     "optimizer.clip_norm": added(number(0, LARGEST), before=0.0),
 }

@@ -1,7 +1,6 @@
 """The dense conditional random field of Krähenbühl and Koltun 2011, by mean field inference."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,11 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax import lax
 
-_CHUNK = 2**22  # pairs of pixels that the full form holds at once: 16 MiB of float32
-_HIGHEST = lax.Precision.HIGHEST
-
-# q -> K q of a kernel K: planes (C, H, W) float32, of any C
-Apply = Callable[[jax.Array], jax.Array]
+from wsss_jax.bilateral import Apply, Kernel, make_bilateral
 
 
 class DenseCrf(NamedTuple):
@@ -27,8 +22,7 @@ class DenseCrf(NamedTuple):
         pixels.
       bilateral_srgb: that of each color channel, gray values of 0 to 255.
       bilateral_weight: its weight.
-      truncation: where the bilateral kernel ends, in `bilateral_sxy` along x and y. A kernel that
-        wide or wider than about half of the image is not cut off.
+      truncation, stride: of the bilateral kernel, see `bilateral.Kernel`.
       clip: the least probability that a class begins with in `refine_probabilities`.
     """
 
@@ -39,6 +33,7 @@ class DenseCrf(NamedTuple):
     bilateral_srgb: float = 20.0
     bilateral_weight: float = 50.0
     truncation: float = 3.0
+    stride: int = 1
     clip: float = 1e-5
 
     @classmethod
@@ -78,8 +73,8 @@ def refine(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
     K's rows. As in the authors' code, and unlike in the paper's equations, K has its diagonal: a
     pixel sends a message to itself, too. The weights in use were chosen with it.
 
-    Computed exactly but for `truncation`, in float32 and in memory that grows with the number of
-    pixels; images of a batch one after the other.
+    Exact in float32 but for `truncation`, with a `stride` of 1. Images of a batch come one after
+    the other, so that the memory of one is enough: half a GiB (`bilateral.HELD`) and some planes.
 
     Args:
       unary: (B, H, W, C) float32 energies, -log of probabilities. A class with +inf cannot win
@@ -98,14 +93,21 @@ def refine(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
 def _refine_one(unary: jax.Array, image: jax.Array, crf: DenseCrf) -> jax.Array:
     """Refines one image: (H, W, C) and (H, W, 3) uint8 -> (H, W, C)."""
     planes = -jnp.moveaxis(unary, -1, 0)
-    blur = _normalize(_gaussian_kernel(planes.shape[1:], crf.gaussian_sxy), planes.shape[1:])
-    smooth = _normalize(_bilateral_kernel(image, crf), planes.shape[1:])
+    size = planes.shape[1:]
+    kernel = Kernel(crf.bilateral_sxy, crf.bilateral_srgb, crf.truncation, crf.stride)
+    blur = _normalize(_make_gaussian(size, crf.gaussian_sxy), size)
+    smooth = _normalize(make_bilateral(image, kernel), size)
 
     def iterate(_: int, q: jax.Array) -> jax.Array:
-        messages = crf.gaussian_weight * blur(q) + crf.bilateral_weight * smooth(q)
-        return jax.nn.softmax(planes + messages, axis=0)
+        # Softmax depends on differences only, so the last class needs no messages of its own.
+        differences = q[:-1] - q[-1:]
+        messages = crf.gaussian_weight * blur(differences)
+        messages += crf.bilateral_weight * smooth(differences)
+        return jax.nn.softmax(planes.at[:-1].add(messages), axis=0)
 
-    q = lax.fori_loop(0, crf.iterations, iterate, jax.nn.softmax(planes, axis=0))
+    q = jax.nn.softmax(planes, axis=0)
+    if len(planes) > 1:
+        q = lax.fori_loop(0, crf.iterations, iterate, q)
     return jnp.moveaxis(q, 0, -1)
 
 
@@ -115,12 +117,12 @@ def _normalize(apply: Apply, size: Sequence[int]) -> Apply:
     return lambda q: scale * apply(scale * q)
 
 
-def _gaussian_kernel(size: Sequence[int], sxy: float) -> Apply:
+def _make_gaussian(size: Sequence[int], sxy: float) -> Apply:
     """Makes q -> K q of the kernel on positions: exact, as a product of one matrix per axis."""
     rows, columns = (_line(side, sxy) for side in size)
 
     def apply(q: jax.Array) -> jax.Array:
-        return jnp.einsum("yz,czw,wx->cyx", rows, q, columns, precision=_HIGHEST)
+        return jnp.einsum("yz,czw,wx->cyx", rows, q, columns, precision=lax.Precision.HIGHEST)
 
     return apply
 
@@ -129,78 +131,3 @@ def _line(side: int, sxy: float) -> jax.Array:
     """Returns the (side, side) kernel of the positions on a line."""
     at = jnp.arange(side, dtype=jnp.float32) / sxy
     return jnp.exp(-0.5 * (at[:, None] - at) ** 2)
-
-
-def _bilateral_kernel(image: jax.Array, crf: DenseCrf) -> Apply:
-    """Makes q -> K q of the kernel on positions and colors, in the cheaper of two forms."""
-    height, width = image.shape[:2]
-    colors = jnp.moveaxis(image, -1, 0).astype(jnp.float32) * (math.sqrt(0.5) / crf.bilateral_srgb)
-    reach = math.ceil(crf.truncation * crf.bilateral_sxy)
-    down, across = (min(reach, side - 1) for side in (height, width))
-    if (down + 1) * (2 * across + 1) < height * width:
-        return _windowed(colors, (down, across), crf.bilateral_sxy)
-    return _full(colors, crf.bilateral_sxy)
-
-
-def _windowed(colors: jax.Array, reach: tuple[int, int], sxy: float) -> Apply:
-    """Applies a kernel by shifts of the image, each for both directions."""
-    _, height, width = colors.shape
-    down, across = reach
-    margin = ((0, 0), (0, down), (across, across))
-    padded = jnp.pad(colors, margin, constant_values=1e4)  # a color that is far from all
-
-    def apply(q: jax.Array) -> jax.Array:
-        channels = q.shape[0]
-        q_padded = jnp.pad(q, margin)
-        here = (0, 0, across)
-
-        def add(index: jax.Array, total: jax.Array) -> jax.Array:
-            dy, dx = index // (2 * across + 1), index % (2 * across + 1)
-            there = (0, dy, dx)
-            other = lax.dynamic_slice(padded, there, colors.shape)
-            x, y = (dx - across).astype(jnp.float32), dy.astype(jnp.float32)
-            distance = (x * x + y * y) * (0.5 / sxy**2)
-            kernel = jnp.exp(-jnp.square(colors - other).sum(axis=0) - distance)
-            shape = (channels, height, width)
-            come = kernel * lax.dynamic_slice(q_padded, there, shape)
-            total = lax.dynamic_update_slice(
-                total, lax.dynamic_slice(total, here, shape) + come, here
-            )
-            return lax.dynamic_update_slice(
-                total, lax.dynamic_slice(total, there, shape) + kernel * q, there
-            )
-
-        # From the first shift after none, to the right, on; those before it are their opposites.
-        first, last = across + 1, (down + 1) * (2 * across + 1)
-        total = lax.fori_loop(first, last, add, jnp.zeros_like(q_padded))
-        return q + total[:, :height, across : across + width]
-
-    return apply
-
-
-def _full(colors: jax.Array, sxy: float) -> Apply:
-    """Applies a kernel as a matrix of all pairs of pixels, some rows at a time."""
-    _, height, width = colors.shape
-    pixels = height * width
-    y, x = (
-        axis * (math.sqrt(0.5) / sxy)
-        for axis in jnp.mgrid[:height, :width].astype(jnp.float32).reshape(2, pixels)
-    )
-    features = jnp.stack([y, x, *colors.reshape(3, pixels)])
-    rows = max(1, min(pixels, _CHUNK // pixels))
-    steps = -(-pixels // rows)
-
-    def apply(q: jax.Array) -> jax.Array:
-        flat = q.reshape(q.shape[0], pixels).T
-
-        def take(step: jax.Array, total: jax.Array) -> jax.Array:
-            start = jnp.minimum(step * rows, pixels - rows)  # the last ones overlap
-            some = lax.dynamic_slice(features, (0, start), (5, rows))
-            squares = sum((some[i][:, None] - features[i]) ** 2 for i in range(5))
-            part = jnp.dot(jnp.exp(-squares), flat, precision=_HIGHEST)
-            return lax.dynamic_update_slice(total, part, (start, 0))
-
-        total = lax.fori_loop(0, steps, take, jnp.zeros_like(flat))
-        return total.T.reshape(q.shape)
-
-    return apply

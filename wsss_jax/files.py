@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from wsss_jax.errors import InputError
+from wsss_jax.errors import Busy, InputError
 
 UNFINISHED = ".unfinished."  # prefix of files and folders until they are complete
 LOCK = ".lock"  # usual name of a lock file
@@ -110,7 +110,8 @@ def hold_lock(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterato
       Whether the lock is held.
 
     Raises:
-      InputError: another process holds it, or `path` is not a file.
+      Busy: another process holds it.
+      InputError: `path` is not a file.
     """
     folder = path.parent
     new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -124,9 +125,7 @@ def hold_lock(path: Path, *, shared: bool = False, wait: float = 0.0) -> Iterato
                 time.sleep(_PAUSE)
                 continue
             if held is False:
-                raise InputError(
-                    f"another process works in {folder}: wait until it ends, or stop it"
-                )
+                raise Busy(f"another process works in {folder}: wait until it ends, or stop it")
             if held and not _is_same_file(file, path):
                 continue  # its last holder has removed it
             try:

@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "PROBLEM"
+
 
 class Finding(NamedTuple):
-    """A line about `subject`; the text of a problem says what to do."""
+    """A line about `subject`; `state` is its first word, and the text of a problem the remedy."""
 
     subject: str
     text: str
-    is_problem: bool = False
+    state: str = OK

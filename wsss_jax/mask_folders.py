@@ -100,6 +100,35 @@ def prepare(
     parallel.wait_for_all("made the folders")
 
 
+def sort_again(
+    workdir: Path, dataset: Dataset, records: Sequence[PatchRecord], maker: Maker
+) -> None:
+    """Sorts the masks that there are by the rule of `maker`, which may be another than before.
+
+    Idempotent, so that a start that was interrupted, in whichever state, does not matter.
+
+    Args:
+      workdir: of the job, after `prepare`.
+      dataset: of the patches.
+      records: of the patches.
+      maker: of a single layer.
+    """
+    (layer,) = maker.layers
+    kept, left_out = runs.layer_dir(workdir, layer), runs.left_out_dir(workdir)
+    labels = {record.name: np.array(record.label.split(), np.uint8) for record in records}
+
+    def sort(path: Path) -> None:
+        mask = patch_files.read_mask(path, dataset, None)
+        folder = kept if maker.is_kept(mask, labels[path.stem]) else left_out
+        if folder != path.parent:
+            folder.mkdir(exist_ok=True)
+            path.replace(folder / path.name)
+
+    there = [path for folder in (kept, left_out) for path in folder.glob("*.png")]
+    with ThreadPoolExecutor(WRITERS) as pool:
+        wait_for([pool.submit(sort, path) for path in there if path.stem in labels])
+
+
 def make_masks(
     config: ml_collections.ConfigDict, workdir: Path, patches: Patches, maker: Maker
 ) -> None:

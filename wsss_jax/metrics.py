@@ -125,6 +125,41 @@ def multilabel_scores(
     }
 
 
+def balanced_thresholds(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Finds for each class the threshold where it is missed as often as it is falsely seen.
+
+    That is the point of the ROC curve where the true positive rate is 1 - the false positive rate,
+    "present" being a score of at least the threshold. The curve has a point for each score; between
+    two of them, the threshold is interpolated linearly in the difference of the two rates.
+
+    Args:
+      scores: (N, C) floats.
+      labels: (N, C), nonzero where the class is present.
+
+    Returns:
+      (C,) float64; nan for a class that all or none of the N have.
+    """
+    by_class = zip(np.asarray(scores, np.float64).T, np.asarray(labels).T > 0, strict=True)
+    return np.array([_balanced_threshold(*each) for each in by_class], np.float64)
+
+
+def _balanced_threshold(scores: np.ndarray, present: np.ndarray) -> float:
+    if present.all() or not present.any():  # also of nothing
+        return float("nan")
+    thresholds = np.unique(scores)[::-1]
+    rates = [
+        1 - np.searchsorted(np.sort(scores[chosen]), thresholds) / chosen.sum()
+        for chosen in (present, ~present)
+    ]
+    excess = rates[0] - (1 - rates[1])  # rises from -1, where nothing is over the threshold, to 1
+    after = int((excess >= 0).argmax())
+    if after == 0 or excess[after] == 0:
+        return float(thresholds[after])
+    before = after - 1
+    share = -excess[before] / (excess[after] - excess[before])
+    return float(thresholds[before] + share * (thresholds[after] - thresholds[before]))
+
+
 def _iou(confusion: np.ndarray) -> np.ndarray:
     hits = np.diagonal(confusion)
     predicted_pixels = confusion[:, : len(confusion)].sum(axis=0)

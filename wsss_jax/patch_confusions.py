@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.dataset import load_dataset
+from wsss_jax import runs
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 
@@ -59,3 +61,34 @@ def load(workdir: Path) -> PatchConfusions:
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: damaged ({error}); run that evaluation again") from error
     return PatchConfusions(rows, names, counts)
+
+
+class Scored(NamedTuple):
+    """An evaluation: its folder, the classes, and what it counted."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    confusions: PatchConfusions
+
+
+def load_scored(folder: Path) -> Scored:
+    """Loads what an evaluation counted; errors as of `load`."""
+    classes = load_dataset(str(folder / runs.DATASET_FILE), folder).classes
+    return Scored(folder, classes, load(folder))
+
+
+def refuse_other_patches(scored: Scored, first: Scored) -> None:
+    """Refuses scores that cannot be compared with the first ones."""
+    one, other = scored.confusions, first.confusions
+    if (scored.classes, one.names) != (first.classes, other.names):
+        raise InputError(
+            f"{scored.folder} scored other patches or classes than {first.folder}: evaluate all "
+            "variants on the same split of the same data"
+        )
+    truth, expected = one.counts[0].sum(axis=-1), other.counts[0].sum(axis=-1)
+    if (truth != expected).any():
+        name = one.names[int((truth != expected).any(axis=-1).argmax())]
+        raise InputError(
+            f"{scored.folder} was scored on another true mask of {name} than {first.folder}: the "
+            "masks have changed in between"
+        )

@@ -42,6 +42,7 @@ FREE_FIELDS = (
     "accumulate",
     "rematerialize",
     "palette",
+    "min_share",  # `relabel` sorts its masks again
     "stop_epoch",  # what is trained on from there is what it would have been without the stop
     # Where earlier runs lie, which may be moved: masks and classifiers are known by checksums.
     "run",

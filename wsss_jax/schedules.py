@@ -66,6 +66,30 @@ def cosine(base: float, total_steps: int) -> optax.Schedule:
     return rate
 
 
+def staged(rate: optax.Schedule, total_steps: int, stages: int, factor: float) -> optax.Schedule:
+    """Multiplies a schedule by `factor` at the end of each of `stages` equal parts of the run."""
+    # Whole numbers: where a stage ends does not depend on rounding.
+    ends = jnp.asarray([-(-total_steps * stage // stages) for stage in range(1, stages)], jnp.int32)
+
+    def in_stages(step: jax.Array) -> jax.Array:
+        return rate(step) * float(factor) ** (step >= ends).sum().astype(float)
+
+    return in_stages
+
+
+def triangular(base: float, peak: float, total_steps: int, half_cycles: int) -> optax.Schedule:
+    """Returns a schedule that goes from `base` to `peak` and back in lines, again and again.
+
+    Smith 2017 (Cyclical Learning Rates): the run has `half_cycles` such lines of equal length.
+    """
+
+    def rate(step: jax.Array) -> jax.Array:
+        lines = jnp.minimum(step, total_steps).astype(float) * (half_cycles / max(total_steps, 1))
+        return base + (peak - base) * (1.0 - jnp.abs(1.0 - lines % 2.0))
+
+    return rate
+
+
 def warm_up(rate: optax.Schedule, steps: int) -> optax.Schedule:
     """Lets a schedule rise in a line: step t of the first `steps` has the share (t + 1) / steps.
 
@@ -99,7 +123,10 @@ def learning_rates(
 
     The groups are `weight`, `bias`, `head_weight` and `head_bias`. New layers (the head) learn
     `head_multiplier` times as fast, biases `bias_multiplier` times. All decay as
-    `optimizer.decay` says, after the first `optimizer.warm_up` steps have brought them up.
+    `optimizer.decay` says, after the first `optimizer.warm_up` steps have brought them up:
+    "polynomial", "cosine", "staged" (multiplied by `stage_factor` after each of `stages` parts of
+    the run) or "triangular" (up to `peak_factor` times the rate and back, in `half_cycles` lines,
+    and staged as well).
 
     Raises:
       InputError: the run is not longer than the warm-up.
@@ -114,8 +141,14 @@ def learning_rates(
     def schedule(base: float) -> optax.Schedule:
         if optimizer.decay == "cosine":
             rate = cosine(base, total_steps)
-        else:
+        elif optimizer.decay == "polynomial":
             rate = polynomial(base, total_steps, optimizer.power)
+        else:
+            rate = optax.constant_schedule(base)
+            if optimizer.decay == "triangular":
+                peak = base * optimizer.peak_factor
+                rate = triangular(base, peak, total_steps, optimizer.half_cycles)
+            rate = staged(rate, total_steps, optimizer.stages, optimizer.stage_factor)
         return warm_up(rate, optimizer.warm_up) if optimizer.warm_up else rate
 
     head, bias = optimizer.head_multiplier, optimizer.bias_multiplier

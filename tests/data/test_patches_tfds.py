@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from data import folders, patch_files, patches_tfds, synthetic
 from data.dataset import derive_label, load_dataset
 from wsss_jax.errors import InputError
+from wsss_jax.files import hold_lock
 
 SIZE = 32
 
@@ -40,6 +43,39 @@ def test_the_store_holds_the_folder_in_its_order(root):
         assert record["name"] == val.names[index] == patch.stem
     with pytest.raises(InputError, match="no test split but train, val"):
         patches_tfds.open_split(store, "test")
+
+
+def test_processes_that_come_at_once_make_one_store(root, monkeypatch):
+    """One makes it; the other says that it waits, and finds it there."""
+    dataset, store, made = load_dataset("", root), root / "arrayrecord", []
+    prepare = patches_tfds.Patches.download_and_prepare
+    begun, waiting = threading.Event(), threading.Event()
+
+    def make(builder):
+        begun.set()
+        waiting.wait(20)
+        made.append(builder)
+        prepare(builder)
+
+    monkeypatch.setattr(patches_tfds.Patches, "download_and_prepare", make)
+    monkeypatch.setattr(patches_tfds, "print", lambda *_, **__: waiting.set(), raising=False)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(patches_tfds.build, root, dataset, SIZE, store)
+        assert begun.wait(60)
+        second = pool.submit(patches_tfds.build, root, dataset, SIZE, store)
+        for each in (first, second):
+            each.result()
+    assert len(made) == 1 and len(patches_tfds.open_split(store, "train")) == 5
+    assert waiting.is_set()
+    assert not list(root.glob(".arrayrecord*"))
+
+
+def test_a_finished_store_needs_no_lock(root):
+    """As on a data set that others may only read."""
+    dataset, store = load_dataset("", root), root / "arrayrecord"
+    patches_tfds.build(root, dataset, SIZE, store)
+    with hold_lock(root / ".arrayrecord.lock"):
+        patches_tfds.build(root, dataset, SIZE, store)
 
 
 def test_a_finished_store_is_kept_and_another_refused(root, monkeypatch):

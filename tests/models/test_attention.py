@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from wsss_jax.models.attention import (
+    find_peaks,
     mix_attention,
     normalize_attention,
     progressive_dropout_attention,
@@ -39,6 +40,14 @@ def _transcribed(features, class_weights, mu, relu, divisor):
 def test_equals_the_transcribed_equations(case, mu, relu, divisor):
     got = progressive_dropout_attention(*case, mu, relu=relu, divisor=divisor)
     np.testing.assert_allclose(got, _transcribed(*case, mu, relu, divisor), atol=1e-5)
+
+
+def test_peaks_are_the_maxima_of_the_maps(case):
+    features, class_weights = case
+    expected = [[(each @ weights).max() for weights in class_weights.T] for each in features]
+    np.testing.assert_allclose(find_peaks(features, class_weights), expected, rtol=1e-5)
+    gradient = jax.grad(lambda weights: find_peaks(features, weights).sum())(class_weights)
+    assert not gradient.any()
 
 
 def test_gradient_flows_through_features_and_attention(case):

@@ -28,12 +28,16 @@ def variables(images):
 
 def test_mu_is_traced_and_zero_means_no_attention(variables, images):
     model = ResNet38(**SMALL, attention_relu=True)
-    apply = jax.jit(lambda variables, x, mu: model.apply(variables, x, train=True, mu=mu)[0])
-    whole, half, off = (apply(variables, images, np.float32(mu)) for mu in (1, 0.5, 0))
+    apply = jax.jit(lambda variables, x, mu: model.apply(variables, x, train=True, mu=mu))
+    (whole, taps), (half, _), (off, _) = (
+        apply(variables, images, np.float32(mu)) for mu in (1, 0.5, 0)
+    )
     assert apply._cache_size() == 1, "mu recompiled the model"
     assert not np.allclose(whole, half) and not np.allclose(whole, off)
     plain, _ = _jitted(model)(variables, images, train=True)
     np.testing.assert_allclose(off, plain, atol=1e-5)
+    maps = np.einsum("bhwd,dc->bhwc", taps["bn7"], variables["params"]["fc8"]["kernel"][0, 0])
+    np.testing.assert_allclose(taps["peaks"], maps.max(axis=(1, 2)), atol=1e-5)
 
 
 def test_full_width_has_the_published_size():

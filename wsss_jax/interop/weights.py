@@ -36,6 +36,10 @@ _BLOCKS = (
     re.compile(r"(?:^|\.)(?P<block>(?:conv1a|b2)\.)"),
     re.compile(r"(?:^|\.)(?P<block>backbone\.|layer1\.0\.conv1\.)"),
 )
+# HistoSegNet's, and VGG16's, which is also a part of other networks: looked for last.
+_VGG_BLOCK = re.compile(r"(?:^|\.)(?P<block>features\.0\.weight$)")
+_VGG_CLASSIFIER = "classifier."  # 90 % of its file
+_VGG_LATER_BLOCKS = tuple(f"features.{index}." for index in (17, 19, 21, 24, 26, 28))
 _AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|teacher|momentum)(?:[._]|$)")
 _OPTIMIZER = re.compile(r"(?:^|\.)(?:optimi[sz]ers?|optimizer_states?|opt_state)(?:\.|$)")
 _SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
@@ -95,8 +99,8 @@ def read(path: Path) -> Weights:
 
     PyTorch checkpoints of either phase (`.pth`, zip or legacy, in any containers and wrappers,
     see `find_network`), `.safetensors` with the same names, the ImageNet weights of ResNet38
-    (`ilsvrc-cls_rna-a1_cls1000_ep-0001.params`, MXNet) and of ResNet-101 (torchvision), and DeepLab
-    checkpoints (`deeplab-resnet.pth.tar`).
+    (`ilsvrc-cls_rna-a1_cls1000_ep-0001.params`, MXNet), of ResNet-101 and VGG16 (torchvision), and
+    DeepLab checkpoints (`deeplab-resnet.pth.tar`).
 
     Raises:
       InputError: there is no such file, or it is damaged, hostile, or holds something else.
@@ -109,13 +113,16 @@ def read(path: Path) -> Weights:
     if head[:8] == mxnet_files.MAGIC:
         arrays = mxnet_files.to_torch_names(mxnet_files.load(path))
         arrays = _to_float32(path, arrays)
-        missing = ("fc8.", SECOND_CLASSIFIER)
-        return Weights(path, "ImageNet weights, MXNet", arrays, missing, ("linear1000_",))
+        second = SECOND_CLASSIFIER
+        return Weights(path, "ImageNet weights, MXNet", arrays, ("fc8.", second), ("linear1000_",))
     network = Network({}, "")
 
     def choose(names: Collection[str]) -> Collection[str]:
         nonlocal network
         network = find_network(path, names)
+        if _is_vgg(network.names.values()):  # its classifier is not even read
+            kept = {k: v for k, v in network.names.items() if not v.startswith(_VGG_CLASSIFIER)}
+            network = network._replace(names=kept)
         return network.names.keys()
 
     if head[8:] == b"{" or path.suffix == ".safetensors":
@@ -127,7 +134,15 @@ def read(path: Path) -> Weights:
     if "layer1.0.conv1.weight" in arrays:
         arrays = {k if k.startswith("fc.") else f"backbone.{k}": v for k, v in arrays.items()}
         return Weights(path, f"ImageNet weights, {kind}", arrays, ("aspp.", "decoder."), ("fc.",))
+    if _is_vgg(arrays):
+        missing = ("bn1.", "bn2.", "bn3.", "fc.")
+        return Weights(path, f"ImageNet weights, {kind}", arrays, missing, _VGG_LATER_BLOCKS)
     return Weights(path, kind, arrays)
+
+
+def _is_vgg(names: Collection[str]) -> bool:
+    """Whether tensors are of VGG16, and not of HistoSegNet, which has its first blocks."""
+    return "features.0.weight" in names and "fc.weight" not in names
 
 
 def find_network(path: Path, names: Collection[str]) -> Network:
@@ -182,7 +197,9 @@ def find_network(path: Path, names: Collection[str]) -> Network:
 def _find_places(names: Collection[str]) -> list[str]:
     """Lists what comes before the blocks of our networks in the names of tensors."""
     places: dict[str, None] = {}
-    for block in _BLOCKS:
+    for block in (*_BLOCKS, _VGG_BLOCK):
+        if block is _VGG_BLOCK and places:
+            break
         wrappers = tuple(filter(None, places))  # may have the name of a block of the other network
         for name in names:
             match = None if name.startswith(wrappers) else block.search(name)
@@ -225,12 +242,13 @@ def _to_float32(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def find_method(weights: Weights) -> str:
-    """Returns the method whose network the weights belong to, "phase1" or "phase2".
+    """Returns the method whose network the weights belong to.
 
     Raises:
-      InputError: they belong to neither.
+      InputError: they belong to none.
     """
-    for method, block in (("phase1", "b2."), ("phase2", "backbone.")):
+    blocks = ("phase1", "b2."), ("phase2", "backbone."), ("histosegnet", "features.")
+    for method, block in blocks:
         if any(name.startswith(block) for name in weights.arrays):
             return method
     _refuse_names(weights.path, weights.arrays)
@@ -239,8 +257,8 @@ def find_method(weights: Weights) -> str:
 def _refuse_names(path: Path, names: Collection[str]) -> NoReturn:
     some = ", ".join(list(names)[:3])
     raise InputError(
-        f"{path}: holds neither ResNet38 nor DeepLabV3+ (it has {some or 'nothing'}); give a "
-        "checkpoint of phase 1 or 2"
+        f"{path}: holds neither ResNet38 nor DeepLabV3+ (it has {some or 'nothing'}), nor VGG16; "
+        "give a checkpoint of phase 1 or 2, or of HistoSegNet"
     )
 
 

@@ -32,10 +32,12 @@ JOBS = {
     "doctor": "wsss_jax.jobs.doctor",
     "prepare": "wsss_jax.jobs.prepare",
     "demo": "wsss_jax.jobs.demo",
+    "draw": "wsss_jax.jobs.draw",
     "convert": "wsss_jax.jobs.convert",
     "export": "wsss_jax.jobs.export",
     "compare": "wsss_jax.jobs.compare",
     "repeat": "wsss_jax.jobs.repeat",
+    "tables": "wsss_jax.jobs.tables",
 }
 _TRAIN = "wsss_jax.jobs.train"
 

@@ -58,6 +58,11 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def complete(config: ml_collections.ConfigDict, job: str) -> ml_collections.FrozenConfigDict:
     """Returns the settings of the run that the weights become."""
+    if job not in NESTED:
+        raise InputError(
+            f"{config.weights}: these are weights of {job}, which cannot be converted: train from "
+            "them, with --config.init"
+        )
     settings = config_lib.thaw(config.jobs[job])
     settings.init, settings.strict = config.weights, config.strict
     load_method(job).complete(settings)

@@ -10,6 +10,7 @@ from data import synthetic
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import jobs, runs
+from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 from wsss_jax.jobs import evaluate
 
@@ -36,7 +37,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     nested = complete(config, workdir).jobs
     for name in NESTED:
         print(f"--- {name}", flush=True)
-        jobs.run(nested[name], workdir / name)  # each holds its own folder
+        try:
+            jobs.run(nested[name], workdir / name)  # each holds its own folder
+        except InputError as error:
+            text = config_lib.name_nested(str(error), nested[name], f"jobs.{name}")
+            raise InputError(text) from error
     summary = evaluate.summary(workdir / "evaluate") | {"seconds": time.monotonic() - start}
     with atomic_path(workdir / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax.errors import InputError
-from wsss_jax.findings import Finding
+from wsss_jax.findings import OK, PROBLEM, Finding
 from wsss_jax.methods.gate import check_gate
 
 FIELDS = {**rules.SLIDES, "slide": rules.TEXT, "phase2": rules.TEXT}
@@ -51,10 +51,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def _print(findings: Iterable[Finding]) -> int:
     """Prints findings as they come; returns the number of problems."""
     problems = 0
-    for subject, text, is_problem in findings:
-        head = f"{'PROBLEM' if is_problem else 'ok':8}{subject:18}"
-        print(_WRAPPED.fill(head + text), flush=True)
-        problems += is_problem
+    for subject, text, state in findings:
+        print(_WRAPPED.fill(f"{state:8}{subject:18}{text}"), flush=True)
+        problems += state == PROBLEM
     return problems
 
 
@@ -81,10 +80,10 @@ def _check_packages() -> Iterator[Finding]:
     for requirement in requirements:
         version = _find_version(requirement.name)
         if version is None:
-            yield Finding(requirement.name, f"is not installed: {remedy}", True)
+            yield Finding(requirement.name, f"is not installed: {remedy}", PROBLEM)
         elif not requirement.specifier.contains(version):
             text = f"{version} is not {requirement.specifier}: {remedy}"
-            yield Finding(requirement.name, text, True)
+            yield Finding(requirement.name, text, PROBLEM)
         else:
             matching.append(f"{requirement.name} {version}")
     yield Finding("packages", ", ".join(matching))
@@ -97,7 +96,7 @@ def _check_openslide() -> Finding:
         return Finding("OpenSlide library", openslide.__library_version__)
     except (ImportError, OSError) as error:
         text = f"cannot be loaded ({error}): pip install openslide-python openslide-bin"
-        return Finding("OpenSlide library", text, True)
+        return Finding("OpenSlide library", text, PROBLEM)
 
 
 def _check_device(device: jax.Device) -> Finding:
@@ -106,7 +105,8 @@ def _check_device(device: jax.Device) -> Finding:
     is_right = float(jnp.dot(ones, ones).sum()) == 64.0**3
     text = f"{device.device_kind}: computes ({time.monotonic() - start:.1f} s to compile)"
     wrong = f"{device.device_kind} computes wrongly: reinstall jax for its driver"
-    return Finding(f"device {device.id}", text if is_right else wrong, not is_right)
+    subject = f"device {device.id}"
+    return Finding(subject, text, OK) if is_right else Finding(subject, wrong, PROBLEM)
 
 
 def _find_version(package: str) -> str | None:

@@ -1,13 +1,11 @@
 """Scores trained runs on annotated patches."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -16,18 +14,15 @@ from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import inputs, metrics, parallel, patch_confusions, patch_records, runs
-from wsss_jax.crf import DenseCrf, refine_probabilities
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished
-from wsss_jax.methods.gate import Gate, check_gate
-from wsss_jax.methods.prediction import Prediction
+from wsss_jax.methods.gate import check_gate
 from wsss_jax.patch_confusions import PatchConfusions
 from wsss_jax.patch_records import PatchRecord
 from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
+from wsss_jax.scoring import Predictor, load_subject, make_predictor
 from wsss_jax.sources import Batch, Source, open_source
-from wsss_jax.training.task import DeviceBatch
-from wsss_jax.training.trained import Trained, bind, load_trained
 
 SHARED = True
 FIELDS = {
@@ -50,28 +45,12 @@ MAJORITY = "majority class"
 _PICTURES = "confusion.png", "worst.png", "best.png", "examples.png"
 _RESULTS = "scores.json", "scores.csv", patch_confusions.FILE, *_PICTURES
 
-# batch -> {row of the table: (label maps (B, H, W) uint8, confusion matrices (B, C, C + 1))}
-Predictor = Callable[[Batch], dict[str, tuple[np.ndarray, np.ndarray]]]
-
 
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     """Refuses a configuration without runs, or an impossible gate; see `config.validate`."""
     if not (config.phase1 or config.phase2 or config.runs):
         raise InputError(f"{prefix}phase1 and {prefix}phase2 are empty: name at least one run")
     check_gate(config, prefix)
-
-
-class _Subject(NamedTuple):
-    """What is scored: trained runs by the row of the table, and the gate's row, if there is one."""
-
-    trained: dict[str, Trained]
-    gated: str  # "" without gate
-    dataset: Dataset
-
-    @property
-    def rows(self) -> list[str]:
-        """The rows of the table, in its order; JAX sorts the names of what it returns."""
-        return [*self.trained, *filter(None, [self.gated])]
 
 
 @runs.holds_workdir
@@ -82,7 +61,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     each patch (`confusions.npz`), and for the last row of the table `predictions/<stem>.png`,
     `confusion.png`, `worst.png` and `best.png`; `examples.png` shows all rows.
     """
-    config, subject = complete(config)
+    config, subject = load_subject(config)
     dataset = subject.dataset
     parallel.check_batch_size(config.batch_size)
     source = open_source(config.data, dataset, config.split)
@@ -101,8 +80,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         patch_records.save(source.records, workdir)
     parallel.wait_for_all("made the folders")
 
-    predict = _make_predictor(config, subject)
-    by_patch = _score_patches(config, workdir, source, dataset, predict)
+    predict = make_predictor(config, subject)
+    by_patch, of_labels = _score_patches(config, workdir, source, dataset, predict)
     if not parallel.is_first():
         return
     counts = np.stack([by_patch[name] for name in subject.rows])
@@ -110,8 +89,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     totals = {name: by_patch[name].sum(axis=0, dtype=np.int64) for name in subject.rows}
     last = subject.rows[-1]
     rows = [(MAJORITY, metrics.majority_scores(totals[last]))]
-    rows += [(name, metrics.segmentation_scores(total)) for name, total in totals.items()]
+    rows += [
+        (name, metrics.segmentation_scores(total) | {tables.PATCHES: of_labels.get(name)})
+        for name, total in totals.items()
+    ]
     print(tables.format_table(rows, dataset.classes))
+    for name, scores in of_labels.items():
+        print(
+            f"{name}: {100 * scores['patch_accuracy']:.2f} % of the labels of patches are right, "
+            f"all of a patch in {100 * scores['exact_match']:.2f} %"
+        )
     meta = {
         "split": config.split,
         "patches": len(source),
@@ -130,130 +117,50 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         _write_sheets(config, workdir, source, dataset, _Ranked(last, by_patch[last], predict))
 
 
-def complete(
-    config: ml_collections.ConfigDict,
-) -> tuple[ml_collections.FrozenConfigDict, _Subject]:
-    """Loads the runs, and completes the configuration by the data of the last one.
-
-    Raises:
-      InputError: no such runs, or runs with other classes.
-    """
-    phases = config.phase1, config.phase2
-    named = [("runs", path, "") for path in dict.fromkeys(config.runs) if path not in phases]
-    named += [("phase1", config.phase1, "presence"), ("phase2", config.phase2, "logits")]
-    loaded = [
-        (path, load_trained(path, field, gives, config.precision, config.tta))
-        for field, path, gives in named
-        if path
-    ]
-    by_row = _name_rows(loaded)
-    last_row, last = list(by_row.items())[-1]
-    for each in by_row.values():
-        if each.dataset.classes != last.dataset.classes:
-            raise InputError(
-                "the runs to score have other classes "
-                f"({each.dataset.classes}, {last.dataset.classes}): name runs of one data set"
-            )
-        if config.crf.iterations and not each.gives_probabilities:
-            raise InputError(
-                f"{each.method.TITLE} gives label maps without probabilities, which the CRF needs: "
-                "set --config.crf.iterations=0, or name runs of other methods"
-            )
-    gated = ""
-    if config.phase1 and config.phase2 and config.gate.mode != "off":
-        gated = f"{last_row} + gate"
-    data = runs.inherit_data(config.data, last.config.data)
-    subject = _Subject(by_row, gated, last.dataset)
-    return config_lib.replace(config, data=data), subject
-
-
-def _name_rows(loaded: Sequence[tuple[str, Trained]]) -> dict[str, Trained]:
-    """Names runs as tables do: by their method, and by their folders where several are of one."""
-    rows: dict[str, Trained] = {}
-    for index, (path, each) in enumerate(loaded):
-        name = title = each.method.TITLE
-        rest = [*loaded[:index], *loaded[index + 1 :]]
-        if twins := [other for other, run in rest if title == run.method.TITLE]:
-            name = f"{title}: {_name_folder(path, twins)}"
-        rows[f"{name} (2)" if name in rows else name] = each  # one run as both phases
-    return rows
-
-
-def _name_folder(path: str, others: Sequence[str]) -> str:
-    """Returns the end of a path by which it differs from others, in whole names."""
-    parts, *rest = (Path(os.path.abspath(each)).parts for each in (path, *others))
-    ends = (parts[-length:] for length in range(1, len(parts) + 1))
-    different = (end for end in ends if all(each[-len(end) :] != end for each in rest))
-    return str(Path(*next(different, parts)))
-
-
-def _make_predictor(config: ml_collections.ConfigDict, subject: _Subject) -> Predictor:
-    """Makes the predictor of all rows, one program over the local devices."""
-    gate, crf = Gate.of(config.gate), DenseCrf.of(config.crf)
-
-    def refine(predictions: dict[str, Prediction], image: jax.Array) -> dict[str, jax.Array]:
-        size = image.shape[1:3]
-        probabilities = {
-            name: trained.compute_probabilities(predictions[name], size)
-            for name, trained in subject.trained.items()
-        }
-        if subject.gated:
-            *_, classifier, segmenter = (predictions[name] for name in subject.trained)
-            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
-            probabilities[subject.gated] = gate.probabilities(segmenter.logits, classifier.presence)
-        refined = {k: refine_probabilities(v, image, crf) for k, v in probabilities.items()}
-        return {name: each.argmax(axis=-1).astype(jnp.uint8) for name, each in refined.items()}
-
-    def combine(
-        predictions: dict[str, Prediction], batch: DeviceBatch
-    ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        label_maps = {name: each.label_maps for name, each in predictions.items()}
-        if subject.gated:
-            *_, classifier, segmenter = (predictions[name] for name in subject.trained)
-            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
-            label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
-        if crf.iterations:
-            label_maps = refine(predictions, batch["image"])
-        truth, num_classes = batch["masks"][:, 0], subject.dataset.num_classes
-        return {
-            name: (maps, metrics.confusion_matrices(truth, maps, num_classes))
-            for name, maps in label_maps.items()
-        }
-
-    predict = bind(subject.trained, combine)
-
-    def predict_rows(batch: Batch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        by_name = predict(batch)
-        return {name: by_name[name] for name in subject.rows}
-
-    return predict_rows
-
-
 def _score_patches(
     config: ml_collections.ConfigDict,
     workdir: Path,
     source: Source,
     dataset: Dataset,
     predict: Predictor,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
     """Predicts all patches, and writes the label maps of the last row.
 
     Returns:
-      (N, C, C + 1) confusion matrices of the patches, by row of the table.
+      (N, C, C + 1) confusion matrices of the patches, by row of the table, and the scores of patch
+      labels by row, where a method gives them; see `metrics.multilabel_scores`.
     """
+    counts_of, presence_of, label = "counts of ", "presence in ", "label"
     with show_progress(total=len(source), unit="patch") as bar:
 
         def count(batch: Batch) -> dict[str, np.ndarray]:
             real = batch["weight"] > 0
             rows = predict(batch)
-            label_maps, _ = list(rows.values())[-1]
-            for index, label_map in zip(batch["index"][real], label_maps[real]):
+            label_maps = list(rows.values())[-1].label_maps[real]
+            for index, label_map in zip(batch["index"][real], label_maps):
                 path = workdir / PREDICTIONS / f"{source.names[index]}.png"
                 patch_files.write_mask(path, label_map, dataset)
             bar.update(int(real.sum()) * jax.process_count())
-            return {name: counts for name, (_, counts) in rows.items()}
+            found = {f"{counts_of}{name}": row.confusions for name, row in rows.items()}
+            for name, row in rows.items():
+                if row.presence is not None:
+                    found[f"{presence_of}{name}"] = row.presence
+            return found | {label: batch["label"]}
 
-        return inputs.map_patches(source, config.batch_size, count, workers=config.data.workers)
+        whole = inputs.map_patches(source, config.batch_size, count, workers=config.data.workers)
+    labels = whole.pop(label)
+    return (
+        {
+            name.removeprefix(counts_of): counts
+            for name, counts in whole.items()
+            if name.startswith(counts_of)
+        },
+        {
+            name.removeprefix(presence_of): metrics.multilabel_scores(presence, labels)
+            for name, presence in whole.items()
+            if name.startswith(presence_of)
+        },
+    )
 
 
 def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
@@ -276,6 +183,25 @@ def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
         (folder / f"{record.name}.png").unlink(missing_ok=True)
     for name in _RESULTS if (workdir / config_lib.CONFIG_FILE).is_file() else ():
         (workdir / name).unlink(missing_ok=True)
+
+
+def load_patch_accuracy(workdir: Path) -> float | None:
+    """Reads which share of the labels of patches the last row has right; None if it gives none.
+
+    Raises:
+      InputError: no scores there, or those of an earlier version.
+    """
+    path = workdir / "scores.json"
+    try:
+        scores = json.loads(path.read_bytes())["rows"][-1][tables.PATCHES]
+        return None if scores is None else float(scores["patch_accuracy"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: no scores of this version; run that evaluation again") from error
+
+
+def load_prediction(workdir: Path, name: str, dataset: Dataset) -> np.ndarray:
+    """Reads the label map (H, W) of a patch, of the last row."""
+    return patch_files.read_mask(workdir / PREDICTIONS / f"{name}.png", dataset, None)
 
 
 def summary(workdir: Path) -> dict[str, float]:
@@ -342,6 +268,6 @@ def _predict_rows(
         for row in range(int(batch["weight"].sum())):
             truth = batch["masks"][row, 0]
             yield {
-                name: np.where(truth < num_classes, maps[row], truth)
-                for name, (maps, _) in rows.items()
+                name: np.where(truth < num_classes, of_row.label_maps[row], truth)
+                for name, of_row in rows.items()
             }

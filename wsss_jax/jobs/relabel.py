@@ -37,7 +37,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     A mask is the strongest class of each pixel among those of the patch's label (as HisynSeg and
     HAMIL do). Left out are patches in which a class of the label has less than `config.min_share`
     of the pixels that are not white: there the network does not see what is known to be there.
-    Resumes as the job `masks`; for the files see `mask_folders.make_masks`.
+    Resumes as the job `masks`; for the files see `mask_folders.make_masks`. With another
+    `config.min_share` the masks that there are are sorted again, and none is predicted again.
 
     Raises:
       InputError: every patch would be left out.
@@ -51,6 +52,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         return masks.has_all_classes(mask, label, config.min_share)
 
     maker = mask_folders.Maker(layers, make_labeler(config, segmenter), is_kept)
+    if parallel.is_first():
+        mask_folders.sort_again(workdir, patches.dataset, source.records, maker)
+    parallel.wait_for_all("sorted the masks")
     mask_folders.make_masks(config, workdir, patches, maker)
     if parallel.is_first():
         _report(source, patches.dataset.classes, workdir, config.min_share)

@@ -1,23 +1,18 @@
 """Does chains of jobs with several seeds, and compares their variants."""
 
-import errno
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
-from data.dataset import load_dataset
-from wsss_jax import chains, jobs, patch_confusions, runs, statistics
+from wsss_jax import chain_runner, chains, patch_confusions, runs, statistics
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
-from wsss_jax.chains import Chain, Step
+from wsss_jax.chain_runner import Failure, Plans, Problems
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path, hold_lock
-from wsss_jax.patch_confusions import PatchConfusions
+from wsss_jax.patch_confusions import Scored
 from wsss_jax.report import seeds as report
 from wsss_jax.statistics import Bootstrap
 
@@ -44,57 +39,17 @@ FIELDS = {
     "bootstrap.confidence": rules.number(0.5, 0.999),
     "bootstrap.seed": rules.SEED,
 }
-# Their results lie elsewhere than in their workdir, or they hold jobs themselves.
-_UNFIT = ("prepare", "demo", "doctor", "repeat")
 
 
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     """Refuses what is no chain; see `config.validate`."""
-    for field in ("steps", "variants", "seeds"):
-        values = config[field]
-        if not values or len(set(values)) < len(values):
-            raise InputError(f"{prefix}{field} is {tuple(values)}: give at least one, none twice")
+    chains.check_unique(config, ("steps", "variants", "seeds"), prefix)
     if not isinstance(config.get("jobs"), ml_collections.ConfigDict) or set(config.jobs) != set(
         config.variants
     ):
         raise InputError(f"{prefix}jobs must hold the variants {', '.join(config.variants)}")
     for variant, by_step in config.jobs.items():
-        _check_chain(config.steps, by_step, f"{prefix}jobs.{variant}")
-
-
-def _check_chain(steps: tuple[str, ...], by_step: ml_collections.ConfigDict, path: str) -> None:
-    """Refuses a variant whose steps are unknown, out of order, or not scored at the end."""
-    own = [step for step in steps if step in by_step]
-    if unknown := sorted(set(by_step) - set(steps)):
-        raise InputError(f"{path}.{unknown[0]} is none of the steps {', '.join(steps)}")
-    if not own or by_step[own[-1]].job != "evaluate":
-        raise InputError(f"{path}: the last step must be an evaluation, whose scores are compared")
-    for index, step in enumerate(own):
-        job = by_step[step].job
-        if job in _UNFIT:
-            raise InputError(
-                f"{path}.{step}: the job {job!r} cannot be repeated: run it before, by itself"
-            )
-        names = set(chains.list_texts(by_step[step].to_dict()))
-        for later in (name for name in steps if name not in own[:index]):
-            if chains.name_default(later) in names:
-                raise InputError(
-                    f"{path}.{step} reads {chains.name_default(later)}, but no step {later} is "
-                    "before it: correct the order of the steps, or name another run"
-                )
-
-
-class _Failure(NamedTuple):
-    """Why a seed of a variant has no scores; `step` is empty while another process works on it."""
-
-    step: str
-    problem: str
-
-
-_Plans = Mapping[int, Mapping[str, Chain]]  # by seed and variant
-
-_ELSEWHERE = _Failure("", "another process works on it")
-_TABLE_WAIT = 600.0  # seconds for another process to make its table
+        chains.check_steps(config.steps, by_step, f"{prefix}jobs.{variant}")
 
 
 @runs.shares_workdir
@@ -104,7 +59,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Each step is an ordinary run in `workdir/seed<seed>/<variant>/<step>`; see `chains.plan`. Steps
     that are finished are not done again. A step that fails costs its own seed and variant, and
     those that share it. Several processes, also on hosts that see the same folder, share the work
-    out when each is given this command; the last to end writes the table of all.
+    out when each is given this command. One that finds nothing to do waits for the others, goes on
+    with what one that ends has left, and writes the table of all.
 
     In `workdir`: `scores.txt` (also printed), `.csv` and `.json`, and `seeds.png`.
 
@@ -114,114 +70,27 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     runs.check(config, workdir, started=False)  # each step sees to its own settings
     config_lib.save(config, workdir)
-    plans = {seed: chains.plan(config, workdir, seed) for seed in config.seeds}
-    problems = _do_all(plans)
-    # Alone, and after another look at what others did: else the table of a process that ends
-    # earlier could replace the whole one.
-    with hold_lock(workdir / ".table.lock", wait=_TABLE_WAIT):
-        problems = {
-            (seed, variant): problem
-            for (seed, variant), problem in problems.items()
-            if problem.step or not all(map(chains.is_finished, plans[seed][variant]))
-        }
+    variants = {variant: config.jobs[variant] for variant in config.variants}
+    plans = {seed: chains.plan(config.steps, variants, workdir, seed) for seed in config.seeds}
+
+    def write(problems: Problems) -> None:
         results = _collect(config, plans, problems)
         if results is not None:
             report.write(workdir, results)
             print(report.format_text(results))
-    failed = {where: problem for where, problem in problems.items() if problem.step}
-    if failed:
-        texts = [
-            f"seed {seed}, {variant}, {step}: {problem}"
-            for (seed, variant), (step, problem) in failed.items()
-        ]
-        total = len(config.seeds) * len(config.variants)
-        raise InputError(f"{len(failed)} of {total} chains failed: {' | '.join(texts[:3])}")
 
-
-def _do_all(plans: _Plans) -> dict[tuple[int, str], _Failure]:
-    """Does what is not finished; returns why the others are not, by seed and variant."""
-    problems: dict[tuple[int, str], _Failure] = {}
-    failed: dict[Path, _Failure] = {}  # runs that several variants share fail once
-    todo = [(seed, variant) for seed, by_variant in plans.items() for variant in by_variant]
-    while todo:
-        elsewhere = []
-        for seed, variant in todo:
-            problem = _do_chain(plans[seed][variant], f"seed {seed}, {variant}", failed)
-            if problem == _ELSEWHERE:
-                elsewhere.append((seed, variant))
-            elif problem is not None:
-                problems[seed, variant] = problem
-        if len(elsewhere) == len(todo):
-            break
-        todo = elsewhere  # meanwhile, another process may have done what they wait for
-    return problems | dict.fromkeys(todo, _ELSEWHERE)
-
-
-def _do_chain(chain: Chain, title: str, failed: dict[Path, _Failure]) -> _Failure | None:
-    """Does the steps that are left; returns why it could not, and adds that to `failed`."""
-    for step in chain:
-        if step.folder in failed:
-            return failed[step.folder]
-        if chains.is_finished(step):
-            continue
-        lock = step.folder.with_name(f".{step.name}.lock")
-        with ExitStack() as stack:
-            try:
-                if not stack.enter_context(hold_lock(lock)):
-                    print(f"{lock.parent}: no locks here: let one process work in it only")
-            except InputError:
-                return _ELSEWHERE
-            if chains.is_finished(step):  # by another process since
-                continue
-            print(f"--- {title}: {step.name}", flush=True)
-            try:
-                _do_step(step)
-            except InputError as error:
-                problem = str(error)
-                if "--config." in problem:
-                    problem += f" (fields of this step are --config.jobs.<variant>.{step.name}...)"
-            except OSError as error:
-                if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise  # concerns all of them
-                where = f"{error.filename}: {error.strerror}"
-                problem = f"{where}; correct that and give the same command again"
-            else:
-                continue
-        print(f"{title}: {step.name} FAILED: {problem}", flush=True)
-        failed[step.folder] = _Failure(step.name, problem)
-        return failed[step.folder]
-    return None
-
-
-def _do_step(step: Step) -> None:
-    """Runs a job, between the removal and the writing of its record.
-
-    A job that refuses its settings leaves what was finished with others: its record comes back.
-    """
-    record, description = chains.record_path(step.folder), chains.describe(step)
-    before = record.read_bytes() if record.is_file() else None
-    record.unlink(missing_ok=True)
-    try:
-        jobs.run(step.config, step.folder)
-    except InputError:
-        if before is not None:
-            with atomic_path(record) as path:
-                path.write_bytes(before)
-        raise
-    chains.write_record(step, description)
+    chain_runner.run_chains(plans, workdir, write)
 
 
 def _collect(
-    config: ml_collections.ConfigDict,
-    plans: _Plans,
-    problems: dict[tuple[int, str], _Failure],
+    config: ml_collections.ConfigDict, plans: Plans, problems: Problems
 ) -> report.Results | None:
     """Reads what the finished chains scored, and compares the variants with the first.
 
     What cannot be read, or was scored on other test patches than the first, is added to `problems`.
     """
     counts: dict[str, dict[str, dict[int, np.ndarray]]] = {}  # by variant, row, seed and unit
-    first: _Scored | None = None
+    first: Scored | None = None
     bootstrap = config.bootstrap
     for variant in config.variants:
         for seed in config.seeds:
@@ -229,12 +98,12 @@ def _collect(
                 continue
             step = plans[seed][variant][-1]
             try:
-                scored = _load_scored(step.folder)
+                scored = patch_confusions.load_scored(step.folder)
                 first = first or scored
-                _refuse_other_patches(scored, first)
+                patch_confusions.refuse_other_patches(scored, first)
             except InputError as error:
                 again = f"{error} (remove {chains.record_path(step.folder)} to evaluate again)"
-                problems[seed, variant] = _Failure(step.name, again)
+                problems[seed, variant] = Failure(step.name, again)
                 continue
             units, _ = statistics.find_units(scored.confusions.names, bootstrap.region)
             for row, of_row in zip(scored.confusions.rows, scored.confusions.counts, strict=True):
@@ -244,10 +113,16 @@ def _collect(
         return None
     classes, names = first.classes, first.confusions.names
     settings = Bootstrap(bootstrap.resamples, bootstrap.confidence, bootstrap.seed)
+    of_patches, regions = statistics.find_units(names, bootstrap.region)
+    if bootstrap.region and not regions and len(counts) > 1:
+        print(
+            f"config.bootstrap.region fits the name of no patch (such as {names[0]}), so that the "
+            "intervals are over single patches, and too narrow if several are of one region"
+        )
     return report.Results(
         classes=classes,
         patches=len(names),
-        units=report.describe_units(*statistics.find_units(names, bootstrap.region)),
+        units=report.describe_units(of_patches, regions),
         bootstrap=settings,
         scores={
             variant: {
@@ -262,36 +137,6 @@ def _collect(
             for (seed, variant), problem in problems.items()
         ],
     )
-
-
-class _Scored(NamedTuple):
-    """An evaluation: its folder, the classes, and what it counted."""
-
-    folder: Path
-    classes: tuple[str, ...]
-    confusions: PatchConfusions
-
-
-def _load_scored(folder: Path) -> _Scored:
-    classes = load_dataset(str(folder / runs.DATASET_FILE), folder).classes
-    return _Scored(folder, classes, patch_confusions.load(folder))
-
-
-def _refuse_other_patches(scored: _Scored, first: _Scored) -> None:
-    """Refuses scores that cannot be compared with the first ones."""
-    one, other = scored.confusions, first.confusions
-    if (scored.classes, one.names) != (first.classes, other.names):
-        raise InputError(
-            f"{scored.folder} scored other patches or classes than {first.folder}: evaluate all "
-            "variants on the same split of the same data"
-        )
-    truth, expected = one.counts[0].sum(axis=-1), other.counts[0].sum(axis=-1)
-    if (truth != expected).any():
-        name = one.names[int((truth != expected).any(axis=-1).argmax())]
-        raise InputError(
-            f"{scored.folder} was scored on another true mask of {name} than {first.folder}: the "
-            "masks have changed in between"
-        )
 
 
 def _compare(

@@ -12,7 +12,8 @@ from wsss_jax.errors import InputError
 from wsss_jax.methods.contract import load_method
 from wsss_jax.report import figures
 from wsss_jax.sources import open_source
-from wsss_jax.training import loop
+from wsss_jax.training import calibration, loop
+from wsss_jax.training.measurement import measure
 from wsss_jax.training.patches import Patches
 from wsss_jax.training.validation import make_validation
 
@@ -37,11 +38,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         validation = open_source(config.data, dataset, "val")
     steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
     method = load_method(config.job)
+    config = measure(config, workdir, method, source)
     task = method.make_task(config, dataset.num_classes, config.epochs * steps)
     if validation is not None:
         validate = make_validation(config, dataset.num_classes, validation)
     patches = Patches(dataset, source, validation)
+    calibration.clear(workdir)
     history = loop.fit(config, workdir, task, patches, validate)
+    calibration.calibrate(config, workdir, dataset, validation)
     if parallel.is_first():
         figures.write_training_curves(workdir / "curves.png", history, dataset.classes)
 

@@ -8,5 +8,6 @@ logits of pixels, segment slides.
 METHODS = {
     "phase1": "wsss_jax.methods.phase1",
     "phase2": "wsss_jax.methods.phase2",
+    "histosegnet": "wsss_jax.methods.histosegnet",
     "sccam": "wsss_jax.methods.sccam",
 }

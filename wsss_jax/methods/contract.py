@@ -2,11 +2,12 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 
 from wsss_jax.config_rules import Rule
 from wsss_jax.methods import METHODS
@@ -16,6 +17,8 @@ from wsss_jax.training.task import Task, Variables
 
 class Method(Protocol):
     """What the jobs ask of a method; a module is one.
+
+    A method with figures that follow from data is a `Measuring` or a `Calibrating` one, too.
 
     Attributes:
       TITLE: what tables call it.
@@ -76,12 +79,12 @@ class Method(Protocol):
         """Computes activation maps (B, C, h, w) by layer; only where "activations" are given."""
 
     def label_activations(
-        self, config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+        self, config: ml_collections.ConfigDict, prediction: Prediction, image: jax.Array
     ) -> jax.Array:
-        """Makes label maps (B, *size) uint8 of `prediction.activations` and presence.
+        """Makes label maps (B, H, W) uint8 of `prediction.activations` and presence.
 
-        Only of methods whose predictions hold activations, for means over several views of an
-        image.
+        Only of methods whose predictions hold activations, for means over several views of images
+        (B, H, W, 3) uint8.
         """
 
     def share_activations(
@@ -92,6 +95,52 @@ class Method(Protocol):
         The strongest class is that of `label_activations`; 0 for classes that are not predicted.
         Optional: only of methods whose predictions hold activations and no logits, and without it
         `evaluate` refuses the CRF.
+        """
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A method with fields that are measured on the training patches, before training.
+
+    Attributes:
+      MEASURED: the fields, such as "model.mean"; () is the value of one to be measured.
+    """
+
+    MEASURED: Sequence[str]
+
+    def measure(
+        self, config: ml_collections.ConfigDict, counts: np.ndarray, labels: np.ndarray
+    ) -> dict[str, Any]:
+        """Returns values of the fields `MEASURED`, which `config.json` then holds; a pure function.
+
+        Args:
+          config: as the method has completed it.
+          counts: (256,) int64, how often each value of 0-255 is in the patches, of all channels.
+          labels: (N, C) uint8, of the patches.
+        """
+
+
+@runtime_checkable
+class Calibrating(Protocol):
+    """A method with fields that follow from its scores of the validation patches."""
+
+    def calibrate(
+        self,
+        config: ml_collections.ConfigDict,
+        classes: Sequence[str],
+        presence: np.ndarray,
+        labels: np.ndarray,
+    ) -> dict[str, Any]:
+        """Returns values of such fields by their names, for the jobs after training.
+
+        What cannot be calibrated gets a value that works, and is said.
+
+        Args:
+          config: of the run.
+          classes: names of the C classes, for messages.
+          presence: (N, C) float32, what the trained network predicts of the validation patches; N
+            is 0 where there are none.
+          labels: (N, C) uint8, what they have.
         """
 
 

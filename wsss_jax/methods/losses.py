@@ -17,6 +17,22 @@ def multilabel_soft_margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
 
 
+def weighted_cross_entropy(
+    logits: jax.Array, labels: jax.Array, class_weights: jax.Array
+) -> jax.Array:
+    """Computes the loss of each patch: binary cross entropy of each class times its weight.
+
+    Args:
+      logits: (B, C).
+      labels: (B, C), 0 or 1.
+      class_weights: (C,).
+
+    Returns:
+      (B,) float32, the means over the classes, which are not divided by the sum of the weights.
+    """
+    return (optax.sigmoid_binary_cross_entropy(logits, labels) * class_weights).mean(axis=-1)
+
+
 def layer_losses(
     logits: jax.Array,
     masks: jax.Array,

@@ -50,6 +50,7 @@ FIELDS: dict[str, rules.Rule] = {
 _HEAD_MODULES = ("fc8",)
 _LOSS_OF_ZEROS = math.log(2)  # of logits that are all 0, whatever the labels
 _NEAR_IT = 1e-3  # from there; public logs of dead runs stay at .6931
+_MAPS_ABOVE_0 = "maps_above_0"  # share of the class maps of a batch with anything above 0
 
 
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
@@ -153,19 +154,29 @@ def make_collapse(pda: ml_collections.ConfigDict) -> Collapse | None:
     """Says how the attention collapses; None with `pda.collapse_steps` 0.
 
     Where no class activation map is above 0 and the maps are clipped there, the attention, all
-    features behind it, all logits and all gradients are 0: the loss is ln 2 and stays so.
+    features behind it, all logits and all gradients are 0: the loss is ln 2 and stays so. Where
+    they are not clipped, the loss may be another one, but the attention, a sum of values below 0,
+    turns every sign: all logits are above 0 in training and below 0 in prediction. Before it has
+    its full strength such maps are none of its doing: they may say that classes are rare.
     """
     if not pda.collapse_steps:
         return None
 
+    # `normalize_attention` has another answer to maps that are 0 everywhere.
+    may_be_below_0 = pda.relu and pda.normalize
+
     def is_collapsed(
         metrics: Mapping[str, jax.Array], values: Mapping[str, jax.Array]
     ) -> jax.Array:
-        return (jnp.abs(metrics["loss"] - _LOSS_OF_ZEROS) < _NEAR_IT) & (values["mu"] > 0)
+        is_dead = jnp.abs(metrics["loss"] - _LOSS_OF_ZEROS) < _NEAR_IT
+        if not may_be_below_0:
+            is_whole = values.get("attention_share", 1.0) >= 1
+            is_dead |= (metrics[_MAPS_ABOVE_0] == 0) & is_whole
+        return is_dead & (values["mu"] > 0)
 
     text = (
-        "the attention has collapsed: the loss stays within "
-        f"{_NEAR_IT:g} of ln 2, that of logits of 0,"
+        f"the attention has collapsed: the loss stays within {_NEAR_IT:g} of ln 2, that of logits "
+        "of 0, or no class activation map is above 0,"
     )
     return Collapse(is_collapsed, pda.collapse_steps, text)
 
@@ -198,7 +209,7 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
         augment_rng, dropout_rng = jax.random.split(rng)
         weight, position = batch["weight"], batch["position"]
         image, _ = examples.augment(augment_rng, batch["image"], None, config.augment, position)
-        (logits, _), updated = network.apply(
+        (logits, taps), updated = network.apply(
             variables,
             pixels.scale(image, config.model),
             train=True,
@@ -212,8 +223,11 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
         loss = (multilabel_soft_margin(logits, labels) * weight).sum() / totals["patches"]
         right = ((logits > 0) == (labels > 0)).mean(axis=-1)
         accuracy = (right * weight).sum() / totals["patches"]
+        is_above = jnp.logical_not(taps["peaks"] <= 0)  # NaN is another failure
+        above = (is_above.mean(axis=-1) * weight).sum() / totals["patches"]
         batch_stats = updated.get("batch_stats", variables["batch_stats"])
-        return loss, (batch_stats, {"loss": loss, "patch_accuracy": accuracy})
+        figures = {"loss": loss, "patch_accuracy": accuracy, _MAPS_ABOVE_0: above}
+        return loss, (batch_stats, figures)
 
     return loss_function
 
@@ -234,12 +248,12 @@ def predict(
 
 
 def label_activations(
-    config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+    config: ml_collections.ConfigDict, prediction: Prediction, image: jax.Array
 ) -> jax.Array:
     """Makes label maps as `predict` does; see `contract.Method.label_activations`."""
     assert prediction.activations is not None and prediction.presence is not None  # see `predict`
     return masks.segmentation(
-        prediction.activations, prediction.presence, size, config.cam.threshold
+        prediction.activations, prediction.presence, image.shape[1:3], config.cam.threshold
     )
 
 

@@ -69,6 +69,12 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
             f"{prefix}loss.{field} but {prefix}loss.white is 'logit', and white pixels, of which "
             f"the network learns nothing, would count in it: set {prefix}loss.white to 'excluded'"
         )
+    if loss.white == "logit" and config.augment.affine:
+        raise InputError(
+            f"{prefix}augment.affine is {config.augment.affine:g} but {prefix}loss.white is "
+            "'logit', and what is turned in from outside of a patch, which has no label, would "
+            f"count as white: set {prefix}loss.white to 'excluded', or {prefix}augment.affine to 0"
+        )
     examples.check(config.augment, prefix)
 
 

@@ -40,7 +40,7 @@ def progressive_dropout_attention(
     Returns:
       (B, h, w, D), in the dtype of `features`.
     """
-    maps = jnp.einsum("bhwd,dc->bhwc", features, class_weights, precision=lax.Precision.HIGHEST)
+    maps = _map_classes(features, class_weights)
     if relu:
         maps = jax.nn.relu(maps)
     threshold = mu * lax.stop_gradient(maps.max(axis=(1, 2), keepdims=True))
@@ -51,6 +51,24 @@ def progressive_dropout_attention(
     if share is not None:
         attention = mix_attention(attention, share)
     return features * attention.astype(features.dtype)
+
+
+def find_peaks(features: jax.Array, class_weights: jax.Array) -> jax.Array:
+    """Finds the maximum of each class activation map (Eq. 7): without any above 0 it is dead.
+
+    Args:
+      features: (B, h, w, D), the last feature map.
+      class_weights: (D, C), the weights of the linear classifier on the pooled features.
+
+    Returns:
+      (B, C) float32, without gradient.
+    """
+    return lax.stop_gradient(_map_classes(features, class_weights).max(axis=(1, 2)))
+
+
+def _map_classes(features: jax.Array, class_weights: jax.Array) -> jax.Array:
+    """Computes the class activation maps (B, h, w, C)."""
+    return jnp.einsum("bhwd,dc->bhwc", features, class_weights, precision=lax.Precision.HIGHEST)
 
 
 def normalize_attention(attention: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from wsss_jax.models.attention import progressive_dropout_attention
+from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BLOCK_OUTPUT, Layers, accumulator, widen
 
 
@@ -93,8 +93,9 @@ class ResNet38(nn.Module):
         Returns:
           Logits (B, C) float32, and the named feature maps: "conv1a", the blocks "b2" ... "b7"
           (sums before the next normalization), "bn7" after its ReLU and, when mu is given,
-          "attended" (B, H/8, W/8, 4096 * width). With `sub_classes` there are the logits of the
-          second classifier beside them, "sub_logits" (B, sub_classes) float32.
+          "attended" (B, H/8, W/8, 4096 * width) and "peaks" (B, C), see `find_peaks`. With
+          `sub_classes` there are the logits of the second classifier beside them, "sub_logits"
+          (B, sub_classes) float32.
         """
         batch_statistics = train and not self.frozen_batch_norm
         layers = Layers(train, batch_statistics, weight, position, self.dtype, self.axis_name)
@@ -138,6 +139,7 @@ class ResNet38(nn.Module):
                 normalize=self.attention_normalize,
                 share=attention_share,
             )
+            taps["peaks"] = find_peaks(x, class_weights)  # no tap: the loss alone reads it
             x = tap("attended", jnp.where(mu > 0, attended, x))
         x = layers.dropout(x, "dropout", drop_pool, channels=True)
         pooled = x.mean(axis=(1, 2), dtype=accumulator(x.dtype))

@@ -135,20 +135,23 @@ def write_evaluation_sheet(
     _write_sheet(path, rows, cells, legend, Layout(title))
 
 
-def write_demo_banner(path: Path | str, rows: Sequence[SheetRow], legend: Legend) -> None:
-    """Draws a wide picture for a README: patch, masks and truth, two patches side by side.
+def write_demo_banner(
+    path: Path | str, rows: Sequence[SheetRow], legend: Legend, side_by_side: int = 2
+) -> None:
+    """Draws a wide picture: patch, masks and truth.
 
     Args:
       path: of the PNG.
       rows: each with a truth and the same masks, for instance "pseudo mask" and "prediction";
         names and labels are not shown.
       legend: of the classes.
+      side_by_side: patches in a line; two suit a README.
     """
     rows = [SheetRow("", row.image, row.masks, row.truth) for row in rows]
     cells = [
         _make_cells(row, {**row.masks, "truth": row.truth}, legend, overlay=False) for row in rows
     ]
-    _write_sheet(path, rows, cells, legend, Layout(tile=160, side_by_side=2))
+    _write_sheet(path, rows, cells, legend, Layout(tile=160, side_by_side=side_by_side))
 
 
 def write_confusion_matrix(path: Path | str, confusion: np.ndarray, classes: Sequence[str]) -> None:

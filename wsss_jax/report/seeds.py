@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A seed without scores; `step` failed, or is empty while another process works on it."""
+    """A seed without scores, and which step failed."""
 
     variant: str
     seed: int
@@ -145,8 +145,7 @@ def format_text(results: Results) -> str:
         )
         parts.append(_format_part(title, rows, results.classes))
     for variant, seed, step, problem in results.missing:
-        reason = f"{step} failed: {problem}" if step else problem
-        parts.append(f"not in the table: {variant}, seed {seed}: {reason}")
+        parts.append(f"not in the table: {variant}, seed {seed}: {step} failed: {problem}")
     return "\n\n".join(parts)
 
 

@@ -1,27 +1,16 @@
-"""HTML pages of tissue maps: a report for each slide and an index of all slides.
+"""HTML pages of tissue maps: a report for each slide and an index of all slides."""
 
-A page is one file that needs no script and no network. Its template escapes every text: names of
-slides may hold any character.
-"""
-
-import base64
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
-import jinja2
-
-from wsss_jax.files import atomic_path
 from wsss_jax.report import slide_pictures
 from wsss_jax.report.legend import Color
+from wsss_jax.report.pages import make_data_url, write_page
 from wsss_jax.report.slide_pictures import SlidePictures
-from wsss_jax.wording import format_count
 
 REPORT = "report.html"
-TEMPLATES = Path(__file__).parent / "templates"
 UNDEFINED = "n/a"
 MM2_DIGITS = 4  # significant digits of the largest area in a table
 
@@ -109,7 +98,8 @@ class _Row(NamedTuple):
 def write_report(path: Path | str, report: SlideReport) -> None:
     """Writes the report of a slide as HTML, atomically; parents are created."""
     decimals = _choose_decimals(report.areas)
-    _write_page(path, "report.html", report=report, viewer=_make_viewer(report), decimals=decimals)
+    viewer = _make_viewer(report)
+    write_page(path, "report.html", _FILTERS, report=report, viewer=viewer, decimals=decimals)
 
 
 def write_index(path: Path | str, entries: Sequence[IndexEntry]) -> None:
@@ -128,9 +118,10 @@ def write_index(path: Path | str, entries: Sequence[IndexEntry]) -> None:
         for entry in entries
         if entry.error is None and entry.folder is not None
     ]
-    _write_page(
+    write_page(
         path,
         "index.html",
+        _FILTERS,
         number=len(entries),
         failed=[entry for entry in entries if entry.error is not None],
         finished=rows,
@@ -157,9 +148,9 @@ def _make_viewer(report: SlideReport) -> dict[str, Any]:
         "width": width,
         "height": height,
         "entries": pictures.legend.list_entries(),
-        "thumbnail": _make_data_url("image/jpeg", slide_pictures.encode_thumbnail(pictures)),
-        "tissue_map": _make_data_url("image/png", slide_pictures.encode_map(pictures)),
-        "outlines": _make_data_url("image/png", slide_pictures.encode_outlines(pictures)),
+        "thumbnail": make_data_url("image/jpeg", slide_pictures.encode_thumbnail(pictures)),
+        "tissue_map": make_data_url("image/png", slide_pictures.encode_map(pictures)),
+        "outlines": make_data_url("image/png", slide_pictures.encode_outlines(pictures)),
         "places": slide_pictures.place_numbers(pictures),
         "shares": ", ".join(shares),
         "bar_text": bar_text,
@@ -191,32 +182,4 @@ def _choose_decimals(areas: Iterable[Area]) -> int:
     return max(0, MM2_DIGITS - 1 - math.floor(math.log10(largest))) if largest > 0 else 0
 
 
-def make_link(path: str) -> str:
-    """Makes a URL of a relative path; "./" keeps a colon in it from being read as a scheme."""
-    return "./" + quote(os.fsencode(path))
-
-
-def _make_data_url(media_type: str, data: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(TEMPLATES),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.filters |= {
-    "share": format_share,
-    "mm2": format_mm2,
-    "format_count": format_count,
-    "link": make_link,
-}
-
-
-def _write_page(path: Path | str, template: str, **values: Any) -> None:
-    page = _ENVIRONMENT.get_template(template).render(values)
-    with atomic_path(path) as temporary:
-        # File names that cannot be decoded hold surrogates.
-        temporary.write_text(page + "\n", "utf-8", errors="backslashreplace")
+_FILTERS = {"share": format_share, "mm2": format_mm2}

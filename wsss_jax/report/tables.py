@@ -13,6 +13,8 @@ from wsss_jax.spreadsheets import escape_text, write_rows
 # Key in `metrics.segmentation_scores` and heading, in the order of the paper's Tables I to III.
 SUMMARY_COLUMNS = {"fwiou": "FwIoU", "miou": "mIoU", "acc": "ACC"}
 
+PATCHES = "patches"  # key of the scores of patch labels, see `metrics.multilabel_scores`
+
 Scores = Mapping[str, Any]
 _LEADING_ZERO = re.compile(r"^(-?)0(?=\.)")  # of .75130, and of differences such as -.01200
 
@@ -42,7 +44,8 @@ def write_scores(
 
     Args:
       path_json: `{"meta": ..., "classes": [...], "rows": [{"name", "iou": {class: ...}, "fwiou",
-        "miou", "acc", "class_acc"}]}`; an undefined score is null.
+        "miou", "acc", "class_acc", "patches"}]}`; an undefined score is null. "patches" are the
+        scores of patch labels, or null.
       path_csv: a heading and one line per row; an undefined score is an empty cell.
       rows: (name, scores) as `metrics.segmentation_scores` returns.
       classes: C names.
@@ -54,7 +57,10 @@ def write_scores(
     for name, scores in rows:
         iou = [_to_json(value) for value in scores["iou"]]
         summary = {key: _to_json(scores[key]) for key in (*SUMMARY_COLUMNS, "class_acc")}
-        records.append({"name": name, "iou": dict(zip(classes, iou, strict=True)), **summary})
+        patches = _clear_undefined(scores.get(PATCHES))
+        records.append(
+            {"name": name, "iou": dict(zip(classes, iou, strict=True)), **summary, PATCHES: patches}
+        )
         lines.append([escape_text(name), *iou, *summary.values()])
     document = {"meta": dict(meta), "classes": list(classes), "rows": records}
     with atomic_path(path_json) as json_path, atomic_path(path_csv) as csv_path:
@@ -66,9 +72,12 @@ def write_scores(
 
 def _format_scores(scores: Scores) -> list[str]:
     values = [*scores["iou"], *(scores[key] for key in SUMMARY_COLUMNS)]
-    return [
-        "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1", f"{value:.5f}") for value in values
-    ]
+    return [*map(format_score, values)]
+
+
+def format_score(value: float) -> str:
+    """Writes a score as the paper does, .75130; an undefined one as a dash."""
+    return "-" if math.isnan(value) else _LEADING_ZERO.sub(r"\1", f"{value:.5f}")
 
 
 def _align(name: str, cells: Sequence[str], headings: Sequence[str], name_width: int) -> str:
@@ -80,3 +89,12 @@ def _align(name: str, cells: Sequence[str], headings: Sequence[str], name_width:
 
 def _to_json(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _clear_undefined(value: Any) -> Any:
+    """Replaces nan by None, on any level."""
+    if isinstance(value, Mapping):
+        return {name: _clear_undefined(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_clear_undefined, value))
+    return _to_json(value) if isinstance(value, float) else value

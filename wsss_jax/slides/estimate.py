@@ -11,7 +11,7 @@ import numpy as np
 from wsss_jax import config as config_lib
 from wsss_jax import symmetries
 from wsss_jax.errors import InputError
-from wsss_jax.findings import Finding
+from wsss_jax.findings import NOTE, PROBLEM, WARNING, Finding
 from wsss_jax.slides import settings
 from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitching
 from wsss_jax.slides.mapping.tiling import Tiling, choose_stride
@@ -43,11 +43,11 @@ def examine(config: ml_collections.ConfigDict) -> Iterator[Finding]:
             check_mpp(slide)
             yield from _estimate(config, slide)
     except InputError as error:
-        yield Finding("slide", " ".join(str(error).split()), True)
+        yield Finding("slide", " ".join(str(error).split()), PROBLEM)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not (shortage := memory.describe_shortage(error)):
             raise
-        yield Finding("memory", shortage, True)
+        yield Finding("memory", shortage, PROBLEM)
 
 
 def _describe_slide(slide: Slide) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def _describe_slide(slide: Slide) -> Iterator[Finding]:
         size = f"{slide.mpp:g}" if across == down else f"{across:g} x {down:g}"
         yield Finding("mpp", f"{size} micrometers per pixel of level 0, by {source}")
         for warning in slide.warnings:
-            yield Finding("note", warning)
+            yield Finding("slide", warning, NOTE)
 
 
 def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Finding]:
@@ -80,11 +80,11 @@ def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Findi
         config = config_lib.replace(config, tile=tile, stride=stride)
     if not config.mpp:
         text = "unknown: set --config.mpp=1.0 (10x), 0.5 (20x) or 0.25 (40x), or --config.phase2"
-        yield Finding("networks' mpp", text, True)
+        yield Finding("networks' mpp", text, PROBLEM)
         return
     view = View(slide, config.mpp, config.resampling)
     if view.warning:
-        yield Finding("note", view.warning)
+        yield Finding("map", view.warning, NOTE)
     size = f"{view.width} x {view.height} pixels at {view.mpp:g} micrometers per pixel"
     yield Finding("map", size)
     tissue = yield from _measure_tissue(config, view)
@@ -106,7 +106,7 @@ def _describe_networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
         words = (f"{label} {text}" for label, text in provenance.describe(origin).items())
         yield Finding(provenance.PHASES[phase].lower(), "; ".join(words))
     for warning in provenance.list_warnings(origins, config.mpp):
-        yield Finding("warning", warning)
+        yield Finding("networks", warning, WARNING)
 
 
 def _measure_tissue(
@@ -120,7 +120,7 @@ def _measure_tissue(
     tissue, note = find_tissue(config, view, overview, factor, mask_file)
     share = tissue.count_pixels() / (view.width * view.height)
     if note:
-        yield Finding("note", note)
+        yield Finding("tissue", note, NOTE)
     yield Finding("tissue", f"{share:.1%} of the slide, in {time.monotonic() - start:.1f} s")
     return tissue
 

@@ -135,10 +135,8 @@ def train_step(
     reported.
     """
     gradients, batch_stats, metrics = compute_gradients(task, state, batch, values, rng)
-    sums = {
-        name: jax.tree.map(jnp.add, state.sums[name], {**metrics, "steps": jnp.float32(1)})
-        for name in ("logged", "epoch")
-    }
+    shown = {name: metrics[name] for name in task.metrics} | {"steps": jnp.float32(1)}
+    sums = {name: jax.tree.map(jnp.add, state.sums[name], shown) for name in ("logged", "epoch")}
     sums |= divergence.count(task, state.sums, state.step, metrics, values)
     rate_factor = values.get(divergence.RATE_FACTOR)
     after = apply_gradients(task, state, gradients, batch_stats, rate_factor)._replace(sums=sums)

@@ -43,7 +43,8 @@ class Task(NamedTuple):
       network: called as `network(images, train=...)`.
       totals: batch -> what the loss is divided by; adds up over the parts of a batch.
       loss: what is minimized.
-      metrics: names of the figures that the loss returns, "loss" among them.
+      metrics: names of the figures that are logged, "loss" among them; the loss returns these and
+        what else `collapse` looks at.
       values: (epoch, step over all epochs) -> the scalars that the loss gets then, such as mu.
       optimizer: changes the trained parameters.
       learning_rate: step -> rate, to be logged.

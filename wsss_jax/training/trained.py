@@ -22,7 +22,7 @@ from wsss_jax.methods.contract import Method, find_giving, load_method
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.sources import Batch
 from wsss_jax.state import network_shapes
-from wsss_jax.training import history
+from wsss_jax.training import calibration, history
 from wsss_jax.training.task import DeviceBatch
 
 
@@ -63,7 +63,7 @@ class Trained(NamedTuple):
             return method.predict(self.config, self.network, variables, image)
 
         def label(prediction: Prediction) -> jax.Array:
-            return method.label_activations(self.config, prediction, image.shape[1:3])
+            return method.label_activations(self.config, prediction, image)
 
         return average_predictions(predict, label, image, self.tta)
 
@@ -108,7 +108,7 @@ def load_trained(
       tta: see `Trained`.
 
     Raises:
-      InputError: no such run there, or no checkpoint.
+      InputError: no such run there, no checkpoint, or no calibration of a method that has one.
     """
     config, dataset = runs.load(workdir, field, find_giving(gives))
     config = config_lib.replace(config, precision=precision or config.precision)
@@ -126,6 +126,7 @@ def load_trained(
         if epochs is not None and len(epochs) < planned:
             tqdm.write(f"{workdir}: trained for {len(epochs)} of {planned} epochs so far")
     variables = load_variables(Path(workdir), score, network_shapes(network))
+    config = calibration.take_up(config, Path(workdir))
     return Trained(config, dataset, network, variables, tta)
 
 

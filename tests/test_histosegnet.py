@@ -1,0 +1,193 @@
+"""HistoSegNet as a method: trained, calibrated, continued, and used by the jobs after it."""
+
+import json
+import re
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from data import synthetic
+from tests.conftest import SIZE, tiny_histosegnet
+from wsss_jax import config as config_lib
+from wsss_jax import jobs
+from wsss_jax.checkpoints import load_variables
+from wsss_jax.errors import InputError
+from wsss_jax.jobs import train
+from wsss_jax.methods import histosegnet
+from wsss_jax.training import measurement
+from wsss_jax.training.trained import load_trained
+
+CLASSES = 4
+
+
+def _configure(root, **fields):
+    config = tiny_histosegnet(root)
+    for path, value in fields.items():
+        section, _, name = path.rpartition("__")
+        (config[section] if section else config)[name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def run_dir(tissue_dir, tmp_path_factory):
+    """A short run."""
+    workdir = tmp_path_factory.mktemp("histosegnet") / "run"
+    config = _configure(tissue_dir)
+    config_lib.validate(config)
+    jobs.run(config, workdir)
+    return workdir
+
+
+def test_training_measures_and_calibrates(run_dir, tissue_dir):
+    config = config_lib.load(run_dir, "workdir")
+    assert len(set(config.model.mean)) == 1 and 0.4 < config.model.mean[0] < 0.9
+    assert len(config.loss.class_weights) == CLASSES
+    names = [path.stem for path in (tissue_dir / "train").rglob("*.png")]
+    labels = np.array([[int(x) for x in re.findall(r"[01]", n[n.index("[") :])] for n in names])
+    expected = len(labels) / np.maximum(labels.sum(axis=0), 1)
+    np.testing.assert_allclose(config.loss.class_weights, expected)
+    thresholds = json.loads((run_dir / "calibration.json").read_text())["cam.thresholds"]
+    assert len(thresholds) == CLASSES and all(0 < value < 1 for value in thresholds)
+    assert load_trained(str(run_dir), "run", "").config.cam.thresholds == tuple(thresholds)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(run_dir, tissue_dir, tmp_path, monkeypatch):
+    config, calls = _configure(tissue_dir), []
+
+    def make_stopping(*arguments):
+        validate = make_validation(*arguments)
+
+        def stop_in_second_epoch(variables):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return validate(variables)
+
+        return stop_in_second_epoch
+
+    make_validation = train.make_validation
+    monkeypatch.setattr(train, "make_validation", make_stopping)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run(config, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "calibration.json").exists()
+    with pytest.raises(InputError, match=r"calibration\.json is missing.*: finish the training"):
+        load_trained(str(tmp_path / "cut"), "run", "presence")
+
+    def refuse(*arguments):
+        raise AssertionError("the patches are measured again")
+
+    monkeypatch.setattr(measurement, "_read", refuse)
+    jobs.run(config, tmp_path / "cut")
+    for name in ("config.json", "calibration.json", "history.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (run_dir / name).read_bytes()
+    whole, cut = (load_variables(path, None) for path in (run_dir, tmp_path / "cut"))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def test_it_is_evaluated_and_averaged_over_views(run_dir, runs_dir, tmp_path):
+    config = base.evaluate(str(run_dir), str(runs_dir / "phase2"))  # also as the gate of phase 2
+    config.data.workers, config.batch_size, config.sheet_patches, config.tta = 0, 5, 2, "flips"
+    config_lib.validate(config)
+    jobs.run(config, tmp_path)
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    names = [row["name"] for row in rows]
+    assert names == ["majority class", "HistoSegNet", "phase 2", "phase 2 + gate"]
+    assert all(0 <= row["miou"] <= 1 for row in rows)
+
+
+def test_its_grad_cam_becomes_pseudo_masks(run_dir, tmp_path):
+    config = base.masks(str(run_dir))
+    config.layers, config.data.workers, config.batch_size = ("relu3_3",), 0, 4
+    config.sheet_patches = 2
+    config_lib.validate(config)
+    jobs.run(config, tmp_path / "masks")
+    assert len(list((tmp_path / "masks" / "train_PM" / "PM_relu3_3").glob("*.png"))) == 12
+    config.layers = ("bn7",)
+    with pytest.raises(InputError, match=r"'bn7' has no output for Grad-CAM.*'relu3_3'"):
+        jobs.run(config, tmp_path / "others")
+
+
+def test_views_of_a_patch_are_averaged_before_the_crf(run_dir):
+    trained = load_trained(str(run_dir), "run", "", tta="flips")
+    image = np.stack([synthetic.draw_patch(np.random.default_rng(i), SIZE)[0] for i in (0, 1)])
+    found = jax.jit(partial(trained.predict, trained.variables))(image)
+    config = trained.config
+    views = []
+    predict = jax.jit(partial(histosegnet.predict, config, trained.network, trained.variables))
+    for axes in ((), (1,), (2,), (1, 2)):
+        maps = np.asarray(predict(np.flip(image, axes)).activations)
+        views.append(np.flip(maps, [axis + 1 for axis in axes]))
+    mean = np.mean(views, axis=0)
+    np.testing.assert_allclose(found.activations, mean, atol=1e-5 * np.abs(mean).max())
+    label = jax.jit(partial(histosegnet.label_activations, config))
+    np.testing.assert_array_equal(found.label_maps, label(found, image))
+
+
+def test_without_validation_patches_thresholds_are_a_half(tissue_dir, tmp_path, capsys):
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("train", "dataset.json"):
+        (root / name).symlink_to(tissue_dir / name)
+    jobs.run(_configure(root, epochs=1), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert said.count("there are no validation patches: a threshold cannot be calibrated") == 1
+    loaded = load_trained(str(tmp_path / "run"), "run", "")
+    assert loaded.config.cam.thresholds == (0.5,) * CLASSES
+
+
+def test_thresholds_of_classes_that_cannot_be_told(capsys):
+    config = _configure("")
+    presence = np.array([[0.2, 0.6], [0.9, 0.7]], np.float32)
+    labels = np.array([[0, 1], [1, 1]], np.uint8)
+    found = histosegnet.calibrate(config, ("tumor", "stroma"), presence, labels)
+    assert found == {"cam.thresholds": (float(np.float32(0.9)), 0.5)}
+    assert "all or none of the validation patches have stroma: " in capsys.readouterr().out
+    config.cam.thresholds = (0.3, 0.4)
+    assert histosegnet.calibrate(config, ("tumor", "stroma"), presence, labels) == {}
+
+
+def test_figures_of_the_training_patches():
+    counts = np.zeros(256, np.int64)
+    counts[[10, 30]] = 3, 1
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]], np.uint8)
+    found = histosegnet.measure(_configure(""), counts, labels)
+    np.testing.assert_allclose(found["model.mean"], [15 / 255] * 3)
+    np.testing.assert_allclose(found["model.std"], [np.sqrt(75) / 255] * 3)
+    np.testing.assert_allclose(found["loss.class_weights"], [4 / 3, 2, 1])
+    counts[30] = 0
+    with pytest.raises(InputError, match="all pixels of the training patches have the value 10"):
+        histosegnet.measure(_configure(""), counts, labels)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"cam__thresholds": (0.5,)}, r"config\.cam\.thresholds has 1 entries but .* has 4 cl"),
+        ({"loss__class_weights": (1.0,) * 5}, r"config\.loss\.class_weights has 5 entries"),
+        ({"background__exceptions": (4,)}, r"config\.background\.exceptions names class 4 but"),
+        ({"accumulate": 2}, r"config\.accumulate is 2 but BatchNorm is trained"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(fields, words, tissue_dir, tmp_path):
+    config = _configure(tissue_dir, **fields)
+    config_lib.validate(config)
+    with pytest.raises(InputError, match=words) as caught:
+        jobs.run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model__mean": (0.5,)}, r"config\.model\.mean .*: it must be a sequence of 3.* measured"),
+        ({"model__pooling": "median"}, "one of 'maximum', 'mean'"),
+        ({"cam__thresholds": (1.5,)}, r"config\.cam\.thresholds is \(1\.5,\)"),
+        ({"model__dropout_rates": (0.3,) * 3}, "a sequence of 4"),
+    ],
+)
+def test_impossible_values_are_refused(fields, words):
+    with pytest.raises(InputError, match=words):
+        config_lib.validate(_configure("data", **fields))

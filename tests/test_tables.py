@@ -1,0 +1,173 @@
+"""The job that fills the paper's tables."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import base
+from data import folders
+from data.dataset import load_dataset
+from tests.conftest import tiny_phase1, tiny_phase2
+from wsss_jax import chains, jobs, metrics, patch_confusions
+from wsss_jax import config as config_lib
+from wsss_jax.errors import InputError
+from wsss_jax.report.tables_page import PAGE
+
+PRODUCTS = ("tables.txt", "tables.md", "tables.csv", "tables.tex", "tables.json", PAGE)
+
+
+def draw() -> ConfigDict:
+    return base.draw(size=32, train=12, val=4, test=5)
+
+
+def make_config(*rows: str) -> ConfigDict:
+    """Rows of tiny networks on drawn tissue."""
+    phase1 = tiny_phase1("runs/draw/data")
+    phase1.epochs = 1
+    opening = base.masks("runs/phase1")
+    opening.data.workers, opening.batch_size, opening.sheet_patches = 0, 8, 2
+    phase2 = tiny_phase2("runs/masks")
+    phase2.epochs = 1
+
+    def score(**named: str) -> ConfigDict:
+        config = base.evaluate("", "")
+        config.data.workers, config.batch_size, config.sheet_patches = 0, 8, 0
+        config.update(named)
+        return config
+
+    both = {"phase1": "runs/phase1", "phase2": "runs/phase2"}
+    every = {
+        "plain": {"phase1": phase1.copy_and_resolve_references(), "evaluate": score(**both)},
+        "phase1": {"phase1": phase1, "evaluate": score(phase1="runs/phase1")},
+        "gated": {"phase1": phase1, "masks": opening, "phase2": phase2, "evaluate": score(**both)},
+    }
+    every["plain"]["phase1"].pda.schedule = "off"
+    every["plain"]["evaluate"].phase2 = ""
+    config = ConfigDict(
+        {
+            "job": "tables",
+            "steps": ("draw", "phase1", "masks", "phase2", "evaluate"),
+            "tables": ("I", "III", "IV"),
+            "rows": rows,
+            "seeds": (1,),
+            "title": "Tiny <tissue>",
+            "published": "",
+            "examples": 2,
+            "palette": "colorblind",
+            "jobs": {row: {"draw": draw(), **every[row]} for row in rows},
+        }
+    )
+    config_lib.validate(config)
+    return config
+
+
+def read_products(workdir):
+    pictures = sorted((workdir / "pictures").iterdir())
+    return {p.name: p.read_bytes() for p in (*(workdir / name for name in PRODUCTS), *pictures)}
+
+
+def test_drawn_data_has_true_masks_everywhere(tmp_path):
+    jobs.run(draw(), tmp_path)
+    root = tmp_path / "data"
+    dataset = load_dataset("", root)
+    for split, count in (("train", 12), ("val", 4), ("test", 5)):
+        assert folders.has_masks(root, split)
+        assert len(list((root / split / "mask").iterdir())) == count
+    patches = folders.list_labeled_patches(root, "train", dataset)
+    assert len(folders.find_masks(patches, root / "train" / "mask")) == 12
+    files = {path: path.stat().st_mtime_ns for path in root.rglob("*.png")}
+    jobs.run(draw(), tmp_path)  # nothing is drawn again
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.png")} == files
+    other = draw()
+    other.size = 64
+    with pytest.raises(InputError, match="size"):
+        jobs.run(other, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("tables")
+    jobs.run(make_config("plain", "phase1", "gated"), workdir)
+    return workdir
+
+
+def test_tables_are_what_the_evaluations_scored(filled):
+    document = json.loads((filled / "tables.json").read_text())
+    assert document["seeds"] == [1]
+    assert [table["table"] for table in document["tables"]] == ["I", "III", "IV"]
+    rows = {row["row"]: row["measured"] for row in document["tables"][1]["rows"]}
+    assert list(rows) == ["plain", "phase1", "gated"]
+    for row, scores in rows.items():
+        counts = patch_confusions.load(filled / "seed1" / row / "evaluate").counts
+        expected = metrics.segmentation_scores(counts[-1].sum(axis=0))["miou"]
+        assert scores["mIoU"] == pytest.approx(expected, rel=1e-12)
+    labels = {row["row"]: row["measured"] for row in document["tables"][2]["rows"]}
+    for row, scores in labels.items():
+        folder = filled / "seed1" / row / "evaluate"
+        last = json.loads((folder / "scores.json").read_text())["rows"][-1]
+        assert scores["accuracy of patch labels"] == last["patches"]["patch_accuracy"]
+
+
+def test_rows_share_what_is_equal(filled):
+    def find(row, step):
+        return (filled / "seed1" / row / step / "config.json").is_file()
+
+    assert find("plain", "draw") and not find("phase1", "draw") and not find("gated", "draw")
+    assert find("plain", "phase1") and find("phase1", "phase1") and not find("gated", "phase1")
+    drawn = json.loads((filled / "seed1" / "gated" / "phase2" / "config.json").read_text())
+    assert drawn["data"]["root"] == str(filled / "seed1" / "plain" / "draw" / "data")
+
+
+def test_the_page_holds_its_pictures(filled):
+    page = (filled / PAGE).read_text()
+    assert "Tiny &lt;tissue&gt;" in page and "<script" not in page
+    names = {path.name for path in (filled / "pictures").iterdir()}
+    assert names == {"examples.png", *(f"confusion_{r}.png" for r in ("plain", "phase1", "gated"))}
+    # The examples, three confusion matrices, and the curves of one training, one and two.
+    assert page.count("data:image/png;base64,") == 1 + 3 + (1 + 1 + 2)
+    assert Image.open(filled / "pictures" / "examples.png").width > 5 * 160
+
+
+def test_the_same_command_gives_the_same_bytes(filled):
+    before = read_products(filled)
+    jobs.run(make_config("plain", "phase1", "gated"), filled)
+    assert read_products(filled) == before
+
+
+def test_a_failed_row_is_named_and_costs_itself(filled, tmp_path):
+    config = make_config("plain", "phase1")
+    config.seeds, config.jobs.phase1.phase1.data.root = (0,), str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"1 of 2 chains failed: seed 0, phase1, phase1: .*nowher"):
+        jobs.run(config, tmp_path)
+    rows = json.loads((tmp_path / "tables.json").read_text())["tables"][0]["rows"]
+    assert [row["row"] for row in rows] == ["plain"]
+    page = (tmp_path / PAGE).read_text()
+    assert "Not in the tables" in page and "phase1, seed 0: phase1 failed" in page
+
+
+def test_what_is_no_table_is_refused():
+    for change, text in (
+        ({"rows": ("plain", "plain")}, "rows is .* none twice"),
+        ({"rows": ("other",)}, r"rows names other, but there is: plain"),
+        ({"tables": ("II",)}, r"are in none of the tables II"),
+        ({"tables": ("V",)}, "tables is"),
+        ({"seeds": ()}, "seeds is"),
+    ):
+        config = make_config("plain")
+        config.update(change)
+        with pytest.raises(InputError, match=text):
+            config_lib.validate(config)
+    config = make_config("plain")
+    del config.jobs.plain.draw
+    with pytest.raises(InputError, match="reads runs/draw, but no step draw is before it"):
+        config_lib.validate(config)
+
+
+def test_a_chain_may_not_hold_tables():
+    config = make_config("plain")
+    config.jobs.plain.draw = make_config("plain")
+    with pytest.raises(InputError, match="cannot be repeated"):
+        config_lib.validate(config)
+    assert chains.name_default("draw") == "runs/draw"

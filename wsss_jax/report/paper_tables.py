@@ -1,0 +1,302 @@
+"""The tables of the paper, filled with what was measured beside what was published."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wsss_jax import statistics
+from wsss_jax.files import atomic_path
+from wsss_jax.report.tables import SUMMARY_COLUMNS, format_score
+from wsss_jax.spreadsheets import escape_text, write_rows
+
+TEXT, MARKDOWN, CSV, LATEX, JSON = (f"tables.{end}" for end in ("txt", "md", "csv", "tex", "json"))
+_PATCHES = "accuracy of patch labels"
+
+
+class Table(NamedTuple):
+    """A table of the paper.
+
+    Attributes:
+      number: as in the paper.
+      title: what it compares.
+      rows: name of a row of the job `tables` -> what the table calls it.
+      of_patches: it scores the labels of patches, not pixels.
+    """
+
+    number: str
+    title: str
+    rows: Mapping[str, str]
+    of_patches: bool = False
+
+
+TABLES = (
+    Table(
+        "I",
+        "Comparison with other methods",
+        {
+            "histosegnet": "HistoSegNet",
+            "sccam": "SC-CAM",
+            "phase1": "phase 1",
+            "gated": "phase 2 + gate",
+            "tuned": "tuned, phase 2 + gate (not in the paper)",
+        },
+    ),
+    Table(
+        "II",
+        "Comparison with full supervision",
+        {"gated": "pseudo masks, with the gate", "supervised": "true masks"},
+    ),
+    Table(
+        "III",
+        "Ablations",
+        {
+            "plain": "(1) phase 1, no attention",
+            "constant": "(2) phase 1, constant dropout attention",
+            "phase1": "(3) phase 1, progressive dropout attention",
+            "b4_3": "(4) phase 2, b4_3",
+            "b5_2": "(5) phase 2, b5_2",
+            "bn7": "(6) phase 2, bn7",
+            "phase2": "(7) phase 2, three layers",
+            "gated": "(8) phase 2, three layers, gate",
+        },
+    ),
+    Table(
+        "IV",
+        "Patch labels with and without progressive dropout attention",
+        {"plain": "without", "phase1": "with"},
+        of_patches=True,
+    ),
+)
+
+
+class Measured(NamedTuple):
+    """What a row of the job scored.
+
+    Attributes:
+      pixels: seed -> scores (C + 4,) of label maps; see `statistics`.
+      patches: seed -> accuracy of the labels of patches; empty for methods that give none.
+    """
+
+    pixels: Mapping[int, np.ndarray]
+    patches: Mapping[int, float]
+
+
+class Line(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+      row: its name in the job.
+      title: its name in the table.
+      statistic: "published", "measured" (mean over the seeds), "sd" (their standard deviation,
+        n - 1) or "difference" (measured - published).
+      values: one for each heading; nan where undefined.
+    """
+
+    row: str
+    title: str
+    statistic: str
+    values: tuple[float, ...]
+
+
+class Grid(NamedTuple):
+    """A filled table: its lines, and the headings of their values."""
+
+    table: Table
+    headings: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+def load_published(name: str, classes: Sequence[str]) -> Mapping[str, Mapping[str, list[float]]]:
+    """Loads the figures of the paper: number of the table -> row -> values.
+
+    Args:
+      name: of the data set in `published.json`; "" or another = there are none.
+      classes: of the data set at hand. With others the figures say nothing about it.
+    """
+    path = Path(__file__).with_name("published.json")
+    published = json.loads(path.read_text(encoding="utf-8")).get(name, {})
+    if published.pop("classes", None) != list(classes):
+        return {}
+    return published
+
+
+def fill(
+    tables: Sequence[Table],
+    classes: Sequence[str],
+    measured: Mapping[str, Measured],
+    published: Mapping[str, Mapping[str, Sequence[float]]],
+) -> list[Grid]:
+    """Fills tables; a row that was neither measured nor published is left out.
+
+    Args:
+      tables: of `TABLES`.
+      classes: C names.
+      measured: by row.
+      published: see `load_published`.
+    """
+    grids = []
+    for table in tables:
+        headings = (_PATCHES,) if table.of_patches else (*classes, *SUMMARY_COLUMNS.values())
+        lines: list[Line] = []
+        for row, title in table.rows.items():
+            seeds = _select(measured[row], table) if row in measured else np.empty((0, 0))
+            known = published.get(table.number, {}).get(row)
+            lines += [
+                Line(row, title, statistic, tuple(map(float, values)))
+                for statistic, values in _summarize(seeds, known)
+            ]
+        if lines:
+            grids.append(Grid(table, headings, tuple(lines)))
+    return grids
+
+
+def _select(measured: Measured, table: Table) -> np.ndarray:
+    """Returns what a table shows of each seed, (S, K)."""
+    if table.of_patches:
+        return np.array([[value] for value in measured.patches.values()])
+    left_out = len(statistics.SUMMARY) - len(SUMMARY_COLUMNS)  # class ACC, the last of all scores
+    vectors = [vector[:-left_out] for vector in measured.pixels.values()]
+    return np.stack(vectors) if vectors else np.empty((0, 0))
+
+
+def _summarize(
+    seeds: np.ndarray, published: Sequence[float] | None
+) -> Iterator[tuple[str, Sequence[float] | np.ndarray]]:
+    if published is not None:
+        yield "published", published
+    if len(seeds):
+        yield "measured", statistics.mean(seeds)
+    if len(seeds) > 1:
+        yield "sd", statistics.standard_deviation(seeds)
+    if len(seeds) and published is not None:
+        yield "difference", statistics.mean(seeds) - published
+
+
+def write(workdir: Path, grids: Sequence[Grid], seeds: Sequence[int]) -> None:
+    """Writes `tables.txt`, `.md`, `.tex`, `.csv` (one value in a line) and `.json`.
+
+    Args:
+      workdir: the folder.
+      grids: see `fill`.
+      seeds: that were asked for.
+    """
+    texts = {
+        TEXT: format_text(grids),
+        MARKDOWN: "\n\n".join(map(_format_markdown, grids)),
+        LATEX: "\n\n".join(map(_format_latex, grids)),
+        JSON: json.dumps(_describe(grids, seeds), indent=2, ensure_ascii=False, allow_nan=False),
+    }
+    for name, text in texts.items():
+        with atomic_path(workdir / name) as path:
+            path.write_text(text + "\n", encoding="utf-8")
+    cells: list[list[Any]] = [["table", "row", "title", "statistic", "score", "value"]]
+    for grid in grids:
+        for line in grid.lines:
+            for heading, value in zip(grid.headings, line.values, strict=True):
+                names = [grid.table.number, line.row, line.title, line.statistic, heading]
+                cells.append([*map(escape_text, names), _to_json(value)])
+    with atomic_path(workdir / CSV) as path, path.open("w", encoding="utf-8", newline="") as file:
+        write_rows(file, cells)
+
+
+def format_text(grids: Sequence[Grid]) -> str:
+    """Formats the tables for a terminal."""
+    return "\n\n".join(map(_format_grid, grids))
+
+
+def _format_grid(grid: Grid) -> str:
+    rows = [("method", "", *grid.headings), *_list_cells(grid)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(max(width, 7))
+            for index, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([_format_caption(grid), lines[0], rule, *lines[1:]])
+
+
+def _format_caption(grid: Grid) -> str:
+    return f"Table {grid.table.number}. {grid.table.title}"
+
+
+def _list_cells(grid: Grid) -> Iterator[tuple[str, ...]]:
+    """Yields title, statistic and values of each line; the title once for each row."""
+    before = None
+    for line in grid.lines:
+        title = "" if line.row == before else line.title
+        before = line.row
+        yield title, line.statistic, *map(format_score, line.values)
+
+
+def _format_markdown(grid: Grid) -> str:
+    def join(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    rule = ["---", "---", *["---:"] * len(grid.headings)]
+    return "\n".join(
+        [
+            f"**{_format_caption(grid)}**",
+            "",
+            join(["method", "", *grid.headings]),
+            join(rule),
+            *map(join, _list_cells(grid)),
+        ]
+    )
+
+
+_LATEX = str.maketrans(
+    {
+        **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
+
+
+def _format_latex(grid: Grid) -> str:
+    """Formats a table that needs the package booktabs."""
+
+    def join(cells: Sequence[str]) -> str:
+        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            f"\\caption{{{grid.table.title.translate(_LATEX)}}}",
+            f"\\begin{{tabular}}{{ll{'r' * len(grid.headings)}}}",
+            r"\toprule",
+            join(["method", "", *grid.headings]),
+            r"\midrule",
+            *map(join, _list_cells(grid)),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _describe(grids: Sequence[Grid], seeds: Sequence[int]) -> dict[str, Any]:
+    """Returns the content of the JSON file; an undefined score is null."""
+    tables = []
+    for grid in grids:
+        rows: dict[str, dict[str, Any]] = {}
+        for line in grid.lines:
+            scores = dict(zip(grid.headings, map(_to_json, line.values), strict=True))
+            rows.setdefault(line.row, {"row": line.row, "title": line.title})[line.statistic] = (
+                scores
+            )
+        tables.append(
+            {"table": grid.table.number, "title": grid.table.title, "rows": list(rows.values())}
+        )
+    return {"seeds": list(seeds), "tables": tables}
+
+
+def _to_json(value: float) -> float | None:
+    return None if np.isnan(value) else value
