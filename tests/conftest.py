@@ -69,6 +69,19 @@ def tiny_histosegnet(root: Path):
     return config
 
 
+def tiny_sccam(root: Path | str, number: int = 0):
+    """A configuration of a round of SC-CAM that trains in seconds."""
+    config = base_sccam.train("", "tiny", number)
+    if not number:
+        config.data.root, config.data.patch_size = str(root), SIZE
+    config.data.workers = 0
+    config.model.width = 1 / 16
+    config.batch_size, config.epochs = 4, 2
+    config.stop_epoch = 0
+    config.cam.scales, config.cam.flip = (1.0,), False
+    return config
+
+
 @pytest.fixture(scope="session")
 def runs_dir(tissue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdirs of the four jobs, run in a row; phase 2 reads the ArrayRecord store."""

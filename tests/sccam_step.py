@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from data import synthetic
-from tests.test_sccam import tiny_sccam
+from tests.conftest import tiny_sccam
 from wsss_jax import parallel
 from wsss_jax.methods import sccam
 from wsss_jax.training.initialization import initialize_variables

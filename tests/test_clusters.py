@@ -11,9 +11,8 @@ import sklearn.cluster
 from configs import base_sccam
 from data import patch_files
 from data.dataset import load_dataset
-from tests.conftest import COUNTS, SIZE
+from tests.conftest import COUNTS, SIZE, tiny_sccam
 from tests.shallow_network import replace_network
-from tests.test_sccam import tiny_sccam
 from wsss_jax import clusters, jobs, kmeans, runs, sources
 from wsss_jax import config as config_lib
 from wsss_jax.checkpoints import load_variables

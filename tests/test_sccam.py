@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from configs import base_sccam
-from tests.conftest import SIZE
+from tests.conftest import tiny_sccam
 from tests.shallow_network import Shallow
 from wsss_jax import cam, pixels, symmetries
 from wsss_jax import config as config_lib
@@ -19,19 +18,6 @@ from wsss_jax.methods.contract import load_method
 from wsss_jax.methods.prediction import Prediction
 
 CLASSES, PER_CLASS = 3, 2
-
-
-def tiny_sccam(root, number=0):
-    """A configuration of a round that trains in seconds."""
-    config = base_sccam.train("", "tiny", number)
-    if not number:
-        config.data.root, config.data.patch_size = str(root), SIZE
-    config.data.workers = 0
-    config.model.width = 1 / 16
-    config.batch_size, config.epochs = 4, 2
-    config.stop_epoch = 0
-    config.cam.scales, config.cam.flip = (1.0,), False
-    return config
 
 
 def _initialize(network):

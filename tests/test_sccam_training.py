@@ -11,9 +11,9 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data import synthetic
+from tests.conftest import tiny_sccam
 from tests.golden import reference
 from tests.interop.mxnet_writer import array_list, encode, mxnet_name
-from tests.test_sccam import tiny_sccam
 from wsss_jax.errors import InputError
 from wsss_jax.interop import torch_names, weights
 from wsss_jax.methods import sccam
