@@ -223,7 +223,7 @@ def test_views_are_averaged_before_maps_are_divided(shallow):
 
 
 def _label(method, config, prediction, image):
-    return method.label_activations(config, prediction, image.shape[1:3])
+    return method.label_activations(config, prediction, image)
 
 
 def test_masks_are_opened_from_the_normalized_maps(shallow):

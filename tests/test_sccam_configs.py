@@ -55,7 +55,7 @@ def test_the_published_settings():
 def test_a_chain_has_all_rounds(of, tmp_path):
     config = sccam_rounds.get_config(f"of={of},beside=tuned")
     config_lib.validate(config)
-    planned = chains.plan(config, tmp_path, seed=7)
+    planned = chains.plan(config.steps, config.jobs, tmp_path, seed=7)
     assert [len(planned[name]) for name in ("sccam", "tuned")] == [10, 4]
     by_name = {step.name: step for step in planned["sccam"]}
     for number in (1, 2, 3):

@@ -174,12 +174,11 @@ def predict(
 
 
 def label_activations(
-    config: ml_collections.ConfigDict, prediction: Prediction, size: Sequence[int]
+    config: ml_collections.ConfigDict, prediction: Prediction, image: jax.Array
 ) -> jax.Array:
     """Makes label maps as `predict` does; see `contract.Method.label_activations`."""
     assert prediction.activations is not None and prediction.presence is not None  # see `predict`
-    maps = masks.resize_maps(prediction.activations, size)  # they have it: nothing is done
-    return make_label_maps(config.cam, maps, prediction.presence)
+    return make_label_maps(config.cam, prediction.activations, prediction.presence)
 
 
 def add_maps(
