@@ -39,8 +39,8 @@ def histosegnet(dataset: str, *, white: bool) -> ConfigDict:
     optimizer.decay_biases = optimizer.decay_scales = False
     optimizer.head_multiplier = optimizer.bias_multiplier = 1.0
     config.cam = {
-        # A class is present from its threshold on. (): where the ROC curve of the validation
-        # patches has as many misses as false alarms; 0.5 without such patches.
+        # A class is present from its threshold on. (): where on the validation patches the share
+        # of misses equals that of false alarms; 0.5 without such patches.
         "thresholds": (),
     }
     config.background = {

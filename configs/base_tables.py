@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base_sccam
+from configs import base, base_sccam
 
 # (name of a step, arguments) -> its configuration: `get("phase2", variant="tuned")`
 Get = Callable[..., ConfigDict]
@@ -46,11 +46,21 @@ def _rename(value: Any, start: str) -> Any:
     return value
 
 
+# Arguments of the files: pretrained weights by network, and the jobs that start from them.
+WEIGHTS = {"resnet38": ("phase1", "sccam"), "deeplab": ("phase2",), "vgg16": ("histosegnet",)}
+
+
+def arguments(text: str | None) -> dict[str, str]:
+    """Reads the arguments: a file, or an earlier run, for each network; "" = random weights."""
+    return base.arguments(text, **dict.fromkeys(WEIGHTS, ""))
+
+
 def tables(
     get: Get,
     *,
     title: str,
     published: str = "",
+    weights: Mapping[str, str] | None = None,
     first: Mapping[str, ConfigDict] | None = None,
 ) -> ConfigDict:
     """The job that fills the tables.
@@ -60,6 +70,7 @@ def tables(
       title: names the data set.
       published: name of the data set in the paper's tables, `report/published.json`; "" = not in
         them.
+      weights: see `arguments`.
       first: a step before all others, such as one that draws the data.
     """
     rows = _list_rows(get)
@@ -70,6 +81,10 @@ def tables(
         }
         for row, steps in rows.items()
     }
+    for config in (config for steps in jobs.values() for config in steps.values()):
+        for network, path in (weights or {}).items():
+            if config.job in WEIGHTS[network]:
+                config.init = path
     return ConfigDict(
         {
             "job": "tables",

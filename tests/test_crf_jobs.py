@@ -163,7 +163,7 @@ def test_classes_that_phase_1_does_not_predict_stay_out(runs_dir):
     predicted = np.asarray(prediction.presence) > threshold
     assert predicted.any() and not predicted.all()
     np.testing.assert_array_equal(shares.any(axis=(1, 2)), predicted)
-    labels = phase1.label_activations(config, prediction, (SIZE, SIZE))
+    labels = phase1.label_activations(config, prediction, images)
     some = predicted.any(axis=1)
     np.testing.assert_array_equal(shares.argmax(axis=-1)[some], np.asarray(labels)[some])
 

@@ -168,6 +168,7 @@ def test_figures_of_the_training_patches():
         ({"cam__thresholds": (0.5,)}, r"config\.cam\.thresholds has 1 entries but .* has 4 cl"),
         ({"loss__class_weights": (1.0,) * 5}, r"config\.loss\.class_weights has 5 entries"),
         ({"background__exceptions": (4,)}, r"config\.background\.exceptions names class 4 but"),
+        ({"data__patch_size": 7, "data__resize": True}, r"patch_size is 7, but the network halves"),
         ({"accumulate": 2}, r"config\.accumulate is 2 but BatchNorm is trained"),
     ],
 )

@@ -114,10 +114,11 @@ def test_rows_share_what_is_equal(filled):
     def find(row, step):
         return (filled / "seed1" / row / step / "config.json").is_file()
 
-    assert find("plain", "draw") and not find("phase1", "draw") and not find("gated", "draw")
+    # In the folder of the first row of the tables.
+    assert find("phase1", "draw") and not find("plain", "draw") and not find("gated", "draw")
     assert find("plain", "phase1") and find("phase1", "phase1") and not find("gated", "phase1")
     drawn = json.loads((filled / "seed1" / "gated" / "phase2" / "config.json").read_text())
-    assert drawn["data"]["root"] == str(filled / "seed1" / "plain" / "draw" / "data")
+    assert drawn["data"]["root"] == str(filled / "seed1" / "phase1" / "draw" / "data")
 
 
 def test_the_page_holds_its_pictures(filled):

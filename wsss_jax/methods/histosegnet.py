@@ -32,7 +32,7 @@ from wsss_jax.methods.adjustment import (
 )
 from wsss_jax.methods.losses import weighted_cross_entropy
 from wsss_jax.methods.prediction import Prediction
-from wsss_jax.models.x17 import CAM_LAYER, X17
+from wsss_jax.models.x17 import CAM_LAYER, MOST_STRIDE, X17
 from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables, check_whole_batches
 
 TITLE = "HistoSegNet"
@@ -158,7 +158,16 @@ def _check_classes(config: ml_collections.ConfigDict, num_classes: int) -> None:
 
 
 def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: int) -> Task:
-    """Says what is trained, and how."""
+    """Says what is trained, and how.
+
+    Raises:
+      InputError: patches of which three halvings leave nothing.
+    """
+    if config.data.patch_size < MOST_STRIDE:
+        raise InputError(
+            f"config.data.patch_size is {config.data.patch_size}, but the network halves patches "
+            f"three times: give patches of at least {MOST_STRIDE} pixels"
+        )
     network = build_network(config, num_classes, parallel.AXIS)
     optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
     return Task(

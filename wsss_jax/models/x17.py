@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Layers, accumulator, widen
 
 CAM_LAYER = "relu3_3"  # the last ReLU, before its BatchNorm
+MOST_STRIDE = 8  # pixels of the image to one that is pooled, after the last block
 _BLOCKS = ((64, 2), (128, 2), (256, 3))  # channels, convolutions
 
 
@@ -49,7 +50,7 @@ class X17(nn.Module):
         """Classifies patches.
 
         Args:
-          x: (B, H, W, 3) scaled images of at least 8 x 8 pixels.
+          x: (B, H, W, 3) scaled images of at least `MOST_STRIDE` pixels in height and width.
           train: dropout on, which needs the rng "dropout", and batch statistics.
           weight: (B,), 0 for examples that only fill the batch, else 1; None means all 1.
           position: (B,) places in the global batch, see `Dropout`; None means 0 ... B - 1.
