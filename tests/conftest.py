@@ -6,7 +6,7 @@ import jax
 import pytest
 from absl import flags
 
-from configs import base, base_histosegnet
+from configs import base, base_histosegnet, base_sccam
 from data import synthetic
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
