@@ -51,8 +51,12 @@ WEIGHTS = {"resnet38": ("phase1", "sccam"), "deeplab": ("phase2",), "vgg16": ("h
 
 
 def arguments(text: str | None) -> dict[str, str]:
-    """Reads the arguments: a file, or an earlier run, for each network; "" = random weights."""
-    return base.arguments(text, **dict.fromkeys(WEIGHTS, ""))
+    """Reads the arguments of the files.
+
+    They are a file, or an earlier run, for each network ("" = random weights), and `data`, the
+    folder of the data set ("" = where it is looked for).
+    """
+    return base.arguments(text, data="", **dict.fromkeys(WEIGHTS, ""))
 
 
 def tables(
@@ -60,7 +64,7 @@ def tables(
     *,
     title: str,
     published: str = "",
-    weights: Mapping[str, str] | None = None,
+    args: Mapping[str, str] | None = None,
     first: Mapping[str, ConfigDict] | None = None,
 ) -> ConfigDict:
     """The job that fills the tables.
@@ -70,10 +74,10 @@ def tables(
       title: names the data set.
       published: name of the data set in the paper's tables, `report/published.json`; "" = not in
         them.
-      weights: see `arguments`.
+      args: see `arguments`.
       first: a step before all others, such as one that draws the data.
     """
-    rows = _list_rows(get)
+    rows = _list_rows(get, (args or {}).get("data", ""))
     jobs = {
         row: {
             step: config.copy_and_resolve_references()
@@ -82,9 +86,9 @@ def tables(
         for row, steps in rows.items()
     }
     for config in (config for steps in jobs.values() for config in steps.values()):
-        for network, path in (weights or {}).items():
-            if config.job in WEIGHTS[network]:
-                config.init = path
+        for network, of_jobs in WEIGHTS.items():
+            if args and config.job in of_jobs:
+                config.init = args[network]
     return ConfigDict(
         {
             "job": "tables",
@@ -101,8 +105,20 @@ def tables(
     )
 
 
-def _list_rows(get: Get) -> dict[str, dict[str, ConfigDict]]:
-    """Returns the chains by row; the last line of each one's evaluation is the row."""
+def _list_rows(get_given: Get, root: str) -> dict[str, dict[str, ConfigDict]]:
+    """Returns the chains by row; the last line of each one's evaluation is the row.
+
+    Args:
+      get_given: see `tables`.
+      root: folder of the data set; "" = that of the configurations.
+    """
+
+    def get(step: str, **args: Any) -> ConfigDict:
+        config = get_given(step, **args)
+        if root and config.data.root:
+            config.data.root = root
+        return config
+
     paper = {step: get(step, variant="paper") for step in ("phase1", "masks", "phase2")}
     tuned = {step: get(step, variant="tuned") for step in ("phase1", "masks", "phase2")}
     plain = get("phase1", variant="paper", dropout="off")

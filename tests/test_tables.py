@@ -10,9 +10,10 @@ from configs import base
 from data import folders
 from data.dataset import load_dataset
 from tests.conftest import tiny_phase1, tiny_phase2
-from wsss_jax import chains, jobs, metrics, patch_confusions
+from wsss_jax import chain_runner, chains, jobs, metrics, patch_confusions
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
+from wsss_jax.jobs import tables as tables_job
 from wsss_jax.report.tables_page import PAGE
 
 PRODUCTS = ("tables.txt", "tables.md", "tables.csv", "tables.tex", "tables.json", PAGE)
@@ -102,12 +103,12 @@ def test_tables_are_what_the_evaluations_scored(filled):
     for row, scores in rows.items():
         counts = patch_confusions.load(filled / "seed1" / row / "evaluate").counts
         expected = metrics.segmentation_scores(counts[-1].sum(axis=0))["miou"]
-        assert scores["mIoU"] == pytest.approx(expected, rel=1e-12)
+        assert scores["miou"] == pytest.approx(expected, rel=1e-12)
     labels = {row["row"]: row["measured"] for row in document["tables"][2]["rows"]}
     for row, scores in labels.items():
         folder = filled / "seed1" / row / "evaluate"
         last = json.loads((folder / "scores.json").read_text())["rows"][-1]
-        assert scores["accuracy of patch labels"] == last["patches"]["patch_accuracy"]
+        assert scores["accuracy"] == last["patches"]["patch_accuracy"]
 
 
 def test_rows_share_what_is_equal(filled):
@@ -135,6 +136,69 @@ def test_the_same_command_gives_the_same_bytes(filled):
     before = read_products(filled)
     jobs.run(make_config("plain", "phase1", "gated"), filled)
     assert read_products(filled) == before
+
+
+def test_fewer_rows_find_what_is_done(filled, monkeypatch):
+    """What all rows share lies in the folder of one that is not chosen any more."""
+    done = []
+    monkeypatch.setattr(chain_runner.jobs, "run", lambda config, folder: done.append(folder))
+    for rows, tables in (
+        (("gated",), ("I",)),
+        (("plain",), ("III",)),
+        (("gated", "plain"), ("III",)),
+    ):
+        config = make_config("plain", "phase1", "gated")
+        config.rows, config.tables = rows, tables
+        tables_job.run(config, filled)
+        assert not done
+        found = json.loads((filled / "tables.json").read_text())["tables"]
+        assert {row["row"] for row in found[0]["rows"]} == set(rows)
+
+
+def test_a_begun_step_goes_on_with_its_own_configuration_only(tmp_path, monkeypatch):
+    """What was killed in a folder is continued there, and anything else begins elsewhere."""
+
+    def kill(config, folder):
+        (folder / "config.json").parent.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chain_runner.jobs, "run", kill)
+    config = make_config("plain", "phase1", "gated")
+    with pytest.raises(KeyboardInterrupt):
+        tables_job.run(config, tmp_path)
+    first = tmp_path / "seed1" / "phase1" / "draw"
+
+    def find(train):
+        for steps in config.jobs.values():
+            steps.draw.train = train
+        planned = chains.plan(config.steps, config.jobs, tmp_path, 1)
+        (folder,) = {planned[row][0].folder for row in config.rows}
+        return folder
+
+    assert find(12) == first and find(13) != first
+
+
+def test_moved_patches_cost_the_picture_alone(filled, capsys):
+    config = make_config("plain", "phase1", "gated")
+    data = filled / "seed1" / "phase1" / "draw" / "data"
+    data.rename(data.with_name("elsewhere"))
+    try:
+        tables_job.run(config, filled)
+    finally:
+        data.with_name("elsewhere").rename(data)
+    assert "no picture of test patches: " in capsys.readouterr().out
+    assert not (filled / "pictures" / "examples.png").exists()
+    tables_job.run(config, filled)
+    assert (filled / "pictures" / "examples.png").is_file()
+
+
+def test_weights_that_are_not_there_are_refused_at_once(tmp_path):
+    config = make_config("plain", "phase1")
+    config.jobs.plain.phase1.init = "nowhere.pth"
+    with pytest.raises(InputError, match=r"jobs\.plain\.phase1\.init: no such .* nowhere.pth"):
+        jobs.run(config, tmp_path)
+    assert not (tmp_path / "seed1").exists()
 
 
 def test_a_failed_row_is_named_and_costs_itself(filled, tmp_path):

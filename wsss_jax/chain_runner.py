@@ -79,7 +79,7 @@ def _do_all(plans: Plans) -> Problems:
     while todo:
         elsewhere: dict[tuple[int, str], _Elsewhere] = {}
         for seed, variant in todo:
-            outcome = _do_chain(plans[seed][variant], seed, variant, failed)
+            outcome = _do_chain(plans[seed], seed, variant, failed)
             if isinstance(outcome, _Elsewhere):
                 elsewhere[seed, variant] = outcome
             elif outcome is not None:
@@ -105,10 +105,10 @@ def _format_waiting(elsewhere: Mapping[tuple[int, str], _Elsewhere]) -> str:
 
 
 def _do_chain(
-    chain: Chain, seed: int, variant: str, failed: dict[Path, Failure]
+    plans: Mapping[str, Chain], seed: int, variant: str, failed: dict[Path, Failure]
 ) -> Failure | _Elsewhere | None:
     """Does the steps that are left; returns why it could not, and adds failures to `failed`."""
-    for step in chain:
+    for step in plans[variant]:
         if step.folder in failed:
             return failed[step.folder]
         if chains.is_finished(step):
@@ -127,6 +127,13 @@ def _do_chain(
             problem = _try_step(step)
         if problem:
             problem = config_lib.name_nested(problem, step.config, f"jobs.{variant}.{step.name}")
+            others = [
+                other
+                for other, chain in plans.items()
+                if other != variant and step.folder in (each.folder for each in chain)
+            ]
+            if others and "--config." in problem:
+                problem += f" (shared with {', '.join(others)}: set it for them, too)"
             print(f"{title} FAILED: {problem}", flush=True)
             failed[step.folder] = Failure(step.name, problem)
             return failed[step.folder]
@@ -157,17 +164,20 @@ def _try_step(step: Step) -> str:
 
 
 def _do_step(step: Step) -> None:
-    """Runs a job, between the removal and the writing of its record.
+    """Runs a job, between the records of its beginning and of its end.
 
-    A job that refuses its settings leaves what was finished with others: its record comes back.
+    A job that refuses its settings leaves what was done with others: their record comes back.
     """
     record, description = chains.record_path(step.folder), chains.describe(step)
     before = record.read_bytes() if record.is_file() else None
-    record.unlink(missing_ok=True)
+    step.folder.parent.mkdir(parents=True, exist_ok=True)
+    chains.write_beginning(step, description)
     try:
         jobs.run(step.config, step.folder)
     except InputError:
-        if before is not None:
+        if before is None:
+            record.unlink()
+        else:
             with atomic_path(record) as path:
                 path.write_bytes(before)
         raise

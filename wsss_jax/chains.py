@@ -146,9 +146,9 @@ def plan(
 
 
 def _choose_folder(folders: Sequence[Path], config: Mapping[str, Any], workdir: Path) -> Path:
-    """Chooses the folder of a run that variants share: where it is finished, begun, or the first.
+    """Chooses the folder of a run that variants share: where it is finished or begun, or the first.
 
-    One that is finished with another configuration, which a variant had before, comes last.
+    One that has another configuration, which a variant had before, comes last.
     """
     wanted = _to_json(config, workdir)
 
@@ -188,7 +188,7 @@ def _replace_folder(text: str, folders: Mapping[str, str]) -> str:
 
 
 def record_path(folder: Path) -> Path:
-    """Returns the file beside a run that says that it is finished, and of what it was made."""
+    """Returns the file beside a run that says of what it is made, and whether it is finished."""
     return folder.with_name(f"{folder.name}.finished.json")
 
 
@@ -221,15 +221,23 @@ def describe(step: Step) -> dict[str, Any]:
     }
 
 
+def write_beginning(step: Step, description: Mapping[str, Any]) -> None:
+    """Records of what a step is made that has begun, so that it goes on with the same alone."""
+    _write_record(step.folder, description)
+
+
 def write_record(step: Step, description: Mapping[str, Any]) -> None:
     """Records that a step is finished that was made of what `describe` had said."""
     # Those that read it compare the time: it is another one when the step was done again.
-    record = {
+    finished = {
         "finished": datetime.now(UTC).isoformat(),
         "run": _sum_configuration(step.folder),
-        **description,
     }
-    with atomic_path(record_path(step.folder)) as path:
+    _write_record(step.folder, finished | dict(description))
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    with atomic_path(record_path(folder)) as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

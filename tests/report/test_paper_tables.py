@@ -8,7 +8,7 @@ import pytest
 
 from wsss_jax.report import paper_tables, tables_page
 from wsss_jax.report.figures import write_confusion_matrix
-from wsss_jax.report.paper_tables import TABLES, Measured
+from wsss_jax.report.paper_tables import TABLES, Filled, Measured
 from wsss_jax.report.tables_page import Details
 
 LUAD = ("TE", "NEC", "LYM", "TAS")
@@ -85,13 +85,14 @@ def test_patch_labels_have_a_table_of_their_own():
 def test_all_files_say_the_same(tmp_path):
     undefined = Measured({0: scores(np.nan, 0.7, 0.6, 0.5, 0.7, 0.6, 0.9)}, {})
     grids = fill({"gated": GATED, "phase1": undefined})
-    paper_tables.write(tmp_path, grids, (0, 3))
+    paper_tables.write(tmp_path, Filled(tuple(grids), (0, 3)))
     document = json.loads((tmp_path / "tables.json").read_text())
     assert document["seeds"] == [0, 3]
     table = document["tables"][0]
     rows = {row["row"]: row for row in table["rows"]}
-    assert rows["gated"]["published"]["NEC"] == 0.79321
-    assert rows["phase1"]["measured"]["TE"] is None
+    assert rows["gated"]["published"]["iou"]["NEC"] == 0.79321
+    assert rows["phase1"]["measured"]["iou"]["TE"] is None
+    assert (rows["gated"]["seeds"], rows["phase1"]["seeds"]) == ([0, 3], [0])
     with (tmp_path / "tables.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     (found,) = [
@@ -100,7 +101,7 @@ def test_all_files_say_the_same(tmp_path):
         if (line["table"], line["row"], line["statistic"], line["score"])
         == ("I", "gated", "measured", "mIoU")
     ]
-    assert float(found["value"]) == pytest.approx(rows["gated"]["measured"]["mIoU"])
+    assert float(found["value"]) == pytest.approx(rows["gated"]["measured"]["miou"])
     text = (tmp_path / "tables.txt").read_text()
     assert "Table I. Comparison with other methods" in text
     line = next(line for line in text.splitlines() if line.startswith("phase 2 + gate"))
@@ -113,21 +114,28 @@ def test_all_files_say_the_same(tmp_path):
         ".75603",
         ".85701",
     ]
+    assert "measured [0]" in text and "measured [0 3]" not in text
     assert "| phase 2 + gate | published | .77704 |" in (tmp_path / "tables.md").read_text()
     assert r"phase 2 + gate & published & .77704 &" in (tmp_path / "tables.tex").read_text()
 
 
 def test_names_of_classes_are_only_text(tmp_path):
-    classes = ("a_b & 50 %", "=SUM(A1)", "<script>x</script>", "p|q")
+    classes = ("a_b & 50 %", "=SUM(A1)", "<script>x</script>", "mIoU")
     grids = fill({"gated": GATED}, classes=classes)
-    paper_tables.write(tmp_path, grids, (0, 3))
+    paper_tables.write(tmp_path, Filled(tuple(grids), (0, 3)))
     assert r"a\_b \& 50 \%" in (tmp_path / "tables.tex").read_text()
     assert "'=SUM(A1)" in (tmp_path / "tables.csv").read_text()
-    assert r"p\|q" in (tmp_path / "tables.md").read_text()
+    assert r"\textless{}script" in (tmp_path / "tables.tex").read_text()
+    assert r"\<script\>x" in (tmp_path / "tables.md").read_text()
+    row = json.loads((tmp_path / "tables.json").read_text())["tables"][0]["rows"][0]
+    assert row["measured"]["iou"]["mIoU"] == pytest.approx(0.6)  # a class of that name
+    assert row["measured"]["miou"] == pytest.approx(0.7)
     picture = tmp_path / "confusion.png"
     write_confusion_matrix(picture, np.ones((4, 5), int), classes)
     details = [Details("<b>", picture, {"phase1": picture})]
-    tables_page.write(tmp_path, "<i>", grids, None, details, ["gated, seed 4: <u>"])
+    filled = Filled(tuple(grids), (0, 3), ("gated, seed 4: <u>",))
+    tables_page.write(tmp_path, "<i>", filled, None, details)
+    assert "not in the tables: gated, seed 4: <u>" in paper_tables.format_text(filled)
     page = (tmp_path / "tables.html").read_text()
     for text in ("<script>x", "<b>", "<i>", "<u>"):
         assert text not in page.split("<style>")[1].split("</style>")[1]

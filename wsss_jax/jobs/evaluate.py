@@ -185,6 +185,13 @@ def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
         (workdir / name).unlink(missing_ok=True)
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Chooses places of a ranking between its ends, evenly; all of them if there are no more."""
+    if count >= length:
+        return list(range(length))
+    return np.linspace(0, length - 1, count + 2, dtype=int)[1:-1].tolist()
+
+
 def load_patch_accuracy(workdir: Path) -> float | None:
     """Reads which share of the labels of patches the last row has right; None if it gives none.
 
@@ -232,11 +239,10 @@ def _write_sheets(
     if not ranked:
         return
     count = min(config.sheet_patches, len(ranked))
-    between = np.linspace(0, len(ranked) - 1, count + 2, dtype=int)[1:-1]
     chosen = {
         "worst": ranked[:count],
         "best": ranked[::-1][:count],
-        "examples": [ranked[i] for i in between],
+        "examples": [ranked[i] for i in spread(len(ranked), count)],
     }
     indices = sorted(set().union(*chosen.values()))
     legend = colors.make_legend(dataset, config.palette)

@@ -1,5 +1,6 @@
 """Fills the tables of the paper: trains and scores every method and ablation they compare."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +13,12 @@ from wsss_jax import chain_runner, chains, metrics, runs, statistics
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax.chain_runner import Failure, Plans, Problems
+from wsss_jax.chains import Chain
 from wsss_jax.errors import InputError
 from wsss_jax.jobs import evaluate
 from wsss_jax.patch_confusions import Scored, load_scored, refuse_other_patches
 from wsss_jax.report import colors, figures, paper_tables, tables_page
-from wsss_jax.report.paper_tables import Measured, Table
+from wsss_jax.report.paper_tables import Filled, Measured, Table
 from wsss_jax.report.tables_page import Details
 from wsss_jax.sources import open_source
 
@@ -30,7 +32,7 @@ FIELDS = {
     "rows": rules.sequence(rules.NAME),
     "seeds": rules.sequence(rules.SEED),
     "title": rules.TEXT,
-    "published": rules.TEXT,
+    "published": rules.one_of("", *paper_tables.list_published()),
     "examples": rules.integer(0, 100),
     "palette": rules.PALETTE,
 }
@@ -66,8 +68,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     runs.check(config, workdir, started=False)  # each step sees to its own settings
     config_lib.save(config, workdir)
-    chosen = {row: config.jobs[row] for row in _list_rows(config)}
-    plans = {seed: chains.plan(config.steps, chosen, workdir, seed) for seed in config.seeds}
+    plans = {seed: _plan(config, workdir, seed) for seed in config.seeds}
+    _refuse_missing_weights(plans)
 
     def write(problems: Problems) -> None:
         _write(config, workdir, plans, problems)
@@ -75,54 +77,86 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     chain_runner.run_chains(plans, workdir, write)
 
 
+def _plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[str, Chain]:
+    """Plans the chosen rows; what all rows share lies where it lay when more were chosen."""
+    chosen = _list_rows(config)
+    rows = {row: config.jobs[row] for row in (*chosen, *config.jobs)}
+    plan = chains.plan(config.steps, rows, workdir, seed)
+    return {row: plan[row] for row in chosen}
+
+
+def _refuse_missing_weights(plans: Plans) -> None:
+    """Refuses weights that are not there, which a chain would find out after days of training."""
+    for by_row in plans.values():
+        for row, chain in by_row.items():
+            for step in chain:
+                init = step.config.get("init", "")
+                if init and not Path(init).exists() and Path(init) not in step.earlier:
+                    raise InputError(
+                        f"config.jobs.{row}.{step.name}.init: no such file or run {init}"
+                    )
+
+
 def _list_tables(config: ml_collections.ConfigDict) -> list[Table]:
-    """Lists the chosen tables, reduced to the chosen rows."""
-    return [
-        table._replace(rows={row: text for row, text in table.rows.items() if row in config.rows})
-        for table in paper_tables.TABLES
-        if table.number in config.tables
-    ]
+    return [table for table in paper_tables.TABLES if table.number in config.tables]
 
 
 def _list_rows(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Lists the rows of the chosen tables, each once."""
-    return tuple(dict.fromkeys(row for table in _list_tables(config) for row in table.rows))
+    """Lists the chosen rows of the chosen tables, each once."""
+    of_tables = dict.fromkeys(row for table in _list_tables(config) for row in table.rows)
+    return tuple(row for row in of_tables if row in config.rows)
 
 
-class _Row(NamedTuple):
-    """What a row scored, by seed: its evaluations, and the accuracies of patch labels."""
+class _Evaluation(NamedTuple):
+    """What an evaluation scored in its last row.
 
-    scored: dict[int, Scored]
-    patches: dict[int, float]
+    Attributes:
+      folder: of the evaluation.
+      data_root: of its data, as planned: where the evaluation saw it may be another place now.
+      total: (C, C + 1) counts of all patches.
+      miou: patch -> its mIoU.
+      patches: accuracy of the labels of patches; None if the method gives none.
+    """
+
+    folder: Path
+    data_root: str
+    total: np.ndarray
+    miou: dict[str, float]
+    patches: float | None
+
+
+_Rows = dict[str, dict[int, _Evaluation]]  # by row and seed
 
 
 def _write(
     config: ml_collections.ConfigDict, workdir: Path, plans: Plans, problems: Problems
 ) -> None:
     """Writes the tables of what is finished; adds to `problems` what cannot be read."""
-    rows = _collect(plans, problems)
-    if not rows:
-        return
-    first = next(iter(next(iter(rows.values())).scored.values()))
+    rows, classes = _collect(plans, problems)
     measured = {
         row: Measured(
-            {seed: statistics.score(_total(each)) for seed, each in of_row.scored.items()},
-            of_row.patches,
+            {seed: statistics.score(each.total) for seed, each in by_seed.items()},
+            {seed: each.patches for seed, each in by_seed.items() if each.patches is not None},
         )
-        for row, of_row in rows.items()
+        for row, by_seed in rows.items()
     }
-    published = paper_tables.load_published(config.published, first.classes)
-    grids = paper_tables.fill(_list_tables(config), first.classes, measured, published)
-    paper_tables.write(workdir, grids, config.seeds)
-    print(paper_tables.format_text(grids))
+    published = paper_tables.load_published(config.published, classes)
+    grids = paper_tables.fill(_list_tables(config), classes, measured, published)
+    missing = [
+        f"{row}, seed {seed}: {f'{step} failed: ' if step else ''}{problem}"
+        for (seed, row), (step, problem) in problems.items()
+    ]
+    results = Filled(tuple(grids), tuple(config.seeds), tuple(missing))
+    paper_tables.write(workdir, results)
+    print(paper_tables.format_text(results))
     pictures = workdir / PICTURES
     pictures.mkdir(exist_ok=True)
-    titles = {line.row: line.title for grid in reversed(grids) for line in grid.lines}
+    titles = {row: text for table in paper_tables.TABLES[::-1] for row, text in table.rows.items()}
     details = []
-    for row, of_row in rows.items():
-        seed, scored = next(iter(of_row.scored.items()))
+    for row, by_seed in rows.items():
+        seed, evaluation = next(iter(by_seed.items()))
         path = pictures / f"confusion_{row}.png"
-        figures.write_confusion_matrix(path, _total(scored), first.classes)
+        figures.write_confusion_matrix(path, evaluation.total, classes)
         curves = {
             step.name: step.folder / _CURVES
             for step in plans[seed][row]
@@ -130,20 +164,20 @@ def _write(
         }
         details.append(Details(titles[row], path, curves))
     examples = pictures / "examples.png"
-    shown = {titles[row]: next(iter(of_row.scored.values())) for row, of_row in rows.items()}
-    _write_examples(config, examples, shown)
-    texts = [
-        f"{row}, seed {seed}: {f'{step} failed: ' if step else ''}{problem}"
-        for (seed, row), (step, problem) in problems.items()
-    ]
+    examples.unlink(missing_ok=True)
+    try:
+        shown = {titles[row]: next(iter(by_seed.values())) for row, by_seed in rows.items()}
+        _write_examples(config, examples, shown)
+    except InputError as error:  # the patches may have been moved since
+        print(f"no picture of test patches: {error}")
     tables_page.write(
-        workdir, config.title, grids, examples if config.examples else None, details, texts
+        workdir, config.title, results, examples if examples.is_file() else None, details
     )
 
 
-def _collect(plans: Plans, problems: Problems) -> dict[str, _Row]:
-    """Reads the evaluations of the finished chains."""
-    rows: dict[str, _Row] = {}
+def _collect(plans: Plans, problems: Problems) -> tuple[_Rows, tuple[str, ...]]:
+    """Reads the evaluations of the finished chains, and their classes."""
+    rows: _Rows = {}
     first: Scored | None = None
     for seed, by_row in plans.items():
         for row, chain in by_row.items():
@@ -159,34 +193,48 @@ def _collect(plans: Plans, problems: Problems) -> dict[str, _Row]:
                 again = f"{error} (remove {chains.record_path(step.folder)} to evaluate again)"
                 problems[seed, row] = Failure(step.name, again)
                 continue
-            of_row = rows.setdefault(row, _Row({}, {}))
-            of_row.scored[seed] = scored
-            if accuracy is not None:
-                of_row.patches[seed] = accuracy
-    return rows
+            counts = scored.confusions.counts[-1]
+            rows.setdefault(row, {})[seed] = _Evaluation(
+                step.folder,
+                next(
+                    s.config.data.root for s in chain if "data" in s.config and s.config.data.root
+                ),
+                counts.sum(axis=0, dtype=np.int64),
+                dict(zip(scored.confusions.names, metrics.patch_miou(counts).tolist())),
+                accuracy,
+            )
+    return rows, first.classes if first else ()
 
 
-def _total(scored: Scored) -> np.ndarray:
-    """Adds up the confusion matrices of all patches, of the last row of an evaluation."""
-    return scored.confusions.counts[-1].sum(axis=0, dtype=np.int64)
+def _find_root(chain: Chain) -> str:
+    """Returns the folder of the data that a chain names first; the others take it from there."""
+    roots = (step.config.data.root for step in chain if "data" in step.config)
+    return next(filter(None, roots))
 
 
 def _write_examples(
-    config: ml_collections.ConfigDict, path: Path, shown: Mapping[str, Scored]
+    config: ml_collections.ConfigDict, path: Path, shown: Mapping[str, _Evaluation]
 ) -> None:
     """Draws test patches, from bad to good ones of the last method, with the maps of all."""
-    *_, last = shown.values()
-    miou = metrics.patch_miou(last.confusions.counts[-1])
-    ranked = [int(i) for i in np.argsort(miou, kind="stable") if not np.isnan(miou[i])]
-    count = min(config.examples, len(ranked))
-    if not count:
+    if not shown or not config.examples:
         return
-    job = config_lib.load(last.folder, "jobs")
+    *_, last = shown.values()
     dataset = load_dataset(str(last.folder / runs.DATASET_FILE), last.folder)
-    source = open_source(job.data, dataset, job.split)
+    job = config_lib.load(last.folder, "jobs")
+    source = open_source(
+        config_lib.fill(job, {"data.root": last.data_root}).data, dataset, job.split
+    )
+    indices = {name: index for index, name in enumerate(source.names)}
+    ranked = sorted(
+        (name for name, miou in last.miou.items() if name in indices and not math.isnan(miou)),
+        key=lambda name: last.miou[name],
+    )
+    if not ranked:
+        return
     sheet = []
-    for index in (ranked[i] for i in np.linspace(0, len(ranked) - 1, count + 2, dtype=int)[1:-1]):
-        patch, name = source[index], source.names[index]
+    for place in evaluate.spread(len(ranked), config.examples):
+        name = ranked[place]
+        patch = source[indices[name]]
         truth = patch["masks"][0]
         masks = {
             title: _show(evaluate.load_prediction(each.folder, name, dataset), truth, dataset)

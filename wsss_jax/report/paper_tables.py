@@ -93,12 +93,14 @@ class Line(NamedTuple):
       statistic: "published", "measured" (mean over the seeds), "sd" (their standard deviation,
         n - 1) or "difference" (measured - published).
       values: one for each heading; nan where undefined.
+      seeds: that were measured.
     """
 
     row: str
     title: str
     statistic: str
     values: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
 
 
 class Grid(NamedTuple):
@@ -109,6 +111,25 @@ class Grid(NamedTuple):
     lines: tuple[Line, ...]
 
 
+class Filled(NamedTuple):
+    """All tables, and what they are made of.
+
+    Attributes:
+      grids: the tables.
+      seeds: that were asked for.
+      missing: why rows or seeds are not in them.
+    """
+
+    grids: tuple[Grid, ...]
+    seeds: tuple[int, ...]
+    missing: tuple[str, ...] = ()
+
+
+def list_published() -> tuple[str, ...]:
+    """Lists the data sets of the paper."""
+    return tuple(_read_published())
+
+
 def load_published(name: str, classes: Sequence[str]) -> Mapping[str, Mapping[str, list[float]]]:
     """Loads the figures of the paper: number of the table -> row -> values.
 
@@ -116,11 +137,14 @@ def load_published(name: str, classes: Sequence[str]) -> Mapping[str, Mapping[st
       name: of the data set in `published.json`; "" or another = there are none.
       classes: of the data set at hand. With others the figures say nothing about it.
     """
-    path = Path(__file__).with_name("published.json")
-    published = json.loads(path.read_text(encoding="utf-8")).get(name, {})
+    published = _read_published().get(name, {})
     if published.pop("classes", None) != list(classes):
         return {}
     return published
+
+
+def _read_published() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
 def fill(
@@ -142,73 +166,70 @@ def fill(
         headings = (_PATCHES,) if table.of_patches else (*classes, *SUMMARY_COLUMNS.values())
         lines: list[Line] = []
         for row, title in table.rows.items():
-            seeds = _select(measured[row], table) if row in measured else np.empty((0, 0))
+            by_seed = _select(measured[row], table) if row in measured else {}
             known = published.get(table.number, {}).get(row)
             lines += [
-                Line(row, title, statistic, tuple(map(float, values)))
-                for statistic, values in _summarize(seeds, known)
+                Line(row, title, statistic, tuple(map(float, values)), tuple(by_seed))
+                for statistic, values in _summarize(by_seed, known)
             ]
         if lines:
             grids.append(Grid(table, headings, tuple(lines)))
     return grids
 
 
-def _select(measured: Measured, table: Table) -> np.ndarray:
-    """Returns what a table shows of each seed, (S, K)."""
+def _select(measured: Measured, table: Table) -> dict[int, np.ndarray]:
+    """Returns what a table shows of each seed, (K,)."""
     if table.of_patches:
-        return np.array([[value] for value in measured.patches.values()])
+        return {seed: np.array([value]) for seed, value in measured.patches.items()}
     left_out = len(statistics.SUMMARY) - len(SUMMARY_COLUMNS)  # class ACC, the last of all scores
-    vectors = [vector[:-left_out] for vector in measured.pixels.values()]
-    return np.stack(vectors) if vectors else np.empty((0, 0))
+    return {seed: vector[:-left_out] for seed, vector in measured.pixels.items()}
 
 
 def _summarize(
-    seeds: np.ndarray, published: Sequence[float] | None
+    by_seed: Mapping[int, np.ndarray], published: Sequence[float] | None
 ) -> Iterator[tuple[str, Sequence[float] | np.ndarray]]:
+    seeds = np.stack(list(by_seed.values())) if by_seed else None
     if published is not None:
         yield "published", published
-    if len(seeds):
+    if seeds is not None:
         yield "measured", statistics.mean(seeds)
-    if len(seeds) > 1:
-        yield "sd", statistics.standard_deviation(seeds)
-    if len(seeds) and published is not None:
-        yield "difference", statistics.mean(seeds) - published
+        if len(seeds) > 1:
+            yield "sd", statistics.standard_deviation(seeds)
+        if published is not None:
+            yield "difference", statistics.mean(seeds) - published
 
 
-def write(workdir: Path, grids: Sequence[Grid], seeds: Sequence[int]) -> None:
-    """Writes `tables.txt`, `.md`, `.tex`, `.csv` (one value in a line) and `.json`.
-
-    Args:
-      workdir: the folder.
-      grids: see `fill`.
-      seeds: that were asked for.
-    """
+def write(workdir: Path, filled: Filled) -> None:
+    """Writes `tables.txt`, `.md`, `.tex`, `.csv` (one value in a line) and `.json`."""
+    grids, seeds, _ = filled
     texts = {
-        TEXT: format_text(grids),
-        MARKDOWN: "\n\n".join(map(_format_markdown, grids)),
-        LATEX: "\n\n".join(map(_format_latex, grids)),
-        JSON: json.dumps(_describe(grids, seeds), indent=2, ensure_ascii=False, allow_nan=False),
+        TEXT: format_text(filled),
+        MARKDOWN: "\n\n".join(_format_markdown(grid, seeds) for grid in grids),
+        LATEX: "\n\n".join(_format_latex(grid, seeds) for grid in grids),
+        JSON: json.dumps(_describe(filled), indent=2, ensure_ascii=False, allow_nan=False),
     }
     for name, text in texts.items():
         with atomic_path(workdir / name) as path:
             path.write_text(text + "\n", encoding="utf-8")
-    cells: list[list[Any]] = [["table", "row", "title", "statistic", "score", "value"]]
+    cells: list[list[Any]] = [["table", "row", "title", "statistic", "seeds", "score", "value"]]
     for grid in grids:
         for line in grid.lines:
             for heading, value in zip(grid.headings, line.values, strict=True):
-                names = [grid.table.number, line.row, line.title, line.statistic, heading]
+                names = [grid.table.number, line.row, line.title, line.statistic]
+                names += [" ".join(map(str, line.seeds)), heading]
                 cells.append([*map(escape_text, names), _to_json(value)])
     with atomic_path(workdir / CSV) as path, path.open("w", encoding="utf-8", newline="") as file:
         write_rows(file, cells)
 
 
-def format_text(grids: Sequence[Grid]) -> str:
-    """Formats the tables for a terminal."""
-    return "\n\n".join(map(_format_grid, grids))
+def format_text(filled: Filled) -> str:
+    """Formats the tables for a terminal, and what is missing in them."""
+    parts = [_format_grid(grid, filled.seeds) for grid in filled.grids]
+    return "\n\n".join([*parts, *(f"not in the tables: {text}" for text in filled.missing)])
 
 
-def _format_grid(grid: Grid) -> str:
-    rows = [("method", "", *grid.headings), *_list_cells(grid)]
+def _format_grid(grid: Grid, seeds: Sequence[int]) -> str:
+    rows = [("method", "", *grid.headings), *_list_cells(grid, seeds)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
@@ -225,18 +246,24 @@ def _format_caption(grid: Grid) -> str:
     return f"Table {grid.table.number}. {grid.table.title}"
 
 
-def _list_cells(grid: Grid) -> Iterator[tuple[str, ...]]:
-    """Yields title, statistic and values of each line; the title once for each row."""
+def _list_cells(grid: Grid, seeds: Sequence[int]) -> Iterator[tuple[str, ...]]:
+    """Yields title, statistic and values of each line; the title once for each row.
+
+    Where a row has not all `seeds`, those it has are in brackets.
+    """
     before = None
     for line in grid.lines:
         title = "" if line.row == before else line.title
         before = line.row
-        yield title, line.statistic, *map(format_score, line.values)
+        statistic = line.statistic
+        if line.seeds and line.seeds != tuple(seeds):
+            statistic += f" [{' '.join(map(str, line.seeds))}]"
+        yield title, statistic, *map(format_score, line.values)
 
 
-def _format_markdown(grid: Grid) -> str:
+def _format_markdown(grid: Grid, seeds: Sequence[int]) -> str:
     def join(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return f"| {' | '.join(cell.translate(_MARKDOWN) for cell in cells)} |"
 
     rule = ["---", "---", *["---:"] * len(grid.headings)]
     return "\n".join(
@@ -245,22 +272,26 @@ def _format_markdown(grid: Grid) -> str:
             "",
             join(["method", "", *grid.headings]),
             join(rule),
-            *map(join, _list_cells(grid)),
+            *map(join, _list_cells(grid, seeds)),
         ]
     )
 
 
+_MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|"})
 _LATEX = str.maketrans(
     {
         **{mark: f"\\{mark}" for mark in "&%$#_{}"},
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
     }
 )
 
 
-def _format_latex(grid: Grid) -> str:
+def _format_latex(grid: Grid, seeds: Sequence[int]) -> str:
     """Formats a table that needs the package booktabs."""
 
     def join(cells: Sequence[str]) -> str:
@@ -274,7 +305,7 @@ def _format_latex(grid: Grid) -> str:
             r"\toprule",
             join(["method", "", *grid.headings]),
             r"\midrule",
-            *map(join, _list_cells(grid)),
+            *map(join, _list_cells(grid, seeds)),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -282,20 +313,29 @@ def _format_latex(grid: Grid) -> str:
     )
 
 
-def _describe(grids: Sequence[Grid], seeds: Sequence[int]) -> dict[str, Any]:
+def _describe(filled: Filled) -> dict[str, Any]:
     """Returns the content of the JSON file; an undefined score is null."""
     tables = []
-    for grid in grids:
+    for grid in filled.grids:
         rows: dict[str, dict[str, Any]] = {}
         for line in grid.lines:
-            scores = dict(zip(grid.headings, map(_to_json, line.values), strict=True))
-            rows.setdefault(line.row, {"row": line.row, "title": line.title})[line.statistic] = (
-                scores
+            values = list(map(_to_json, line.values))
+            classes = len(grid.headings) - len(SUMMARY_COLUMNS)
+            # Apart: a class may be called as a score is.
+            scores: dict[str, Any] = (
+                {"accuracy": values[0]}
+                if grid.table.of_patches
+                else {
+                    "iou": dict(zip(grid.headings[:classes], values[:classes], strict=True)),
+                    **dict(zip(SUMMARY_COLUMNS, values[classes:], strict=True)),
+                }
             )
+            row = {"row": line.row, "title": line.title, "seeds": list(line.seeds)}
+            rows.setdefault(line.row, row)[line.statistic] = scores
         tables.append(
             {"table": grid.table.number, "title": grid.table.title, "rows": list(rows.values())}
         )
-    return {"seeds": list(seeds), "tables": tables}
+    return {"seeds": list(filled.seeds), "tables": tables, "missing": list(filled.missing)}
 
 
 def _to_json(value: float) -> float | None:

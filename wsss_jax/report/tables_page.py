@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wsss_jax.report.pages import make_data_url, write_page
-from wsss_jax.report.paper_tables import Grid, Line
+from wsss_jax.report.paper_tables import Filled, Grid, Line
 from wsss_jax.report.tables import format_score
 
 PAGE = "tables.html"
@@ -29,30 +29,28 @@ class Details(NamedTuple):
 def write(
     workdir: Path,
     title: str,
-    grids: Sequence[Grid],
+    filled: Filled,
     examples: Path | None,
     details: Sequence[Details],
-    problems: Sequence[str],
 ) -> None:
     """Writes `tables.html`, which holds its pictures itself.
 
     Args:
       workdir: the folder.
       title: names the data set.
-      grids: the tables.
+      filled: the tables.
       examples: picture of test patches with the maps of several methods, if there is one.
       details: of the rows.
-      problems: why rows or seeds are missing.
     """
     write_page(
         workdir / PAGE,
         "tables.html",
         {"score": format_score, "picture": _read_picture},
         title=title,
-        grids=[(grid, _group_rows(grid)) for grid in grids],
+        filled=filled,
+        grids=[(grid, _group_rows(grid)) for grid in filled.grids],
         examples=examples,
         details=details,
-        problems=problems,
     )
 
 
