@@ -91,6 +91,7 @@ def test_later_jobs_take_the_calibration(config, tmp_path):
         ("[]", "not an object of JSON"),
         ('{"least": "much"}', "least is damaged or of a later version: give the command"),
         ('{"most": [1]}', "most is damaged"),
+        ('{"epochs": 9}', "epochs is damaged"),  # a field of the run itself
     ):
         path.write_text(content)
         with pytest.raises(InputError, match=words) as caught:

@@ -71,7 +71,7 @@ def load(workdir: Path, dataset: Dataset, count: int, names: Sequence[str]) -> n
             raise ValueError("a row has too few or too many cells")
         if clusters.min() < -1 or clusters.max() >= count:
             raise ValueError(f"a cluster is not a number of 0 to {count - 1}")
-    except (ValueError, IndexError, csv.Error) as error:
+    except (ValueError, IndexError, OverflowError, csv.Error) as error:
         raise InputError(f"{path}: damaged ({error}): {remedy}") from error
     return clusters
 

@@ -56,13 +56,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         with atomic_path(workdir / _STAMP) as path:
             path.write_text(stamp)
     features, labels = compute_features(config, trained, source)
-    if not parallel.is_first():
-        return
-    settings = KMeans(config.k, config.seed, config.starts, config.max_iterations)
-    with show_progress(total=dataset.num_classes, unit="class") as bar:
-        found = cluster_classes(features, labels, settings, lambda class_index: bar.update())
-    clusters.save(found, source.names, dataset, workdir)
-    _report(found, dataset.classes, config.k)
+    if parallel.is_first():
+        settings = KMeans(config.k, config.seed, config.starts, config.max_iterations)
+        with show_progress(total=dataset.num_classes, unit="class") as bar:
+            found = cluster_classes(features, labels, settings, lambda class_index: bar.update())
+        clusters.save(found, source.names, dataset, workdir)
+        _report(found, dataset.classes, config.k)
+    # JAX ends all processes five minutes after the first of them has ended.
+    parallel.wait_for_all("clustered")
 
 
 def compute_features(
@@ -107,7 +108,9 @@ def _report(found: np.ndarray, classes: Sequence[str], count: int) -> None:
         listed = ", ".join(map(str, sorted(sizes.tolist(), reverse=True))) or "no patches"
         print(f"{name}: {len(sizes)} clusters ({listed})")
         if len(sizes) < count:
+            patches = int(sizes.sum())
+            why = "have this class" if patches < count else "have this class, many look the same"
             tqdm.write(
-                f"{name}: {int(sizes.sum())} patches have this class, so it has {len(sizes)} "
-                f"clusters instead of {count}"
+                f"{name}: {patches} patches {why}, so it has {len(sizes)} clusters instead of "
+                f"{count}"
             )

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
-from wsss_jax import inputs, jobs, parallel
+from wsss_jax import inputs, parallel
 from wsss_jax.checkpoints import has_checkpoint, load_variables
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
@@ -103,12 +103,13 @@ def take_up(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.
         fields = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}): {_REMEDY}") from error
-    rules = jobs.specification(config.job).FIELDS
+    rules = method.FIELDS
     if not isinstance(fields, dict):
         raise InputError(f"{path}: not an object of JSON, {{...}}: {_REMEDY}")
     values = {name: _to_tuple(value) for name, value in fields.items()}
     for name, value in values.items():
-        if name not in rules or not rules[name].allows(value):
+        open_field = name in rules and config_lib.get(config, name) == ()
+        if not open_field or not rules[name].allows(value):
             raise InputError(f"{path}: {name} is damaged or of a later version: {_REMEDY}")
     return config_lib.fill(config, values)
 
