@@ -152,7 +152,7 @@ def _write(
     pictures = workdir / PICTURES
     pictures.mkdir(exist_ok=True)
     titles = {row: text for table in paper_tables.TABLES[::-1] for row, text in table.rows.items()}
-    details = []
+    details, shown_curves = [], set()
     for row, by_seed in rows.items():
         seed, evaluation = next(iter(by_seed.items()))
         path = pictures / f"confusion_{row}.png"
@@ -160,8 +160,9 @@ def _write(
         curves = {
             step.name: step.folder / _CURVES
             for step in plans[seed][row]
-            if (step.folder / _CURVES).is_file()
+            if (step.folder / _CURVES).is_file() and step.folder not in shown_curves
         }
+        shown_curves |= {path.parent for path in curves.values()}  # once, of what rows share
         details.append(Details(titles[row], path, curves))
     examples = pictures / "examples.png"
     examples.unlink(missing_ok=True)
