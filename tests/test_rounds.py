@@ -197,9 +197,9 @@ def test_a_second_round_trains_and_is_scored_beside_the_first(relabeled, runs_di
     assert sorted(trained_on) == sorted(_list(relabeled)[0])
     history = json.loads((tmp_path / "round2" / "history.json").read_text())
     assert np.isfinite(history[0]["loss"]) and history[0]["loss"] == history[0]["loss_phase2"]
-    scoring = base.evaluate(str(runs_dir / "phase1"), str(tmp_path / "round2"))
-    scoring.runs = (str(runs_dir / "phase2"),)
-    _, subject = scoring.load_subject(scoring)
+    evaluation = base.evaluate(str(runs_dir / "phase1"), str(tmp_path / "round2"))
+    evaluation.runs = (str(runs_dir / "phase2"),)
+    _, subject = scoring.load_subject(evaluation)
     rows = ["phase 2: phase2", "phase 1", "phase 2: round2", "phase 2: round2 + gate"]
     assert subject.rows == rows
 
