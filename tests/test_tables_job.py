@@ -1,6 +1,7 @@
 """The job that fills the paper's tables."""
 
 import json
+import shutil
 
 import pytest
 from ml_collections import ConfigDict
@@ -199,6 +200,18 @@ def test_weights_that_are_not_there_are_refused_at_once(tmp_path):
     with pytest.raises(InputError, match=r"jobs\.plain\.phase1\.init: no such .* nowhere.pth"):
         jobs.run(config, tmp_path)
     assert not (tmp_path / "seed1").exists()
+
+
+def test_weights_of_finished_runs_may_go(filled, tmp_path):
+    weights = tmp_path / "weights"
+    shutil.copytree(filled / "seed1" / "phase1" / "phase1", weights)
+    config = make_config("plain")
+    config.jobs.plain.phase1.init = str(weights)
+    jobs.run(config, tmp_path / "tables")
+    shutil.rmtree(weights)
+    before = read_products(tmp_path / "tables")
+    jobs.run(config, tmp_path / "tables")
+    assert read_products(tmp_path / "tables") == before
 
 
 def test_a_failed_row_is_named_and_costs_itself(filled, tmp_path):

@@ -130,7 +130,10 @@ def _count_common(sequences: Sequence[Sequence[str]], most: int) -> int:
 
 
 def make_predictor(config: ml_collections.ConfigDict, subject: Subject) -> Predictor:
-    """Makes the predictor of all rows, one program over the local devices."""
+    """Makes the predictor of all rows, one program over the local devices.
+
+    Of those behind the gate, `load_subject` has seen to it that they give presence and logits.
+    """
     gate, crf = Gate.of(config.gate), DenseCrf.of(config.crf)
 
     def refine(predictions: dict[str, Prediction], image: jax.Array) -> dict[str, jax.Array]:
@@ -141,7 +144,7 @@ def make_predictor(config: ml_collections.ConfigDict, subject: Subject) -> Predi
         }
         if subject.gated:
             *_, classifier, segmenter = (predictions[name] for name in subject.trained)
-            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
+            assert segmenter.logits is not None and classifier.presence is not None
             probabilities[subject.gated] = gate.probabilities(segmenter.logits, classifier.presence)
         refined = {k: refine_probabilities(v, image, crf) for k, v in probabilities.items()}
         return {name: each.argmax(axis=-1).astype(jnp.uint8) for name, each in refined.items()}
@@ -150,7 +153,7 @@ def make_predictor(config: ml_collections.ConfigDict, subject: Subject) -> Predi
         label_maps = {name: each.label_maps for name, each in predictions.items()}
         if subject.gated:
             *_, classifier, segmenter = (predictions[name] for name in subject.trained)
-            assert segmenter.logits is not None and classifier.presence is not None  # `complete`
+            assert segmenter.logits is not None and classifier.presence is not None
             label_maps[subject.gated] = gate.segment(segmenter.logits, classifier.presence)
         if crf.iterations:
             label_maps = refine(predictions, batch["image"])

@@ -86,12 +86,17 @@ def _plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[s
 
 
 def _refuse_missing_weights(plans: Plans) -> None:
-    """Refuses weights that are not there, which a chain would find out after days of training."""
+    """Refuses weights that are not there, which a chain would find out after days of training.
+
+    What is finished needs them no more.
+    """
     for by_row in plans.values():
         for row, chain in by_row.items():
             for step in chain:
                 init = step.config.get("init", "")
-                if init and not Path(init).exists() and Path(init) not in step.earlier:
+                if not init or Path(init).exists() or Path(init) in step.earlier:
+                    continue
+                if not chains.is_finished(step):
                     raise InputError(
                         f"config.jobs.{row}.{step.name}.init: no such file or run {init}"
                     )
@@ -197,9 +202,7 @@ def _collect(plans: Plans, problems: Problems) -> tuple[_Rows, tuple[str, ...]]:
             counts = scored.confusions.counts[-1]
             rows.setdefault(row, {})[seed] = _Evaluation(
                 step.folder,
-                next(
-                    s.config.data.root for s in chain if "data" in s.config and s.config.data.root
-                ),
+                _find_root(chain),
                 counts.sum(axis=0, dtype=np.int64),
                 dict(zip(scored.confusions.names, metrics.patch_miou(counts).tolist())),
                 accuracy,

@@ -115,8 +115,8 @@ def calibrate(
             else "there are no validation patches"
         )
         tqdm.write(
-            f"{what}: a threshold cannot be calibrated and is {_UNCALIBRATED}; add patches to val, "
-            "or set --config.cam.thresholds"
+            f"{what}: a threshold cannot be calibrated and is {_UNCALIBRATED}; for another one "
+            "train in another --workdir, with such patches in val or with --config.cam.thresholds"
         )
     return {"cam.thresholds": tuple(np.nan_to_num(thresholds, nan=_UNCALIBRATED).tolist())}
 

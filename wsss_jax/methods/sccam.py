@@ -119,7 +119,7 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
     """Makes the loss: that of the classes + `config.sub_weight` x that of the sub-categories.
 
     Both are multi-label soft margins, means over their labels. A batch then has "sub_label"
-    (B, C * k), k labels for each class; see `clusters.SubLabels`. Shares of a batch as in
+    (B, C * k), k labels for each class; see `clusters.extend`. Shares of a batch as in
     `training.task`.
     """
 
