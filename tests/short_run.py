@@ -22,6 +22,7 @@ from absl import flags
 
 from configs import base, base_rounds, base_tools
 from data.dataset import load_dataset
+from tests import tiny_tables
 from tests.conftest import tiny_phase1
 from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
 from wsss_jax.checkpoints import has_checkpoint
@@ -181,6 +182,7 @@ def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collection
         "prepare": prepare,
         "export": export,
         "convert": convert,
+        "tables": tiny_tables.make_config("plain", "phase1", "gated"),
     }
 
 

@@ -79,7 +79,9 @@ def test_patch_miou_ranks_patches():
 
 
 def test_majority_predicts_the_most_frequent_true_class():
-    scores = metrics.majority_scores(np.array([[1, 1, 0, 0], [0, 0, 0, 6], [2, 0, 0, 0]]))
+    scores = metrics.segmentation_scores(
+        metrics.predict_majority(np.array([[1, 1, 0, 0], [0, 0, 0, 6], [2, 0, 0, 0]]))
+    )
     assert scores["iou"] == [0, 0.6, 0]
     assert scores["miou"] == pytest.approx(0.2)
     assert scores["fwiou"] == pytest.approx(0.36)

@@ -65,6 +65,18 @@ def test_a_bad_seed_costs_itself(tmp_path, fake, capsys):
     assert not document["missing"] and document["rows"][0]["seeds"] == [0, 1, 2]
 
 
+def test_scores_of_what_is_finished_are_there_before_the_end(tmp_path, fake):
+    fake.fails["seed1/paper/lung_masks"] = Preempted("stopped by SIGTERM")
+    with pytest.raises(Preempted):
+        jobs.run(make_config("paper"), tmp_path)
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert {tuple(row["seeds"]) for row in document["rows"]} == {(0,)}
+    (missing,) = document["missing"]
+    assert (missing["seed"], missing["problem"]) == (1, "not finished yet")
+    text = "not in the table: paper, seed 1: not finished yet"
+    assert text in (tmp_path / "scores.txt").read_text()
+
+
 def test_a_signal_and_a_full_disk_end_all(tmp_path, fake):
     config = make_config("paper")
     for error in (Preempted("stopped"), OSError(28, "No space left on device", "a")):

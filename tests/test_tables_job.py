@@ -4,65 +4,18 @@ import json
 import shutil
 
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import base
 from data import folders
 from data.dataset import load_dataset
-from tests.conftest import tiny_phase1, tiny_phase2
+from tests.tiny_tables import draw, make_config
 from wsss_jax import chain_runner, chains, jobs, metrics, patch_confusions
 from wsss_jax import config as config_lib
-from wsss_jax.errors import InputError
+from wsss_jax.errors import InputError, Preempted
 from wsss_jax.jobs import tables as tables_job
 from wsss_jax.report.tables_page import PAGE
 
 PRODUCTS = ("tables.txt", "tables.md", "tables.csv", "tables.tex", "tables.json", PAGE)
-
-
-def draw() -> ConfigDict:
-    return base.draw(size=32, train=12, val=4, test=5)
-
-
-def make_config(*rows: str) -> ConfigDict:
-    """Rows of tiny networks on drawn tissue."""
-    phase1 = tiny_phase1("runs/draw/data")
-    phase1.epochs = 1
-    opening = base.masks("runs/phase1")
-    opening.data.workers, opening.batch_size, opening.sheet_patches = 0, 8, 2
-    phase2 = tiny_phase2("runs/masks")
-    phase2.epochs = 1
-
-    def score(**named: str) -> ConfigDict:
-        config = base.evaluate("", "")
-        config.data.workers, config.batch_size, config.sheet_patches = 0, 8, 0
-        config.update(named)
-        return config
-
-    both = {"phase1": "runs/phase1", "phase2": "runs/phase2"}
-    every = {
-        "plain": {"phase1": phase1.copy_and_resolve_references(), "evaluate": score(**both)},
-        "phase1": {"phase1": phase1, "evaluate": score(phase1="runs/phase1")},
-        "gated": {"phase1": phase1, "masks": opening, "phase2": phase2, "evaluate": score(**both)},
-    }
-    every["plain"]["phase1"].pda.schedule = "off"
-    every["plain"]["evaluate"].phase2 = ""
-    config = ConfigDict(
-        {
-            "job": "tables",
-            "steps": ("draw", "phase1", "masks", "phase2", "evaluate"),
-            "tables": ("I", "III", "IV"),
-            "rows": rows,
-            "seeds": (1,),
-            "title": "Tiny <tissue>",
-            "published": "",
-            "examples": 2,
-            "palette": "colorblind",
-            "jobs": {row: {"draw": draw(), **every[row]} for row in rows},
-        }
-    )
-    config_lib.validate(config)
-    return config
 
 
 def read_products(workdir):
@@ -99,12 +52,16 @@ def test_tables_are_what_the_evaluations_scored(filled):
     document = json.loads((filled / "tables.json").read_text())
     assert document["seeds"] == [1]
     assert [table["table"] for table in document["tables"]] == ["I", "III", "IV"]
-    rows = {row["row"]: row["measured"] for row in document["tables"][1]["rows"]}
+    *of_rows, most_frequent = document["tables"][1]["rows"]
+    rows = {row["row"]: row["measured"] for row in of_rows}
     assert list(rows) == ["plain", "phase1", "gated"]
     for row, scores in rows.items():
         counts = patch_confusions.load(filled / "seed1" / row / "evaluate").counts
         expected = metrics.segmentation_scores(counts[-1].sum(axis=0))["miou"]
         assert scores["miou"] == pytest.approx(expected, rel=1e-12)
+        majority = metrics.segmentation_scores(metrics.predict_majority(counts[-1].sum(axis=0)))
+    assert most_frequent["measured"]["miou"] == pytest.approx(majority["miou"], rel=1e-12)
+    assert most_frequent["row"] == "majority" and not most_frequent["seeds"]
     labels = {row["row"]: row["measured"] for row in document["tables"][2]["rows"]}
     for row, scores in labels.items():
         folder = filled / "seed1" / row / "evaluate"
@@ -139,7 +96,7 @@ def test_the_same_command_gives_the_same_bytes(filled):
     assert read_products(filled) == before
 
 
-def test_fewer_rows_find_what_is_done(filled, monkeypatch):
+def test_fewer_rows_find_what_is_done(filled, monkeypatch, capsys):
     """What all rows share lies in the folder of one that is not chosen any more."""
     done = []
     monkeypatch.setattr(chain_runner.jobs, "run", lambda config, folder: done.append(folder))
@@ -153,7 +110,40 @@ def test_fewer_rows_find_what_is_done(filled, monkeypatch):
         tables_job.run(config, filled)
         assert not done
         found = json.loads((filled / "tables.json").read_text())["tables"]
-        assert {row["row"] for row in found[0]["rows"]} == set(rows)
+        assert {row["row"] for row in found[0]["rows"]} == {*rows, "majority"}
+        pictures = {f"confusion_{row}.png" for row in rows}
+        assert {path.name for path in (filled / "pictures").iterdir()} == {
+            *pictures,
+            "examples.png",
+        }
+        assert "in none of the tables" not in capsys.readouterr().out
+    config.tables = ("I",)
+    tables_job.run(config, filled)
+    assert "in none of the tables I: plain\n" in capsys.readouterr().out
+
+
+def test_tables_of_what_is_finished_are_there_before_the_end(filled, tmp_path, monkeypatch):
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    for row in ("phase1", "gated"):
+        (tmp_path / "seed1" / row / "evaluate.finished.json").unlink()
+    run = jobs.run
+
+    def stop(config, folder):
+        if folder.parent.name == "gated":
+            raise Preempted("stopped by SIGTERM")
+        run(config, folder)
+
+    monkeypatch.setattr(chain_runner.jobs, "run", stop)
+    config = make_config("plain", "phase1", "gated")
+    with pytest.raises(Preempted):
+        tables_job.run(config, tmp_path)
+    document = json.loads((tmp_path / "tables.json").read_text())
+    assert [row["row"] for row in document["tables"][0]["rows"]] == ["phase1", "majority"]
+    assert document["missing"] == ["gated, seed 1: not finished yet"]
+    assert "gated, seed 1: not finished yet" in (tmp_path / PAGE).read_text()
+    monkeypatch.undo()
+    tables_job.run(config, tmp_path)
+    assert not json.loads((tmp_path / "tables.json").read_text())["missing"]
 
 
 def test_a_begun_step_goes_on_with_its_own_configuration_only(tmp_path, monkeypatch):
@@ -220,7 +210,7 @@ def test_a_failed_row_is_named_and_costs_itself(filled, tmp_path):
     with pytest.raises(InputError, match=r"1 of 2 chains failed: seed 0, phase1, phase1: .*nowher"):
         jobs.run(config, tmp_path)
     rows = json.loads((tmp_path / "tables.json").read_text())["tables"][0]["rows"]
-    assert [row["row"] for row in rows] == ["plain"]
+    assert [row["row"] for row in rows] == ["plain", "majority"]
     page = (tmp_path / PAGE).read_text()
     assert "Not in the tables" in page and "phase1, seed 0: phase1 failed" in page
 

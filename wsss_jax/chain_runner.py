@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +15,18 @@ from wsss_jax.files import atomic_path, hold_lock
 
 
 class Failure(NamedTuple):
-    """Why a seed of a variant has no scores."""
+    """Why a seed of a variant has no scores.
+
+    Attributes:
+      step: that failed; "" = none has, yet.
+      problem: what to say about it.
+    """
 
     step: str
     problem: str
+
+    def __str__(self) -> str:
+        return f"{self.step} failed: {self.problem}" if self.step else self.problem
 
 
 class _Elsewhere(NamedTuple):
@@ -29,14 +37,18 @@ class _Elsewhere(NamedTuple):
 
 Plans = Mapping[int, Mapping[str, Chain]]  # by seed and variant
 Problems = dict[tuple[int, str], Failure]  # by seed and variant
+# Writes the results of all chains but those with problems, to which it may add; returns what to
+# print of them at the end.
+Write = Callable[[Problems], str]
 
+_UNFINISHED = Failure("", "not finished yet")
 _TABLE_WAIT = 600.0  # seconds for another process to make its table
 _PAUSE = 5.0  # seconds between two looks at what other processes do
 _MOST_SHOWN = 3  # chains or failures in a line
 
 
-def run_chains(plans: Plans, workdir: Path, write: Callable[[Problems], None]) -> None:
-    """Does all that is not finished, and has the results written.
+def run_chains(plans: Plans, workdir: Path, write: Write) -> None:
+    """Does all that is not finished, and has the results written: after each chain, of all so far.
 
     A step that fails costs its own chain, and those that share it. Several processes share the work
     out. One that finds nothing to do waits for the others, and goes on with what one that ends has
@@ -45,24 +57,27 @@ def run_chains(plans: Plans, workdir: Path, write: Callable[[Problems], None]) -
     Args:
       plans: see `chains.plan`.
       workdir: of the job.
-      write: of why chains failed, to which it may add; writes what the others gave.
+      write: see `Write`.
 
     Raises:
       InputError: at the end, if steps failed.
       Preempted: SIGTERM or SIGINT came.
     """
-    problems = _do_all(plans)
-    # Alone, and after another look at what others did, which may be what has failed here.
-    with hold_lock(workdir / ".table.lock", wait=_TABLE_WAIT):
-        problems = {
-            (seed, variant): problem
-            for (seed, variant), problem in problems.items()
-            if not all(map(chains.is_finished, plans[seed][variant]))
-        }
-        write(problems)
+    for failed in _do_all(plans):
+        # Alone, and after another look at what others did, which may be what has failed here.
+        with hold_lock(workdir / ".table.lock", wait=_TABLE_WAIT):
+            problems = {
+                (seed, variant): failed.get((seed, variant), _UNFINISHED)
+                for seed, by_variant in plans.items()
+                for variant, chain in by_variant.items()
+                if not all(map(chains.is_finished, chain))
+            }
+            text = write(problems)
+    if text:
+        print(text)
     if problems:
         texts = [
-            f"seed {seed}, {variant}, {step}: {problem}"
+            f"seed {seed}, {variant}{step and f', {step}'}: {problem}"
             for (seed, variant), (step, problem) in problems.items()
         ]
         total = sum(map(len, plans.values()))
@@ -70,8 +85,12 @@ def run_chains(plans: Plans, workdir: Path, write: Callable[[Problems], None]) -
         raise InputError(f"{len(problems)} of {total} chains failed: {shown}")
 
 
-def _do_all(plans: Plans) -> Problems:
-    """Does what is not finished, until all is; returns what failed, by seed and variant."""
+def _do_all(plans: Plans) -> Iterator[Problems]:
+    """Does what is not finished, until all is.
+
+    Yields:
+      What has failed, by seed and variant: after each chain that was finished here, and at the end.
+    """
     problems: Problems = {}
     failed: dict[Path, Failure] = {}  # runs that several variants share fail once
     todo = [(seed, variant) for seed, by_variant in plans.items() for variant in by_variant]
@@ -79,18 +98,21 @@ def _do_all(plans: Plans) -> Problems:
     while todo:
         elsewhere: dict[tuple[int, str], _Elsewhere] = {}
         for seed, variant in todo:
+            to_do = not all(map(chains.is_finished, plans[seed][variant]))
             outcome = _do_chain(plans[seed], seed, variant, failed)
             if isinstance(outcome, _Elsewhere):
                 elsewhere[seed, variant] = outcome
             elif outcome is not None:
                 problems[seed, variant] = outcome
+            elif to_do:
+                yield problems
         if len(elsewhere) == len(todo):
             if (text := _format_waiting(elsewhere)) != shown:
                 print(text, flush=True)
             shown = text
             _wait()
         todo = list(elsewhere)  # meanwhile, another process may have done what they wait for
-    return problems
+    yield problems
 
 
 def _wait() -> None:

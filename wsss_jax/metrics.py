@@ -83,19 +83,19 @@ def patch_miou(confusions: np.ndarray) -> np.ndarray:
     return np.array([_mean(_iou(confusion)) for confusion in np.asarray(confusions, np.float64)])
 
 
-def majority_scores(confusion: np.ndarray) -> dict[str, Any]:
-    """Scores the prediction of the most frequent true class everywhere, the simplest baseline.
+def predict_majority(confusion: np.ndarray) -> np.ndarray:
+    """Counts for the most frequent true class everywhere, the simplest prediction.
 
     Args:
       confusion: (C, C + 1) counts of any prediction; only its row sums matter.
 
     Returns:
-      As `segmentation_scores`.
+      (C, C + 1) counts of the same dtype.
     """
     true_pixels = np.asarray(confusion).sum(axis=1)
     constant = np.zeros((len(true_pixels), len(true_pixels) + 1), true_pixels.dtype)
     constant[:, true_pixels.argmax()] = true_pixels
-    return segmentation_scores(constant)
+    return constant
 
 
 def multilabel_scores(

@@ -88,7 +88,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     patch_confusions.save(PatchConfusions((*subject.rows,), (*source.names,), counts), workdir)
     totals = {name: by_patch[name].sum(axis=0, dtype=np.int64) for name in subject.rows}
     last = subject.rows[-1]
-    rows = [(MAJORITY, metrics.majority_scores(totals[last]))]
+    rows = [(MAJORITY, metrics.segmentation_scores(metrics.predict_majority(totals[last])))]
     rows += [
         (name, metrics.segmentation_scores(total) | {tables.PATCHES: of_labels.get(name)})
         for name, total in totals.items()

@@ -73,11 +73,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     variants = {variant: config.jobs[variant] for variant in config.variants}
     plans = {seed: chains.plan(config.steps, variants, workdir, seed) for seed in config.seeds}
 
-    def write(problems: Problems) -> None:
+    def write(problems: Problems) -> str:
         results = _collect(config, plans, problems)
-        if results is not None:
-            report.write(workdir, results)
-            print(report.format_text(results))
+        if results is None:
+            return ""
+        report.write(workdir, results)
+        return report.format_text(results)
 
     chain_runner.run_chains(plans, workdir, write)
 
@@ -114,8 +115,9 @@ def _collect(
     classes, names = first.classes, first.confusions.names
     settings = Bootstrap(bootstrap.resamples, bootstrap.confidence, bootstrap.seed)
     of_patches, regions = statistics.find_units(names, bootstrap.region)
+    notice = ""
     if bootstrap.region and not regions and len(counts) > 1:
-        print(
+        notice = (
             f"config.bootstrap.region fits the name of no patch (such as {names[0]}), so that the "
             "intervals are over single patches, and too narrow if several are of one region"
         )
@@ -133,9 +135,9 @@ def _collect(
         },
         differences=_compare(config.variants, counts, settings),
         missing=[
-            report.Missing(variant, seed, problem.step, problem.problem)
-            for (seed, variant), problem in problems.items()
+            report.Missing(variant, seed, *failure) for (seed, variant), failure in problems.items()
         ],
+        notice=notice,
     )
 
 

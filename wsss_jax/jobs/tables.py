@@ -1,7 +1,8 @@
 """Fills the tables of the paper: trains and scores every method and ablation they compare."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from wsss_jax.sources import open_source
 
 NESTED_LEVELS = 2  # config.jobs.<row>.<step>
 _NUMBERS = tuple(table.number for table in paper_tables.TABLES)
+# A row has one name in the page: that of the first table it is in.
+_TITLES = {row: text for table in paper_tables.TABLES[::-1] for row, text in table.rows.items()}
 PICTURES = "pictures"
 _CURVES = "curves.png"  # of a training run
 FIELDS = {
@@ -71,10 +74,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     plans = {seed: _plan(config, workdir, seed) for seed in config.seeds}
     _refuse_missing_weights(plans)
 
-    def write(problems: Problems) -> None:
-        _write(config, workdir, plans, problems)
-
-    chain_runner.run_chains(plans, workdir, write)
+    if left_out := [row for row in config.rows if row not in _list_rows(config)]:
+        print(f"in none of the tables {', '.join(config.tables)}: {', '.join(left_out)}")
+    chain_runner.run_chains(plans, workdir, partial(_write, config, workdir, plans))
 
 
 def _plan(config: ml_collections.ConfigDict, workdir: Path, seed: int) -> dict[str, Chain]:
@@ -135,9 +137,17 @@ _Rows = dict[str, dict[int, _Evaluation]]  # by row and seed
 
 def _write(
     config: ml_collections.ConfigDict, workdir: Path, plans: Plans, problems: Problems
-) -> None:
-    """Writes the tables of what is finished; adds to `problems` what cannot be read."""
-    rows, classes = _collect(plans, problems)
+) -> str:
+    """Writes the tables of what is finished, and returns them as text.
+
+    Adds to `problems` what cannot be read.
+    """
+    rows, first = _collect(plans, problems)
+    classes: tuple[str, ...] = ()
+    majority = None
+    if first:  # all have its test patches
+        total = first.confusions.counts[-1].sum(axis=0)
+        classes, majority = first.classes, statistics.score(metrics.predict_majority(total))
     measured = {
         row: Measured(
             {seed: statistics.score(each.total) for seed, each in by_seed.items()},
@@ -146,17 +156,23 @@ def _write(
         for row, by_seed in rows.items()
     }
     published = paper_tables.load_published(config.published, classes)
-    grids = paper_tables.fill(_list_tables(config), classes, measured, published)
-    missing = [
-        f"{row}, seed {seed}: {f'{step} failed: ' if step else ''}{problem}"
-        for (seed, row), (step, problem) in problems.items()
-    ]
+    grids = paper_tables.fill(_list_tables(config), classes, measured, published, majority)
+    missing = [f"{row}, seed {seed}: {failure}" for (seed, row), failure in problems.items()]
     results = Filled(tuple(grids), tuple(config.seeds), tuple(missing))
     paper_tables.write(workdir, results)
-    print(paper_tables.format_text(results))
     pictures = workdir / PICTURES
     pictures.mkdir(exist_ok=True)
-    titles = {row: text for table in paper_tables.TABLES[::-1] for row, text in table.rows.items()}
+    details = _draw_rows(pictures, plans, rows, classes)
+    examples, notice = _draw_examples(config, pictures, rows)
+    shown = {examples, *(each.confusion for each in details)}
+    for path in set(pictures.glob("*.png")) - shown:  # of rows that were chosen before
+        path.unlink()
+    tables_page.write(workdir, config.title, results, examples, details)
+    return "\n\n".join(filter(None, (paper_tables.format_text(results), notice)))
+
+
+def _draw_rows(pictures: Path, plans: Plans, rows: _Rows, classes: Sequence[str]) -> list[Details]:
+    """Draws the confusion matrix of each row, and finds its curves."""
     details, shown_curves = [], set()
     for row, by_seed in rows.items():
         seed, evaluation = next(iter(by_seed.items()))
@@ -168,21 +184,25 @@ def _write(
             if (step.folder / _CURVES).is_file() and step.folder not in shown_curves
         }
         shown_curves |= {path.parent for path in curves.values()}  # once, of what rows share
-        details.append(Details(titles[row], path, curves))
-    examples = pictures / "examples.png"
-    examples.unlink(missing_ok=True)
+        details.append(Details(_TITLES[row], path, curves))
+    return details
+
+
+def _draw_examples(
+    config: ml_collections.ConfigDict, pictures: Path, rows: _Rows
+) -> tuple[Path | None, str]:
+    """Draws test patches; returns the picture, if there is one, and why there is none."""
+    path = pictures / "examples.png"
+    shown = {_TITLES[row]: next(iter(by_seed.values())) for row, by_seed in rows.items()}
     try:
-        shown = {titles[row]: next(iter(by_seed.values())) for row, by_seed in rows.items()}
-        _write_examples(config, examples, shown)
+        drawn = _write_examples(config, path, shown)
     except InputError as error:  # the patches may have been moved since
-        print(f"no picture of test patches: {error}")
-    tables_page.write(
-        workdir, config.title, results, examples if examples.is_file() else None, details
-    )
+        return None, f"no picture of test patches: {error}"
+    return (path if drawn else None), ""
 
 
-def _collect(plans: Plans, problems: Problems) -> tuple[_Rows, tuple[str, ...]]:
-    """Reads the evaluations of the finished chains, and their classes."""
+def _collect(plans: Plans, problems: Problems) -> tuple[_Rows, Scored | None]:
+    """Reads the evaluations of the finished chains; the first of them, if there is one."""
     rows: _Rows = {}
     first: Scored | None = None
     for seed, by_row in plans.items():
@@ -207,7 +227,7 @@ def _collect(plans: Plans, problems: Problems) -> tuple[_Rows, tuple[str, ...]]:
                 dict(zip(scored.confusions.names, metrics.patch_miou(counts).tolist())),
                 accuracy,
             )
-    return rows, first.classes if first else ()
+    return rows, first
 
 
 def _find_root(chain: Chain) -> str:
@@ -218,10 +238,14 @@ def _find_root(chain: Chain) -> str:
 
 def _write_examples(
     config: ml_collections.ConfigDict, path: Path, shown: Mapping[str, _Evaluation]
-) -> None:
-    """Draws test patches, from bad to good ones of the last method, with the maps of all."""
+) -> bool:
+    """Draws test patches, from bad to good ones of the last method, with the maps of all.
+
+    Returns:
+      Whether there were any to draw.
+    """
     if not shown or not config.examples:
-        return
+        return False
     *_, last = shown.values()
     dataset = load_dataset(str(last.folder / runs.DATASET_FILE), last.folder)
     job = config_lib.load(last.folder, "jobs")
@@ -234,7 +258,7 @@ def _write_examples(
         key=lambda name: last.miou[name],
     )
     if not ranked:
-        return
+        return False
     sheet = []
     for place in evaluate.spread(len(ranked), config.examples):
         name = ranked[place]
@@ -247,6 +271,7 @@ def _write_examples(
         sheet.append(figures.SheetRow(name, patch["image"], masks, truth=truth))
     legend = colors.make_legend(dataset, config.palette)
     figures.write_demo_banner(path, sheet, legend, side_by_side=1)
+    return True
 
 
 def _show(label_map: np.ndarray, truth: np.ndarray, dataset: Dataset) -> np.ndarray:

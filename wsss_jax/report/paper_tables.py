@@ -14,6 +14,8 @@ from wsss_jax.spreadsheets import escape_text, write_rows
 
 TEXT, MARKDOWN, CSV, LATEX, JSON = (f"tables.{end}" for end in ("txt", "md", "csv", "tex", "json"))
 _PATCHES = "accuracy of patch labels"
+_LEFT_OUT = len(statistics.SUMMARY) - len(SUMMARY_COLUMNS)  # class ACC, the last of all scores
+MAJORITY = "majority"  # a line that is no row of the job
 
 
 class Table(NamedTuple):
@@ -93,7 +95,7 @@ class Line(NamedTuple):
       statistic: "published", "measured" (mean over the seeds), "sd" (their standard deviation,
         n - 1) or "difference" (measured - published).
       values: one for each heading; nan where undefined.
-      seeds: that were measured.
+      seeds: that were measured; none for what no seed changes.
     """
 
     row: str
@@ -152,6 +154,7 @@ def fill(
     classes: Sequence[str],
     measured: Mapping[str, Measured],
     published: Mapping[str, Mapping[str, Sequence[float]]],
+    majority: np.ndarray | None = None,
 ) -> list[Grid]:
     """Fills tables; a row that was neither measured nor published is left out.
 
@@ -160,6 +163,8 @@ def fill(
       classes: C names.
       measured: by row.
       published: see `load_published`.
+      majority: scores (C + 4,) of the most frequent class everywhere, which every method should
+        beat: the last line of tables that score pixels.
     """
     grids = []
     for table in tables:
@@ -172,6 +177,9 @@ def fill(
                 Line(row, title, statistic, tuple(map(float, values)), tuple(by_seed))
                 for statistic, values in _summarize(by_seed, known)
             ]
+        if lines and majority is not None and not table.of_patches:
+            values = tuple(map(float, majority[:-_LEFT_OUT]))
+            lines.append(Line(MAJORITY, "majority class", "measured", values))
         if lines:
             grids.append(Grid(table, headings, tuple(lines)))
     return grids
@@ -181,8 +189,7 @@ def _select(measured: Measured, table: Table) -> dict[int, np.ndarray]:
     """Returns what a table shows of each seed, (K,)."""
     if table.of_patches:
         return {seed: np.array([value]) for seed, value in measured.patches.items()}
-    left_out = len(statistics.SUMMARY) - len(SUMMARY_COLUMNS)  # class ACC, the last of all scores
-    return {seed: vector[:-left_out] for seed, vector in measured.pixels.items()}
+    return {seed: vector[:-_LEFT_OUT] for seed, vector in measured.pixels.items()}
 
 
 def _summarize(

@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A seed without scores, and which step failed."""
+    """A seed without scores, why, and which step failed; "" = none has, yet."""
 
     variant: str
     seed: int
@@ -53,6 +53,7 @@ class Results(NamedTuple):
       scores: variant -> row of the evaluation -> seed -> vector (C + 4,); see `statistics`.
       differences: of the other variants from the first.
       missing: seeds that are not in `scores`.
+      notice: what a reader of the table should know; "" = nothing.
     """
 
     classes: Sequence[str]
@@ -62,6 +63,7 @@ class Results(NamedTuple):
     scores: Mapping[str, Mapping[str, Mapping[int, np.ndarray]]]
     differences: Sequence[Comparison]
     missing: Sequence[Missing]
+    notice: str = ""
 
 
 class _Line(NamedTuple):
@@ -145,7 +147,10 @@ def format_text(results: Results) -> str:
         )
         parts.append(_format_part(title, rows, results.classes))
     for variant, seed, step, problem in results.missing:
-        parts.append(f"not in the table: {variant}, seed {seed}: {step} failed: {problem}")
+        why = f"{step} failed: {problem}" if step else problem
+        parts.append(f"not in the table: {variant}, seed {seed}: {why}")
+    if results.notice:
+        parts.append(results.notice)
     return "\n\n".join(parts)
 
 
