@@ -17,6 +17,11 @@ def escape_text(value: str) -> str:
     return f"'{value}" if value.startswith(_FORMULA) else value
 
 
+def unescape_text(value: str) -> str:
+    """Takes back what `escape_text` does."""
+    return value[1:] if value.startswith("'") and value[1:].startswith(_FORMULA) else value
+
+
 def write_rows(file: TextIO, rows: Iterable[Sequence[Any]]) -> None:
     """Writes rows of cells with commas between them.
 

@@ -1,0 +1,1 @@
+"""Labels by people: what each has answered, how far they agree, and the data set that follows."""

@@ -1,0 +1,76 @@
+"""What a person's events amount to: the answers that hold, and what undo takes back next.
+
+An event is never changed or removed. Undo is an event, too: it takes back the last one that holds.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SET, DONE, UNDO = "set", "done", "undo"
+CANNOT_TELL = "?"  # instead of a label
+
+
+class Event(NamedTuple):
+    """Something that a person did, such as a key.
+
+    Attributes:
+      kind: "set" (a class of the patch), "done" (with the patch) or "undo".
+      patch: number of the patch; 0 for "undo".
+      value: of "set", class and 0 or 1, such as "2=1"; of "done", the label such as "0110", or "?":
+        cannot tell; of "undo", empty.
+      looked: milliseconds that the person looked at the patch; of "done" only, else 0.
+      time: milliseconds since 1970.
+    """
+
+    kind: str
+    patch: int
+    value: str = ""
+    looked: int = 0
+    time: int = 0
+
+
+class Replay:
+    """The events of one person, taken one after the other.
+
+    Attributes:
+      answers: patch -> the "done" event that holds, in the order of the last answers.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()):
+        self.answers: dict[int, Event] = {}
+        self._holding: list[Event] = []  # not taken back
+        self._by_patch: dict[int, list[Event]] = {}
+        for event in events:
+            self.take(event)
+
+    def take(self, event: Event) -> Event | None:
+        """Takes an event; returns the one that it takes back, if it is an undo of anything."""
+        if event.kind != UNDO:
+            self._holding.append(event)
+            self._by_patch.setdefault(event.patch, []).append(event)
+            if event.kind == DONE:
+                self.answers.pop(event.patch, None)  # the order is that of the last answers
+                self.answers[event.patch] = event
+            return None
+        if not self._holding:
+            return None
+        undone = self._holding.pop()
+        of_patch = self._by_patch[undone.patch]
+        of_patch.pop()
+        if undone.kind == DONE:
+            del self.answers[undone.patch]
+            for earlier in of_patch:  # an answer from before the patch was looked at again
+                if earlier.kind == DONE:
+                    self.answers[undone.patch] = earlier
+        return undone
+
+    def draft(self, patch: int) -> dict[int, int]:
+        """Returns what is set of a patch, answered or not: class -> 0 or 1."""
+        draft: dict[int, int] = {}
+        for event in self._by_patch.get(patch, ()):
+            if event.kind == SET:
+                index, _, value = event.value.partition("=")
+                draft[int(index)] = int(value)
+            elif event.value != CANNOT_TELL:  # the answer says what was not set one by one, too
+                draft = dict(enumerate(map(int, event.value)))
+        return draft
