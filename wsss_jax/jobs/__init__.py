@@ -37,6 +37,8 @@ JOBS = {
     "export": "wsss_jax.jobs.export",
     "compare": "wsss_jax.jobs.compare",
     "repeat": "wsss_jax.jobs.repeat",
+    "label": "wsss_jax.jobs.label",
+    "export_labels": "wsss_jax.jobs.export_labels",
     "tables": "wsss_jax.jobs.tables",
 }
 _TRAIN = "wsss_jax.jobs.train"

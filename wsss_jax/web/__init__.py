@@ -1,0 +1,1 @@
+"""Pages in the browser, served by this program: labeling and its review."""
