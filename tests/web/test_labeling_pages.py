@@ -180,7 +180,7 @@ def test_the_cookie_is_for_this_page_alone(server):
     answer = server.visit().get(f"/enter/{server.tokens['Ann']}", follow_redirects=False)
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie
-    assert answer.headers["location"] == "/" and answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["location"] == "/" and answer.headers["referrer-policy"] == "same-origin"
 
 
 @pytest.mark.parametrize(
