@@ -47,6 +47,19 @@ def label() -> ConfigDict:
     )
 
 
+def study() -> ConfigDict:
+    """Time and consensus of labels and of drawings."""
+    return ConfigDict(
+        {
+            "job": "study",
+            "labels": "",  # database of patch labels; "" = none
+            # folder with masks, <person>/<patch>.png, and times.csv: person, patch, seconds; or a
+            # second database; "" = none
+            "drawings": "",
+        }
+    )
+
+
 def export_labels() -> ConfigDict:
     """The data set that follows from the labels, without the pages."""
     return ConfigDict({"job": "export_labels", **_labels()})

@@ -39,6 +39,7 @@ JOBS = {
     "repeat": "wsss_jax.jobs.repeat",
     "label": "wsss_jax.jobs.label",
     "export_labels": "wsss_jax.jobs.export_labels",
+    "study": "wsss_jax.jobs.study",
     "tables": "wsss_jax.jobs.tables",
 }
 _TRAIN = "wsss_jax.jobs.train"
