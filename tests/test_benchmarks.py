@@ -13,6 +13,7 @@ from benchmarks import (
     counts,
     crf,
     inputs,
+    labeling,
     masks,
     measure,
     profile,
@@ -54,6 +55,13 @@ def test_dense_crf(monkeypatch):
     assert [row["way"] for row in rows] == ways
     assert all(row["s/patch"] > 0 and row["patches"] == 2 for row in rows)
     assert rows[0]["unlike every pixel"] == 0 and rows[1]["unlike every pixel"] < 0.1
+
+
+def test_labeling():
+    arguments = _arguments(patches=8, people=2, rate=20.0, seconds=1.0, browser=None)
+    (row,) = labeling.run(arguments)
+    assert row["keys"] > 3 and row["lost"] == 0
+    assert 0 < row["median ms"] <= row["95 % ms"] <= row["longest ms"]
 
 
 @pytest.mark.parametrize("phase", [1, 2])

@@ -11,6 +11,7 @@ from wsss_jax import signals
 from wsss_jax.errors import InputError
 
 _POLL = 0.1  # seconds between two looks for a signal
+_WAITING = 256  # connections
 _GRACE = 3  # seconds for requests under way
 
 
@@ -30,6 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
+            listening.listen(_WAITING)  # who comes before the server is ready waits
         except BaseException:
             listening.close()
             raise
