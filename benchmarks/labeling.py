@@ -95,7 +95,8 @@ class Annotator(threading.Thread):
                 raise SystemExit(f"{path}: {reply.status}: {content[:200]!r}")
             return json.loads(content) if "json" in reply.headers["content-type"] else content
 
-        end, queue = time.monotonic() + self._seconds, []
+        end = time.monotonic() + self._seconds
+        queue: list[int] = []
         for number in range(10**9):
             time.sleep(dice.expovariate(self._rate))
             if time.monotonic() > end:
