@@ -69,7 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         store.add_people(config.people, ANNOTATOR)
         store.add_people([config.chief], CHIEF)
         if existing:
-            _take_in(store, config.existing_by, existing)
+            take_in(store, config.existing_by, existing)
         desk = project.make_desk(config, found, store, ranks, config.random_share)
         port = listening.getsockname()[1]
         settings = Settings(
@@ -87,24 +87,19 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         server.serve(make_app([*labeling.list_routes(), *chief.list_routes()], settings), listening)
 
 
-def _take_in(store: Store, name: str, labels: dict[str, str]) -> None:
+def take_in(store: Store, name: str, labels: dict[str, str]) -> None:
     """Takes in labels that were there before, where they are not what was taken in last."""
     store.add_people([name], TAKEN_IN)
     number = next(person.number for person in store.list_people() if person.name == name)
     before = Replay(each.event for each in store.list_events() if each.person == number).answers
     patches, time = store.list_patches(), now()
-    events = [
+    new = [
         (secrets.token_hex(16), Event(DONE, patches[patch], label, 0, time))
         for patch, label in labels.items()
-        if label
-    ]
-    new = [
-        (key, event)
-        for key, event in events
-        if event.patch not in before or before[event.patch].value != event.value
+        if patches[patch] not in before or before[patches[patch]].value != label
     ]
     store.add_events(number, new)
-    print(f"{len(new)} labels taken in as those of {name!r}, {len(events) - len(new)} were there")
+    print(f"{len(new)} labels taken in as those of {name!r}, {len(labels) - len(new)} were there")
 
 
 def _show_addresses(found: Project, store: Store, people: list[str], host: str, port: int) -> None:

@@ -23,7 +23,7 @@ def read_labels(source: str, patches: Mapping[str, PatchFile], dataset: Dataset)
       dataset: whose classes they are.
 
     Returns:
-      Name of the patch -> label such as "0110".
+      Name of the patch -> label such as "0110", of those that have one.
 
     Raises:
       InputError: a label or patch that is none, or two different labels of one patch.
