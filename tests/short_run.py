@@ -26,7 +26,7 @@ from tests.conftest import tiny_phase1
 from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
 from wsss_jax.checkpoints import has_checkpoint
 from wsss_jax.errors import Preempted
-from wsss_jax.methods import phase1
+from wsss_jax.methods import classification, phase1
 from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
 from wsss_jax.training import loop
@@ -136,7 +136,7 @@ def train(root: Path, workers: int, workdir: Path) -> None:
     network, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)
     task = Task(
         network=network,
-        totals=phase1.count_patches,
+        totals=classification.count_patches,
         loss=phase1.make_loss(config, network),
         metrics=("loss", "patch_accuracy"),
         values=phase1.make_values(config.pda, STEPS),
