@@ -159,6 +159,25 @@ def test_what_a_spreadsheet_would_compute_comes_back(tmp_path, tissue_dir):
     np.testing.assert_array_equal(_read(tmp_path, names[::-1], dataset), found[::-1])
 
 
+@pytest.mark.parametrize(
+    ("with_clusters", "words"),
+    [
+        (True, r"sub_categories is 7, but each class of .*clusters has 3: set .*sub_categories=0"),
+        (False, r"sub_categories is 7, but config\.clusters is empty: set .*sub_categories=0"),
+    ],
+)
+def test_another_number_of_clusters_is_refused(with_clusters, words, clustered, tmp_path):
+    config = _configure_round1(clustered) if with_clusters else tiny_sccam("unused")
+    config.model.sub_categories = 7
+    config_lib.validate(config)
+    with pytest.raises(InputError, match=rf"config\.model\.{words}") as caught:
+        jobs.run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "config.json").exists()
+    if with_clusters:
+        config.model.sub_categories = K
+        train.complete(config)
+
+
 def test_batches_have_the_clusters(clustered, tissue_dir, monkeypatch, tmp_path):
     given = []
 

@@ -65,8 +65,12 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
 def complete(config: ml_collections.ConfigDict) -> None:
     """Decides whether BatchNorm is trained; see `contract.Method.complete`."""
     phase1.complete(config)
-    if not config.clusters:
-        config.model.sub_categories = 0
+    if config.model.sub_categories and not config.clusters:
+        raise InputError(
+            f"config.model.sub_categories is {config.model.sub_categories}, but config.clusters is "
+            "empty: set --config.model.sub_categories=0 to learn the classes alone, or name the "
+            "clusters, which say how many there are"
+        )
 
 
 def build_network(
