@@ -143,6 +143,29 @@ def test_fewer_patches_than_clusters_and_none(capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("features", "clusters_found"),
+    [
+        (np.repeat(np.eye(2, 4), 6, axis=0), 2),  # duplicate patches
+        (np.zeros((12, 4)), 1),  # of a network that sees nothing in any of them
+        # All differ, but not after the mean is subtracted in float32.
+        (np.stack([1e4 * (np.arange(12) % 2), 1e-7 * np.arange(12)], axis=1), 2),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_fewer_different_patches_than_clusters(features, clusters_found, capsys):
+    features, settings = features.astype(np.float32), KMeans(5, 0, 10, 300)
+    found = kmeans.cluster_classes(features, np.ones((12, 1)), settings)
+    assert set(found[:, 0]) == set(range(clusters_found))
+    differ = {(row.round(3).tobytes(), number) for row, number in zip(features, found[:, 0])}
+    assert len(differ) == clusters_found  # those that look the same are together
+    cluster._report(found, ("tumor",), 5)
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "tumor: 12 patches have this class, some of which look the same to the network, so it has "
+        f"{clusters_found} clusters instead of 5"
+    )
+
+
 def test_sub_labels_by_hand():
     found = clusters.make_sub_labels(np.array([[1, -1], [0, 2], [-1, -1]]), 3)
     expected = [[0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]
