@@ -38,6 +38,7 @@ from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables, c
 
 TITLE = "HistoSegNet"
 GIVES = frozenset({"presence", "activations"})
+LAYERS = rules.X17_LAYERS
 MEASURED = ("model.mean", "model.std", "loss.class_weights")
 _CLASS = rules.integer(0, 254)
 FIELDS: dict[str, rules.Rule] = {

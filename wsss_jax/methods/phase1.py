@@ -27,6 +27,7 @@ from wsss_jax.training.task import (
 
 TITLE = "phase 1"
 GIVES = frozenset({"presence", "activations"})
+LAYERS = rules.RESNET38_LAYERS
 FIELDS: dict[str, rules.Rule] = {
     **rules.DATA,
     **rules.TRAINING,

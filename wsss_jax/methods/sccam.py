@@ -27,6 +27,7 @@ from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables
 
 TITLE = "SC-CAM"
 GIVES = frozenset({"presence", "activations", "features"})
+LAYERS = phase1.LAYERS
 WEIGHTS = "phase1"
 FIELDS: dict[str, rules.Rule] = {
     **rules.DATA,
