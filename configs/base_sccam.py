@@ -53,7 +53,7 @@ def train(dataset: str, name: str, number: int) -> ConfigDict:
     config.batch_size = 16
     config.model.mean = (0.485, 0.456, 0.406)  # of ImageNet
     config.model.std = (0.229, 0.224, 0.225)
-    config.model.sub_categories = 0  # of each class; training takes k of `clusters`
+    config.model.sub_categories = 0  # of each class; 0 = as many as `clusters` has
     config.augment.flip_vertical = 0.0
     config.augment.color = 1.0
     config.augment.brightness = config.augment.contrast = config.augment.saturation = 0.3

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
-from configs import base, base_rounds, base_tools
+from configs import base, base_rounds, base_sccam, base_tools
 from data.dataset import load_dataset
 from tests import tiny_tables
-from tests.conftest import tiny_phase1
+from tests.conftest import tiny_phase1, tiny_sccam
 from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
 from wsss_jax.checkpoints import has_checkpoint
 from wsss_jax.errors import Preempted
-from wsss_jax.methods import phase1
+from wsss_jax.methods import classification, phase1
 from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
 from wsss_jax.training import loop
@@ -137,7 +137,7 @@ def train(root: Path, workers: int, workdir: Path) -> None:
     network, rates = _Network(), schedules.learning_rates(config.optimizer, EPOCHS * STEPS)
     task = Task(
         network=network,
-        totals=phase1.count_patches,
+        totals=classification.count_patches,
         loss=phase1.make_loss(config, network),
         metrics=("loss", "patch_accuracy"),
         values=phase1.make_values(config.pda, STEPS),
@@ -152,6 +152,13 @@ def train(root: Path, workers: int, workdir: Path) -> None:
         Patches(dataset, source),
         validate=_score,
     )
+
+
+def train_sccam(root: Path, workdir: Path) -> None:
+    """The round whose patches are clustered."""
+    config = tiny_sccam(root)
+    config.epochs = 1
+    jobs.run(config, workdir)
 
 
 def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collections.ConfigDict]:
@@ -182,6 +189,7 @@ def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collection
         "prepare": prepare,
         "export": export,
         "convert": convert,
+        "cluster": base_sccam.cluster("tiny", 1),
         "tables": tiny_tables.make_config("plain", "phase1", "gated"),
     }
 
@@ -328,10 +336,15 @@ def disturb_others(root: Path, folder: Path, times: int, runs: Path, regions: Pa
         (folder / name).mkdir()
         if name == "convert":
             config.weights = str(folder / "export" / "undisturbed" / "phase1.safetensors")
+        if name == "cluster":
+            config.run = str(folder / "sccam")
+            config.k, config.batch_size, config.data.workers = 2, 4, 0
+            undisturbed(partial(train_sccam, root), folder / "sccam")
+        after = "?patch/s" if name == "cluster" else ""  # most of its time goes into loading
         work = partial(do_job, config)
         duration = undisturbed(work, folder / name / "undisturbed")
         for number in (signal.SIGKILL, signal.SIGINT):
-            disturb(work, folder / name, number, times, duration)
+            disturb(work, folder / name, number, times, duration, after=after)
 
 
 def main() -> None:

@@ -1,3 +1,4 @@
+import ast
 from functools import partial
 
 import jax
@@ -6,9 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsss_jax import config_rules
 from wsss_jax.cam import average_scales, class_activation_maps, grad_cam
 from wsss_jax.errors import InputError
+from wsss_jax.methods.contract import load_method
 from wsss_jax.models.resnet38 import ResNet38
+from wsss_jax.models.x17 import X17
 
 LAYERS = ("b4_3", "b4_5", "b5_2", "bn7")
 
@@ -128,6 +132,33 @@ def test_maps_are_float32_in_bfloat16(small):
 def test_an_unknown_layer_is_named(small):
     with pytest.raises(InputError, match=r"'b9'.*b4_5"):
         grad_cam(*small, ("b4_5", "b9"))
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("phase1", ResNet38(num_classes=5, width=1 / 16)),
+        ("sccam", ResNet38(num_classes=5, sub_classes=15, width=1 / 16)),
+        ("histosegnet", X17(num_classes=5, width=1 / 16)),
+    ],
+)
+def test_all_layers_that_are_offered_work(name, model):
+    images = np.zeros((3, 48, 40, 3), np.float32)
+    init = partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), images)
+
+    def open_layers(layers):
+        return jax.eval_shape(partial(grad_cam, model, layers=layers), variables, images)[0]
+
+    for unknown in ("b9", "sub_logits", "peaks"):
+        with pytest.raises(InputError, match=rf"'{unknown}' has no output for Grad-CAM") as caught:
+            open_layers((unknown,))
+    listed = ast.literal_eval(str(caught.value).partition("choose from ")[2])
+    maps = open_layers(listed)
+    assert all(maps[layer].shape[:2] == (3, 5) for layer in listed)
+    layers = load_method(name).LAYERS
+    assert set(layers) <= set(listed) and all(map(config_rules.LAYER.allows, layers))
+    assert all(layer in config_rules.LAYER.text for layer in layers)
 
 
 @pytest.mark.parametrize("relu", [True, False])

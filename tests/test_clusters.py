@@ -143,6 +143,29 @@ def test_fewer_patches_than_clusters_and_none(capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("features", "clusters_found"),
+    [
+        (np.repeat(np.eye(2, 4), 6, axis=0), 2),  # duplicate patches
+        (np.zeros((12, 4)), 1),  # of a network that sees nothing in any of them
+        # All differ, but not after the mean is subtracted in float32.
+        (np.stack([1e4 * (np.arange(12) % 2), 1e-7 * np.arange(12)], axis=1), 2),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_fewer_different_patches_than_clusters(features, clusters_found, capsys):
+    features, settings = features.astype(np.float32), KMeans(5, 0, 10, 300)
+    found = kmeans.cluster_classes(features, np.ones((12, 1)), settings)
+    assert set(found[:, 0]) == set(range(clusters_found))
+    differ = {(row.round(3).tobytes(), number) for row, number in zip(features, found[:, 0])}
+    assert len(differ) == clusters_found  # those that look the same are together
+    cluster._report(found, ("tumor",), 5)
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "tumor: 12 patches have this class, some of which look the same to the network, so it has "
+        f"{clusters_found} clusters instead of 5"
+    )
+
+
 def test_sub_labels_by_hand():
     found = clusters.make_sub_labels(np.array([[1, -1], [0, 2], [-1, -1]]), 3)
     expected = [[0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]
@@ -157,6 +180,25 @@ def test_what_a_spreadsheet_would_compute_comes_back(tmp_path, tissue_dir):
     assert (tmp_path / clusters.FILE).read_text().splitlines()[1] == "'=1+1,0,,1,"
     np.testing.assert_array_equal(_read(tmp_path, names, dataset), found)
     np.testing.assert_array_equal(_read(tmp_path, names[::-1], dataset), found[::-1])
+
+
+@pytest.mark.parametrize(
+    ("with_clusters", "words"),
+    [
+        (True, r"sub_categories is 7, but each class of .*clusters has 3: set .*sub_categories=0"),
+        (False, r"sub_categories is 7, but config\.clusters is empty: set .*sub_categories=0"),
+    ],
+)
+def test_another_number_of_clusters_is_refused(with_clusters, words, clustered, tmp_path):
+    config = _configure_round1(clustered) if with_clusters else tiny_sccam("unused")
+    config.model.sub_categories = 7
+    config_lib.validate(config)
+    with pytest.raises(InputError, match=rf"config\.model\.{words}") as caught:
+        jobs.run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "config.json").exists()
+    if with_clusters:
+        config.model.sub_categories = K
+        train.complete(config)
 
 
 def test_batches_have_the_clusters(clustered, tissue_dir, monkeypatch, tmp_path):
@@ -250,8 +292,11 @@ def test_a_run_goes_on_with_its_own_clusters_only(second, clustered, tmp_path):
     header, *rows = (other / clusters.FILE).read_text().splitlines()
     changed = [row.replace(",0", ",1") for row in rows]
     (other / clusters.FILE).write_text("\n".join([header, *changed]) + "\n")
-    with pytest.raises(InputError, match=r"trained on other patches .*has changed"):
+    with pytest.raises(InputError) as caught:
         jobs.run(_configure_round1(other), workdir)
+    message = str(caught.value)
+    assert message.startswith(f"config.clusters: {other} has other clusters than {workdir} was ")
+    assert "name another --workdir" in message and "patches" not in message
     config = _configure_round1(clustered)
     config.clusters, config.data.root = "", config_lib.load(second, "workdir").data.root
     with pytest.raises(InputError, match=r"other settings \(clusters: "):

@@ -26,7 +26,7 @@ from tests.short_run import (
 from wsss_jax import sources
 from wsss_jax.checkpoints import Checkpoints, has_checkpoint, list_steps, load_variables
 from wsss_jax.errors import InputError, Preempted
-from wsss_jax.methods import phase1
+from wsss_jax.methods import classification, phase1
 from wsss_jax.training import divergence, loop
 from wsss_jax.training.divergence import COLLAPSED, MOST_RESTORES, NOT_FINITE, Diverged, Failure
 from wsss_jax.training.patches import Patches
@@ -146,7 +146,7 @@ def test_the_share_of_maps_above_0_is_of_patches_that_count():
         "weight": jnp.float32([1, 1, 0]),  # the last only fills the batch
         "position": jnp.arange(3, dtype=jnp.int32),
     }
-    sizes, values = phase1.count_patches(batch), {"mu": jnp.float32(0.9)}
+    sizes, values = classification.count_patches(batch), {"mu": jnp.float32(0.9)}
     compute = phase1.make_loss(config, _Peaked())
     none, two = [-1.0, 0.0, -3.0, -1.0], [1e-9, -1.0, 5.0, 0.0]
     for peaks, share in (

@@ -106,8 +106,11 @@ def test_its_grad_cam_becomes_pseudo_masks(run_dir, tmp_path):
     jobs.run(config, tmp_path / "masks")
     assert len(list((tmp_path / "masks" / "train_PM" / "PM_relu3_3").glob("*.png"))) == 12
     config.layers = ("bn7",)
-    with pytest.raises(InputError, match=r"'bn7' has no output for Grad-CAM.*'relu3_3'"):
+    words = r"config\.layers names bn7, but .* run of HistoSegNet, which .* at relu3_3 only: set "
+    with pytest.raises(InputError, match=words) as caught:
         jobs.run(config, tmp_path / "others")
+    assert "--config.layers=\"('relu3_3',)\"" in str(caught.value)
+    assert not (tmp_path / "others" / "config.json").exists()  # so that the remedy works there
 
 
 def test_views_of_a_patch_are_averaged_before_the_crf(run_dir):

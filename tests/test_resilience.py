@@ -81,7 +81,8 @@ def _contents(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.suffix in (".png", ".csv", ".safetensors", ".html") or path.name == "split.json"
+        if path.suffix in (".png", ".csv", ".safetensors", ".html")
+        or path.name in ("split.json", "patches.json", "weights.txt")
     }
 
 
@@ -97,7 +98,8 @@ def test_other_interrupted_jobs_end_with_the_same_bytes(runs_dir, tissue_dir, tm
         Image.fromarray(mask).save(regions / "masks" / f"r{number}.png")
     cache = jax.config.jax_compilation_cache_dir
     _disturb("others", tissue_dir, work, cache, str(max(1, OTHERS // 2)), runs_dir, regions)
-    for job in ("masks", "relabel", "evaluate", "prepare", "export", "convert", "tables"):
+    names = ("masks", "relabel", "evaluate", "prepare", "export", "convert", "cluster", "tables")
+    for job in names:
         expected = _contents(work / job / "undisturbed")
         assert expected or job == "convert"
         disturbed = [path for path in (work / job).glob("SIG*") if path.is_dir()]
@@ -110,3 +112,6 @@ def test_other_interrupted_jobs_end_with_the_same_bytes(runs_dir, tissue_dir, tm
                 whole = load_variables(work / job / "undisturbed", None)
                 jax.tree.map(np.testing.assert_array_equal, found, whole)
         assert not list((work / job).glob(".*"))
+        if job == "cluster":  # not all fell before it was at work
+            logs = "".join(path.with_suffix(".log").read_text() for path in disturbed)
+            assert logs.count("?patch/s") > len(disturbed)

@@ -76,6 +76,7 @@ def test_another_setting_is_no_continuation(runs_dir, tissue_dir):
         jobs.run(config, runs_dir / "phase1")
 
 
+CONFIG = base.phase2("runs/masks")
 RECORDS = [PatchRecord("a", "1 0", "00000001"), PatchRecord("b", "0 1", "00000002")]
 
 
@@ -90,20 +91,42 @@ RECORDS = [PatchRecord("a", "1 0", "00000001"), PatchRecord("b", "0 1", "0000000
 )
 def test_a_run_goes_on_with_its_own_patches_only(tmp_path, now, difference):
     patch_records.save(RECORDS, tmp_path)
-    runs.check_patches(RECORDS, tmp_path, started=True)
-    runs.check_patches(now, tmp_path, started=False)
+    runs.check_patches(CONFIG, RECORDS, tmp_path, started=True)
+    runs.check_patches(CONFIG, now, tmp_path, started=False)
     with pytest.raises(InputError) as caught:
-        runs.check_patches(now, tmp_path, started=True)
+        runs.check_patches(CONFIG, now, tmp_path, started=True)
     assert f"other patches than there are now ({difference}): restore" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        # Own files have the first eight digits, what is learned of them has the others.
+        ({"b": "00000002" + "33333333"}, r"config\.masks: runs/masks has other masks than .*of b "),
+        ({"b": "00000003" + "22222222"}, r"other patches .*the content of b has changed"),
+        (
+            {"a": "00000001" + "33333333", "b": "00000003" + "22222222"},
+            "other patches .*the content of a has changed",
+        ),
+    ],
+)
+def test_other_masks_are_not_called_other_patches(tmp_path, now, words):
+    before = [PatchRecord(name, "", f"0000000{i}22222222") for i, name in enumerate("ab", 1)]
+    patch_records.save(before, tmp_path)
+    runs.check_patches(CONFIG, before, tmp_path, started=True)
+    records = [each._replace(checksum=now.get(each.name, each.checksum)) for each in before]
+    with pytest.raises(InputError, match=words):
+        runs.check_patches(CONFIG, records, tmp_path, started=True)
+    runs.check_patches(CONFIG, records, tmp_path, started=False)
+
+
 def test_a_run_without_records_goes_on_and_says_so(tmp_path, capsys):
-    runs.check_patches(RECORDS, tmp_path, started=True)
+    runs.check_patches(CONFIG, RECORDS, tmp_path, started=True)
     (line,) = capsys.readouterr().out.splitlines()
     assert "they are not compared" in line
     (tmp_path / patch_records.FILE).write_text("[1]")
     with pytest.raises(InputError, match=r"patches\.json: damaged"):
-        runs.check_patches(RECORDS, tmp_path, started=True)
+        runs.check_patches(CONFIG, RECORDS, tmp_path, started=True)
 
 
 def test_other_patches_are_no_continuation(runs_dir, tissue_dir, tmp_path, capsys):

@@ -33,13 +33,14 @@ def grad_cam(
       The maps, layer -> (B, C, h, w) float32 at the layer's resolution, and the logits (B, C).
 
     Raises:
-      InputError: the model has no such tap.
+      InputError: the model has no such tap, or it is no feature map.
     """
 
     def forward(perturbations: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         return model.apply({**variables, "perturbations": perturbations}, images, train=False)
 
-    shapes = jax.eval_shape(forward, {})[1]
+    taps = jax.eval_shape(forward, {})[1]
+    shapes = {name: tap for name, tap in taps.items() if len(tap.shape) == 4}
     for layer in layers:
         if layer not in shapes:
             raise InputError(

@@ -92,9 +92,15 @@ def complete(config: ml_collections.ConfigDict) -> Dataset:
       The data set whose patches were clustered.
 
     Raises:
-      InputError: no such run, or one of another data set.
+      InputError: no such run, one of another data set, or of another number than is set.
     """
     earlier, dataset = runs.load(config.clusters, "clusters", "cluster")
+    if config.model.sub_categories not in (0, earlier.k):
+        raise InputError(
+            f"config.model.sub_categories is {config.model.sub_categories}, but each class of "
+            f"{config.clusters} has {earlier.k}: set --config.model.sub_categories=0 to take "
+            "these, or name other --config.clusters"
+        )
     config.data = runs.inherit_data(config.data, earlier.data)
     config.model.sub_categories = earlier.k
     return dataset

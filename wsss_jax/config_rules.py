@@ -117,7 +117,12 @@ BLOCK = one_of(
     "b6",
     "b7",
 )
-LAYER = one_of("b4_3", "b4_5", "b5_2", "bn7", "relu3_3")  # the last is of HistoSegNet
+# Layers at which a trained classifier can be opened, see `contract.Method.LAYERS`.
+RESNET38_LAYERS = ("b4_3", "b4_5", "b5_2", "bn7")
+X17_LAYERS = ("relu3_3",)
+LAYER = one_of(*RESNET38_LAYERS, *X17_LAYERS)._replace(
+    text=f"one of {RESNET38_LAYERS} with phase 1 and SC-CAM, one of {X17_LAYERS} with HistoSegNet"
+)
 SATURATION = Rule(
     lambda v: v == "otsu" or (isinstance(v, str) and v.isdecimal() and int(v) <= 255),
     "'otsu' or a whole number of 0 to 255 in quotes",

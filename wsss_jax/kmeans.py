@@ -1,10 +1,12 @@
 """Sub-categories of classes: k-means of the features of the patches that have a class."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import sklearn.cluster
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 
@@ -33,7 +35,8 @@ def cluster_classes(
     """Clusters the patches of each class by themselves; one with several classes is in several.
 
     Features are taken as they are, without normalization (Chang et al. 2020). Where a class has
-    fewer patches than k, each is a cluster of its own.
+    fewer different ones than k, each of these is a cluster, and where rounding takes some of them
+    for one, there are fewer.
 
     Args:
       features: (N, D) float32.
@@ -42,7 +45,8 @@ def cluster_classes(
       report: is told the index of each class that is done.
 
     Returns:
-      (N, C) int32, the cluster of each patch within each of its classes, from 0; -1 for others.
+      (N, C) int32, the cluster of each patch within each of its classes, from 0 without gaps; -1
+      for others.
     """
     clusters = np.full(labels.shape, -1, np.int32)
     for class_index in range(labels.shape[1]):
@@ -55,12 +59,16 @@ def cluster_classes(
 
 def _cluster(features: np.ndarray, settings: KMeans) -> np.ndarray:
     """Returns the cluster (N,) of each of N features (N, D)."""
+    distinct = len({row.tobytes() for row in features})
     kmeans = sklearn.cluster.KMeans(
-        n_clusters=min(settings.clusters, len(features)),
+        n_clusters=min(settings.clusters, distinct),
         random_state=settings.seed,
         n_init=settings.starts,
         max_iter=settings.max_iterations,
     )
     # Several threads add up in the order in which they end: rounding would differ from run to run.
-    with threadpool_limits(limits=1):
-        return kmeans.fit_predict(features)
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        # Rounding took different features for one: the job tells how many clusters there are.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = kmeans.fit_predict(features)
+    return np.unique(found, return_inverse=True)[1]

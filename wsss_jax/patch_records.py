@@ -12,6 +12,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 
 FILE = "patches.json"
+_OWN_DIGITS = 8  # of a checksum: of the patch itself
 
 
 class PatchRecord(NamedTuple):
@@ -20,7 +21,8 @@ class PatchRecord(NamedTuple):
     Attributes:
       name: its stem.
       label: such as "1 0 0 1", in the order of the classes; "" if it has masks instead.
-      checksum: CRC-32 of the bytes of its files (image, then masks), as hexadecimal text.
+      checksum: CRC-32 of its own files (image, then mask), as hexadecimal text, followed by those
+        of what a run learns of it instead: each of its pseudo masks, or its clusters.
     """
 
     name: str
@@ -80,3 +82,19 @@ def find_difference(before: Sequence[PatchRecord], now: Sequence[PatchRecord]) -
         if old[name].checksum != new[name].checksum:
             return f"the content of {name} has changed"
     return ""
+
+
+def find_relearned(before: Sequence[PatchRecord], now: Sequence[PatchRecord]) -> str:
+    """Returns the first of the same patches whose masks or clusters have changed.
+
+    It is "" where none has, and where the patches themselves are others.
+    """
+    if find_difference(*map(_drop_learned, (before, now))):
+        return ""
+    changed = set(before).symmetric_difference(now)
+    return min((record.name for record in changed), default="")
+
+
+def _drop_learned(records: Sequence[PatchRecord]) -> list[PatchRecord]:
+    """Returns records with the checksums of the patches' own files only."""
+    return [record._replace(checksum=record.checksum[:_OWN_DIGITS]) for record in records]

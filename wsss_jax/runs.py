@@ -200,16 +200,24 @@ def check_dataset(dataset: Dataset, workdir: Path, *, started: bool) -> None:
             )
 
 
-def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: bool) -> None:
-    """Refuses to go on in a folder with other patches than those of its results.
+def check_patches(
+    config: ml_collections.ConfigDict,
+    records: Sequence[PatchRecord],
+    workdir: Path,
+    *,
+    started: bool,
+) -> None:
+    """Refuses to go on in a folder with other patches, masks or clusters than those of its results.
 
     Args:
+      config: of the run; its `masks` or `clusters` is the folder of those.
       records: of the patches there are now.
       workdir: of the run.
       started: whether there are results in it that were made from patches.
 
     Raises:
-      InputError: names the first patch that is gone, new, or changed.
+      InputError: names the first patch that is gone, new, or changed, or the folder whose masks or
+        clusters have changed.
     """
     before = patch_records.load(workdir) if started else []
     if before is None:
@@ -218,6 +226,13 @@ def check_patches(records: Sequence[PatchRecord], workdir: Path, *, started: boo
             "compared"
         )
     elif started and (difference := patch_records.find_difference(before, records)):
+        field = next((name for name in ("clusters", "masks") if config.get(name)), "")
+        if field and (name := patch_records.find_relearned(before, records)):
+            raise InputError(
+                f"config.{field}: {config[field]} has other {field} than {workdir} was trained on "
+                f"(those of {name} have changed): set --config.{field} to a folder that has the "
+                "same, or name another --workdir to train on these"
+            )
         raise InputError(
             f"{workdir} was trained on other patches than there are now ({difference}): restore "
             "them to go on with it, or name another --workdir"

@@ -109,8 +109,8 @@ def _report(found: np.ndarray, classes: Sequence[str], count: int) -> None:
         print(f"{name}: {len(sizes)} clusters ({listed})")
         if len(sizes) < count:
             patches = int(sizes.sum())
-            why = "have this class" if patches < count else "have this class, many look the same"
+            same = "" if len(sizes) == patches else ", some of which look the same to the network"
             tqdm.write(
-                f"{name}: {patches} patches {why}, so it has {len(sizes)} clusters instead of "
-                f"{count}"
+                f"{name}: {patches} patches have this class{same}, so it has {len(sizes)} clusters "
+                f"instead of {count}"
             )

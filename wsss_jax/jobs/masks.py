@@ -55,10 +55,22 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     the weights of the classifier have changed since. For the files see `mask_folders.make_masks`.
     """
     classifier = load_trained(config.phase1, "phase1", "activations", tta=config.tta)
+    _check_layers(config, classifier)
     config, patches = mask_folders.open_patches(config, classifier)
     mask_folders.prepare(config, workdir, classifier, patches.training.records, config.layers)
     maker = mask_folders.Maker(config.layers, make_opener(config, classifier))
     mask_folders.make_masks(config, workdir, patches, maker)
+
+
+def _check_layers(config: ml_collections.ConfigDict, classifier: Trained) -> None:
+    """Refuses layers at which the classifier cannot be opened, before anything is written."""
+    layers = classifier.method.LAYERS
+    if unknown := [layer for layer in config.layers if layer not in layers]:
+        raise InputError(
+            f"config.layers names {', '.join(unknown)}, but {config.phase1} is a run of "
+            f"{classifier.method.TITLE}, which can be opened at {', '.join(layers)} only: set "
+            f'--config.layers="{layers}" or some of these'
+        )
 
 
 def make_opener(config: ml_collections.ConfigDict, classifier: Trained) -> mask_folders.Open:

@@ -26,12 +26,14 @@ class Method(Protocol):
       GIVES: what its predictions hold besides label maps, of "presence" and "logits" (see
         `prediction.Prediction`), "activations" where it can be opened into pseudo masks, and
         "features" where patches can be clustered by them.
+      LAYERS: where it can be opened, see `open_layers`; only where "activations" are given.
       WEIGHTS: optional, the method with the same network, whose weights it can start from.
     """
 
     TITLE: str
     FIELDS: Mapping[str, Rule]
     GIVES: frozenset[str]
+    LAYERS: tuple[str, ...]
 
     def complete(self, config: ml_collections.ConfigDict) -> None:
         """Fills in place the fields that follow from others, before training.

@@ -23,6 +23,7 @@ from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
 from wsss_jax.crf import DenseCrf, refine
 from wsss_jax.errors import InputError
+from wsss_jax.methods import classification
 from wsss_jax.methods.adjustment import (
     Background,
     find_present,
@@ -37,6 +38,7 @@ from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables, c
 
 TITLE = "HistoSegNet"
 GIVES = frozenset({"presence", "activations"})
+LAYERS = rules.X17_LAYERS
 MEASURED = ("model.mean", "model.std", "loss.class_weights")
 _CLASS = rules.integer(0, 254)
 FIELDS: dict[str, rules.Rule] = {
@@ -172,7 +174,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
     optimizer = schedules.scale_learning_rate(config.optimizer, config.batch_size)
     return Task(
         network=network,
-        totals=lambda batch: {"patches": batch["weight"].sum()},
+        totals=classification.count_patches,
         loss=make_loss(config, network),
         metrics=("loss", "patch_accuracy"),
         values=lambda epoch, step: {},
@@ -186,37 +188,19 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
 
 
 def make_loss(config: ml_collections.ConfigDict, network: X17) -> LossFunction:
-    """Makes the loss: a share of its mean over the global batch, see `training.task`."""
+    """Makes the loss, the weighted cross entropy; see `classification.make_loss`."""
 
-    def loss_function(
-        variables: Variables,
+    def compare(
+        logits: jax.Array,
+        taps: Mapping[str, jax.Array],
         batch: DeviceBatch,
-        totals: Mapping[str, jax.Array],
-        values: Mapping[str, jax.Array],
-        rng: jax.Array,
-    ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
-        del values  # there is no schedule but the learning rate
-        augment_rng, dropout_rng = jax.random.split(rng)
-        weight, position = batch["weight"], batch["position"]
-        image, _ = examples.augment(augment_rng, batch["image"], None, config.augment, position)
-        (logits, _), updated = network.apply(
-            variables,
-            pixels.scale(image, config.model),
-            train=True,
-            weight=weight,
-            position=position,
-            rngs={"dropout": dropout_rng},
-            mutable=["batch_stats"],
-        )
-        labels = batch["label"].astype(jnp.float32)
+        average: classification.Average,
+    ) -> dict[str, jax.Array]:
         class_weights = jnp.asarray(config.loss.class_weights, logits.dtype)
-        losses = weighted_cross_entropy(logits, labels, class_weights)
-        loss = (losses * weight).sum() / totals["patches"]
-        right = ((logits > 0) == (labels > 0)).mean(axis=-1)
-        accuracy = (right * weight).sum() / totals["patches"]
-        return loss, (updated["batch_stats"], {"loss": loss, "patch_accuracy": accuracy})
+        losses = weighted_cross_entropy(logits, batch["label"], class_weights)
+        return {"loss": average(losses)}
 
-    return loss_function
+    return classification.make_loss(config, network, compare)
 
 
 def predict(

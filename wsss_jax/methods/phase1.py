@@ -12,6 +12,7 @@ from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
+from wsss_jax.methods import classification
 from wsss_jax.methods.losses import multilabel_soft_margin
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.resnet38 import ResNet38
@@ -26,6 +27,7 @@ from wsss_jax.training.task import (
 
 TITLE = "phase 1"
 GIVES = frozenset({"presence", "activations"})
+LAYERS = rules.RESNET38_LAYERS
 FIELDS: dict[str, rules.Rule] = {
     **rules.DATA,
     **rules.TRAINING,
@@ -95,7 +97,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
     _report_short_run(config, total_steps)
     return Task(
         network=network,
-        totals=count_patches,
+        totals=classification.count_patches,
         loss=make_loss(config, network),
         metrics=("loss", "patch_accuracy"),
         values=make_values(config.pda, total_steps // config.epochs),
@@ -191,45 +193,22 @@ def list_remedies(pda: ml_collections.ConfigDict) -> tuple[str, ...]:
     return tuple(remedies) if pda.schedule != "off" else ()
 
 
-def count_patches(batch: DeviceBatch) -> dict[str, jax.Array]:
-    """Returns what the loss is divided by: the number of "patches" of a batch, () float32."""
-    return {"patches": batch["weight"].sum()}
-
-
 def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunction:
-    """Makes the loss: a share of its mean over the global batch, see `training.task`."""
+    """Makes the loss, the multi-label soft margin; see `classification.make_loss`."""
 
-    def loss_function(
-        variables: Variables,
+    def compare(
+        logits: jax.Array,
+        taps: Mapping[str, jax.Array],
         batch: DeviceBatch,
-        totals: Mapping[str, jax.Array],
-        values: Mapping[str, jax.Array],
-        rng: jax.Array,
-    ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
-        augment_rng, dropout_rng = jax.random.split(rng)
-        weight, position = batch["weight"], batch["position"]
-        image, _ = examples.augment(augment_rng, batch["image"], None, config.augment, position)
-        (logits, taps), updated = network.apply(
-            variables,
-            pixels.scale(image, config.model),
-            train=True,
-            **{name: values[name] for name in ("mu", "attention_share") if name in values},
-            weight=weight,
-            position=position,
-            rngs={"dropout": dropout_rng},
-            mutable=["batch_stats"],
-        )
-        labels = batch["label"].astype(jnp.float32)
-        loss = (multilabel_soft_margin(logits, labels) * weight).sum() / totals["patches"]
-        right = ((logits > 0) == (labels > 0)).mean(axis=-1)
-        accuracy = (right * weight).sum() / totals["patches"]
+        average: classification.Average,
+    ) -> dict[str, jax.Array]:
         is_above = jnp.logical_not(taps["peaks"] <= 0)  # NaN is another failure
-        above = (is_above.mean(axis=-1) * weight).sum() / totals["patches"]
-        batch_stats = updated.get("batch_stats", variables["batch_stats"])
-        figures = {"loss": loss, "patch_accuracy": accuracy, _MAPS_ABOVE_0: above}
-        return loss, (batch_stats, figures)
+        return {
+            "loss": average(multilabel_soft_margin(logits, batch["label"])),
+            _MAPS_ABOVE_0: average(is_above.mean(axis=-1)),
+        }
 
-    return loss_function
+    return classification.make_loss(config, network, compare, ("mu", "attention_share"))
 
 
 def predict(

@@ -18,7 +18,7 @@ from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
-from wsss_jax.methods import phase1
+from wsss_jax.methods import classification, phase1
 from wsss_jax.methods.losses import multilabel_soft_margin
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.layers import accumulator
@@ -27,6 +27,7 @@ from wsss_jax.training.task import DeviceBatch, LossFunction, Task, Variables
 
 TITLE = "SC-CAM"
 GIVES = frozenset({"presence", "activations", "features"})
+LAYERS = phase1.LAYERS
 WEIGHTS = "phase1"
 FIELDS: dict[str, rules.Rule] = {
     **rules.DATA,
@@ -65,8 +66,12 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
 def complete(config: ml_collections.ConfigDict) -> None:
     """Decides whether BatchNorm is trained; see `contract.Method.complete`."""
     phase1.complete(config)
-    if not config.clusters:
-        config.model.sub_categories = 0
+    if config.model.sub_categories and not config.clusters:
+        raise InputError(
+            f"config.model.sub_categories is {config.model.sub_categories}, but config.clusters is "
+            "empty: set --config.model.sub_categories=0 to learn the classes alone, or name the "
+            "clusters, which say how many there are"
+        )
 
 
 def build_network(
@@ -102,7 +107,7 @@ def make_task(config: ml_collections.ConfigDict, num_classes: int, total_steps: 
     parts = ("class_loss", "sub_loss") if config.model.sub_categories else ()
     return Task(
         network=network,
-        totals=phase1.count_patches,
+        totals=classification.count_patches,
         loss=make_loss(config, network),
         metrics=("loss", *parts, "patch_accuracy"),
         values=lambda epoch, step: {},
@@ -119,45 +124,23 @@ def make_loss(config: ml_collections.ConfigDict, network: ResNet38) -> LossFunct
     """Makes the loss: that of the classes + `config.sub_weight` x that of the sub-categories.
 
     Both are multi-label soft margins, means over their labels. A batch then has "sub_label"
-    (B, C * k), k labels for each class; see `clusters.extend`. Shares of a batch as in
-    `training.task`.
+    (B, C * k), k labels for each class; see `clusters.extend`, and `classification.make_loss`.
     """
 
-    def loss_function(
-        variables: Variables,
+    def compare(
+        logits: jax.Array,
+        taps: Mapping[str, jax.Array],
         batch: DeviceBatch,
-        totals: Mapping[str, jax.Array],
-        values: Mapping[str, jax.Array],
-        rng: jax.Array,
-    ) -> tuple[jax.Array, tuple[Variables, dict[str, jax.Array]]]:
-        augment_rng, dropout_rng = jax.random.split(rng)
-        weight, position = batch["weight"], batch["position"]
-        image, _ = examples.augment(augment_rng, batch["image"], None, config.augment, position)
-        (logits, taps), updated = network.apply(
-            variables,
-            pixels.scale(image, config.model),
-            train=True,
-            weight=weight,
-            position=position,
-            rngs={"dropout": dropout_rng},
-            mutable=["batch_stats"],
-        )
+        average: classification.Average,
+    ) -> dict[str, jax.Array]:
+        loss = average(multilabel_soft_margin(logits, batch["label"]))
+        if not config.model.sub_categories:
+            return {"loss": loss}
+        sub_loss = average(multilabel_soft_margin(taps["sub_logits"], batch["sub_label"]))
+        total = loss + config.sub_weight * sub_loss
+        return {"loss": total, "class_loss": loss, "sub_loss": sub_loss}
 
-        def average(by_patch: jax.Array) -> jax.Array:
-            return (by_patch * weight).sum() / totals["patches"]
-
-        labels = batch["label"].astype(jnp.float32)
-        loss = average(multilabel_soft_margin(logits, labels))
-        metrics = {"patch_accuracy": average(((logits > 0) == (labels > 0)).mean(axis=-1))}
-        if config.model.sub_categories:
-            sub_labels = batch["sub_label"].astype(jnp.float32)
-            sub_loss = average(multilabel_soft_margin(taps["sub_logits"], sub_labels))
-            metrics |= {"class_loss": loss, "sub_loss": sub_loss}
-            loss = loss + config.sub_weight * sub_loss
-        batch_stats = updated.get("batch_stats", variables["batch_stats"])
-        return loss, (batch_stats, {"loss": loss, **metrics})
-
-    return loss_function
+    return classification.make_loss(config, network, compare)
 
 
 def predict(

@@ -69,7 +69,7 @@ def fit(
     runs.check(config, workdir, started=resumed)
     runs.check_dataset(patches.dataset, workdir, started=resumed)
     records = patches.records()
-    runs.check_patches(records, workdir, started=resumed)
+    runs.check_patches(config, records, workdir, started=resumed)
     if not resumed:  # before anything is written
         variables, report = initialize_variables(config, task.network)
         state = make_state(task, variables)
