@@ -122,7 +122,14 @@ class Measuring(Protocol):
 
 @runtime_checkable
 class Calibrating(Protocol):
-    """A method with fields that follow from its scores of the validation patches."""
+    """A method with fields that follow from its scores of the validation patches.
+
+    Attributes:
+      CALIBRATED: the fields, such as "cam.thresholds", each a number for every class; () is the
+        value of one to be calibrated.
+    """
+
+    CALIBRATED: Sequence[str]
 
     def calibrate(
         self,
@@ -131,7 +138,7 @@ class Calibrating(Protocol):
         presence: np.ndarray,
         labels: np.ndarray,
     ) -> dict[str, Any]:
-        """Returns values of such fields by their names, for the jobs after training.
+        """Returns values of the fields `CALIBRATED`, for the jobs after training.
 
         What cannot be calibrated gets a value that works, and is said.
 

@@ -126,7 +126,7 @@ def load_trained(
         if epochs is not None and len(epochs) < planned:
             tqdm.write(f"{workdir}: trained for {len(epochs)} of {planned} epochs so far")
     variables = load_variables(Path(workdir), score, network_shapes(network))
-    config = calibration.take_up(config, Path(workdir))
+    config = calibration.take_up(config, Path(workdir), dataset.num_classes)
     network = load_method(config.job).build_network(config, dataset.num_classes)  # checks it
     return Trained(config, dataset, network, variables, tta)
 
