@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from functools import partial
 
 import jax
@@ -17,7 +18,7 @@ from wsss_jax.checkpoints import load_variables
 from wsss_jax.errors import InputError
 from wsss_jax.jobs import train
 from wsss_jax.methods import histosegnet
-from wsss_jax.training import measurement
+from wsss_jax.training import loop, measurement
 from wsss_jax.training.trained import load_trained
 
 CLASSES = 4
@@ -84,6 +85,54 @@ def test_a_stopped_run_goes_on_bit_for_bit(run_dir, tissue_dir, tmp_path, monkey
     for name in ("config.json", "calibration.json", "history.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (run_dir / name).read_bytes()
     whole, cut = (load_variables(path, None) for path in (run_dir, tmp_path / "cut"))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def _change_maps(config):
+    config.crf.iterations, config.crf.bilateral_sxy = 1, 20.0
+    config.background.weight, config.background.exceptions = 0.5, (1,)
+    config.cam.thresholds = (0.1, 0.2, 0.3, 0.4)
+    return config
+
+
+def test_a_trained_run_takes_other_fields_of_its_maps(run_dir, tissue_dir, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("a step is trained, or patches are measured")
+
+    monkeypatch.setattr(loop, "train_step", refuse)
+    monkeypatch.setattr(measurement, "_read", refuse)
+    again = tmp_path / "run"
+    shutil.copytree(run_dir, again)
+    files = ("config.json", "calibration.json", "history.json")
+    jobs.run(_change_maps(_configure(tissue_dir)), again)
+    loaded, before = (load_trained(str(path), "run", "") for path in (again, run_dir))
+    assert loaded.config.crf.iterations == 1 and loaded.config.cam.thresholds[3] == 0.4
+    assert loaded.config.background.to_dict() != before.config.background.to_dict()
+    assert loaded.config.model == before.config.model  # what was measured
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, before.variables)
+    assert (again / "history.json").read_bytes() == (run_dir / "history.json").read_bytes()
+    jobs.run(_configure(tissue_dir), again)  # as it was
+    for name in files:
+        assert (again / name).read_bytes() == (run_dir / name).read_bytes()
+
+
+@pytest.mark.parametrize("newest", ["gone", "damaged"])
+def test_a_run_that_is_not_trained_to_the_end_keeps_them(run_dir, tissue_dir, tmp_path, newest):
+    again = tmp_path / "run"
+    shutil.copytree(run_dir, again)
+    last = again / "checkpoints" / "6"
+    if newest == "gone":
+        shutil.rmtree(last)
+    else:
+        for path in (last / "variables").rglob("*"):
+            if path.is_file() and path.stat().st_size > 1000:
+                path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"background\.exceptions: .*once all its epochs are tr"):
+        jobs.run(_change_maps(_configure(tissue_dir)), again)
+    for name in ("config.json", "history.json"):
+        assert (again / name).read_bytes() == (run_dir / name).read_bytes()
+    jobs.run(_configure(tissue_dir), again)
+    whole, cut = (load_variables(path, None) for path in (run_dir, again))
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 

@@ -27,6 +27,9 @@ class Method(Protocol):
         `prediction.Prediction`), "activations" where it can be opened into pseudo masks, and
         "features" where patches can be clustered by them.
       WEIGHTS: optional, the method with the same network, whose weights it can start from.
+      MAP_FIELDS: optional, the fields that only the label maps of its predictions use: they may
+        change once its run is trained.
+      ACTIVATION_FIELDS: optional, those of them that `open_layers` uses, too.
     """
 
     TITLE: str

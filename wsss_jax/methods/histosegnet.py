@@ -56,6 +56,7 @@ FIELDS: dict[str, rules.Rule] = {
     "background.sigma": rules.number(0, 100),
     "background.exceptions": rules.sequence(_CLASS),
 }
+MAP_FIELDS = tuple(name for name in FIELDS if name.startswith(("cam.", "background.", "crf.")))
 _HEAD_MODULES = ("fc",)
 _UNCALIBRATED = 0.5  # threshold of a class that validation patches do not tell
 
@@ -116,7 +117,8 @@ def calibrate(
         )
         tqdm.write(
             f"{what}: a threshold cannot be calibrated and is {_UNCALIBRATED}; for another one "
-            "train in another --workdir, with such patches in val or with --config.cam.thresholds"
+            "give the same command with --config.cam.thresholds, or train in another --workdir "
+            "with such patches in val"
         )
     return {"cam.thresholds": tuple(np.nan_to_num(thresholds, nan=_UNCALIBRATED).tolist())}
 

@@ -47,6 +47,7 @@ FIELDS: dict[str, rules.Rule] = {
     "cam.threshold": rules.PROBABILITY,
     "cam.relu": rules.BOOLEAN,
 }
+MAP_FIELDS = ("cam.threshold", "cam.relu")
 _HEAD_MODULES = ("fc8",)
 _LOSS_OF_ZEROS = math.log(2)  # of logits that are all 0, whatever the labels
 _NEAR_IT = 1e-3  # from there; public logs of dead runs stay at .6931

@@ -46,6 +46,11 @@ FIELDS: dict[str, rules.Rule] = {
     "cam.background_power": rules.number(0, 1000, open_low=True),
     "cam.background_class": rules.integer(-1, 254),
 }
+MAP_FIELDS = tuple(name for name in FIELDS if name.startswith("cam."))
+# Which classes are predicted, and how the CRF begins, has no part in what masks are made of.
+ACTIVATION_FIELDS = tuple(
+    name for name in MAP_FIELDS if name not in ("cam.threshold", "cam.background_power")
+)
 _HEAD_MODULES = ("fc8", "fc8_sub")
 _PLAIN_LAYER = "bn7"  # whose maps are those of SC-CAM; the others give Grad-CAM
 

@@ -52,6 +52,13 @@ class Trained(NamedTuple):
             checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
         return checksum
 
+    def describe_activations(self) -> str:
+        """Describes what its activation maps are made with, in lines by which masks know it."""
+        text = f"CRC-32 of the weights: {self.sum_weights():08x}\n"
+        for field in getattr(self.method, "ACTIVATION_FIELDS", ()):
+            text += f"{field}: {config_lib.get(self.config, field)}\n"
+        return text
+
     def predict(self, variables: Mapping[str, Any], image: jax.Array) -> Prediction:
         """Predicts with images (B, H, W, 3) uint8; a pure function of the variables, to be mapped.
 
