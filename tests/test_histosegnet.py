@@ -187,6 +187,21 @@ def test_without_validation_patches_thresholds_are_a_half(tissue_dir, tmp_path, 
     assert loaded.config.cam.thresholds == (0.5,) * CLASSES
 
 
+@pytest.mark.parametrize(
+    ("white", "given", "taken"), [(True, -1, 0.75), (False, -1, 0), (False, 1, 1)]
+)
+def test_white_background_takes_part_as_the_data_set_says(
+    white, given, taken, tissue_dir, tmp_path
+):
+    description = json.loads((tissue_dir / "dataset.json").read_text()) | {"white": white}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "train").symlink_to(tissue_dir / "train")
+    config = _configure(tmp_path, background__weight=given)
+    config_lib.validate(config)
+    completed, _, _ = train.complete(config)
+    assert completed.background.weight == taken
+
+
 def test_thresholds_of_classes_that_cannot_be_told(capsys):
     config = _configure("")
     presence = np.array([[0.2, 0.6], [0.9, 0.7]], np.float32)
@@ -234,6 +249,7 @@ def test_fields_that_do_not_fit_are_refused(fields, words, tissue_dir, tmp_path)
         ({"model__pooling": "median"}, "one of 'maximum', 'mean'"),
         ({"cam__thresholds": (1.5,)}, r"config\.cam\.thresholds is \(1\.5,\)"),
         ({"model__dropout_rates": (0.3,) * 3}, "a sequence of 4"),
+        ({"background__weight": -0.5}, r"weight is -0\.5: it must be .* or -1 for what the data"),
     ],
 )
 def test_impossible_values_are_refused(fields, words):

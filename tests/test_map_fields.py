@@ -23,7 +23,7 @@ def _configure(name):
     if name == "histosegnet":
         config.model.mean, config.model.std = (0.7,) * 3, (0.2,) * 3
         config.loss.class_weights = (1.0,) * CLASSES
-    load_method(name).complete(config)
+    load_method(name).complete(config, synthetic.DATASET)
     return config_lib.freeze(config)
 
 

@@ -34,7 +34,7 @@ def _vgg16(wrong: dict | None = None) -> dict[str, np.ndarray]:
 
 
 def _configure(path, width=1.0) -> ml_collections.ConfigDict:
-    config = base_histosegnet.histosegnet("luad_histoseg", white=True)
+    config = base_histosegnet.histosegnet("luad_histoseg")
     config.model.width, config.init = width, str(path)
     return config
 

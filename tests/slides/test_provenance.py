@@ -21,7 +21,7 @@ def _run(folder: Path, phase: str, dataset=LUAD, history: list | None = None, **
     config = {
         "phase1": base.phase1("luad_histoseg"),
         "phase2": base.phase2("masks"),
-        "histosegnet": base_histosegnet.histosegnet("luad_histoseg", white=True),
+        "histosegnet": base_histosegnet.histosegnet("luad_histoseg"),
     }[phase]
     config.epochs, config.data.patch_size = 3, 224
     config.update_from_flattened_dict(fields)

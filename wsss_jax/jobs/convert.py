@@ -5,7 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import ml_collections
 
-from data.dataset import load_dataset
+from data.dataset import Dataset, load_dataset
 from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import runs, signals
@@ -38,8 +38,7 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if has_checkpoint(workdir):
         raise InputError(f"{workdir} already holds a trained network: name another --workdir")
     source = weights.read(Path(config.weights))
-    settings = complete(config, weights.find_method(source))
-    dataset = load_dataset(settings.data.dataset, settings.data.root)
+    settings, dataset = complete(config, weights.find_method(source))
     runs.check(settings, workdir, started=False)
     network = load_method(settings.job).build_network(settings, dataset.num_classes)
     variables, report = fill_variables(settings, network, source)
@@ -56,8 +55,10 @@ def _convert(config: ml_collections.ConfigDict, workdir: Path) -> None:
         print("What is left at random values must be trained before anything is predicted with it.")
 
 
-def complete(config: ml_collections.ConfigDict, job: str) -> ml_collections.FrozenConfigDict:
-    """Returns the settings of the run that the weights become."""
+def complete(
+    config: ml_collections.ConfigDict, job: str
+) -> tuple[ml_collections.FrozenConfigDict, Dataset]:
+    """Returns the settings of the run that the weights become, and its data set."""
     if job not in NESTED:
         raise InputError(
             f"{config.weights}: these are weights of {job}, which cannot be converted: train from "
@@ -65,5 +66,6 @@ def complete(config: ml_collections.ConfigDict, job: str) -> ml_collections.Froz
         )
     settings = config_lib.thaw(config.jobs[job])
     settings.init, settings.strict = config.weights, config.strict
-    load_method(job).complete(settings)
-    return config_lib.freeze(settings)
+    dataset = load_dataset(settings.data.dataset, settings.data.root)
+    load_method(job).complete(settings, dataset)
+    return config_lib.freeze(settings), dataset

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from data.dataset import Dataset
 from wsss_jax.config_rules import Rule
 from wsss_jax.methods import METHODS
 from wsss_jax.methods.prediction import Prediction
@@ -36,8 +37,8 @@ class Method(Protocol):
     FIELDS: Mapping[str, Rule]
     GIVES: frozenset[str]
 
-    def complete(self, config: ml_collections.ConfigDict) -> None:
-        """Fills in place the fields that follow from others, before training.
+    def complete(self, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+        """Fills in place the fields that follow from others or the data set, before training.
 
         Raises:
           InputError: fields that contradict each other.

@@ -18,6 +18,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
+from data.dataset import Dataset
 from wsss_jax import cam, metrics, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
@@ -40,6 +41,8 @@ GIVES = frozenset({"presence", "activations"})
 MEASURED = ("model.mean", "model.std", "loss.class_weights")
 CALIBRATED = ("cam.thresholds",)
 _CLASS = rules.integer(0, 254)
+_AS_DATASET = -1.0  # of background.weight
+_WHITE_WEIGHT = 0.75  # of background.weight, in the released code
 FIELDS: dict[str, rules.Rule] = {
     **rules.DATA,
     **rules.TRAINING,
@@ -50,7 +53,10 @@ FIELDS: dict[str, rules.Rule] = {
     "model.dropout_rates": rules.sequence(rules.number(0, 0.99), 4),
     "loss.class_weights": rules.sequence(rules.number(0, rules.LARGEST)),
     "cam.thresholds": rules.sequence(rules.PROBABILITY),
-    "background.weight": rules.number(0, 1),
+    "background.weight": rules.Rule(
+        lambda value: value == _AS_DATASET or rules.PROBABILITY.allows(value),
+        f"{rules.PROBABILITY.text}, or {_AS_DATASET:g} for what the data set says",
+    ),
     "background.slope": rules.number(0, rules.LARGEST),
     "background.level": rules.number(0, 255),
     "background.sigma": rules.number(0, 100),
@@ -66,9 +72,11 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     examples.check(config.augment, prefix)
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
-    """Sees that BatchNorm gets whole batches; see `contract.Method.complete`."""
+def complete(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    """Decides whether white background takes part; see `contract.Method.complete`."""
     check_whole_batches(config.accumulate)
+    if config.background.weight == _AS_DATASET:
+        config.background.weight = _WHITE_WEIGHT if dataset.white else 0.0
 
 
 def measure(

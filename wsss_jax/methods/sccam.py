@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from data.dataset import Dataset
 from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
@@ -67,9 +68,9 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
         )
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
+def complete(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
     """Decides whether BatchNorm is trained; see `contract.Method.complete`."""
-    phase1.complete(config)
+    phase1.complete(config, dataset)
     if not config.clusters:
         config.model.sub_categories = 0
 
