@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, base_tools
 from data import synthetic
 from tests.conftest import SIZE, tiny_histosegnet
 from wsss_jax import config as config_lib
@@ -157,6 +157,58 @@ def test_its_grad_cam_becomes_pseudo_masks(run_dir, tmp_path):
     config.layers = ("bn7",)
     with pytest.raises(InputError, match=r"'bn7' has no output for Grad-CAM.*'relu3_3'"):
         jobs.run(config, tmp_path / "others")
+
+
+def _convert(weights, tissue_dir):
+    config = base_tools.convert(str(tissue_dir / "dataset.json"))
+    config.weights, config.jobs.histosegnet.data.patch_size = str(weights), SIZE
+    config_lib.validate(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def exported(run_dir, tmp_path_factory):
+    config = base_tools.export(str(run_dir))
+    config.formats = ("pth", "safetensors")
+    folder = tmp_path_factory.mktemp("exported")
+    jobs.run(config, folder)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_an_exported_network_is_whole(suffix, run_dir, exported, tissue_dir, tmp_path):
+    jobs.run(_convert(exported / f"histosegnet.{suffix}", tissue_dir), tmp_path)
+    before, after = (load_trained(str(path), "run", "") for path in (run_dir, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
+    for section in ("model", "loss", "cam", "background", "crf"):
+        assert after.config[section].to_dict() == before.config[section].to_dict()
+    contents = json.loads((exported / "histosegnet.json").read_text())
+    assert contents["classes"] == list(before.dataset.classes)
+    assert contents["fields"]["model.mean"] == list(before.config.model.mean)
+    assert contents["fields"]["cam.thresholds"] == list(before.config.cam.thresholds)
+
+
+def test_weights_without_what_was_measured_are_refused(exported, tissue_dir, tmp_path):
+    weights = tmp_path / "given.pth"
+    shutil.copy(exported / "histosegnet.pth", weights)
+    contents = json.loads((exported / "histosegnet.json").read_text())
+    cases = [
+        (None, r"given\.json is not beside it, .*: export the run again, or copy the file"),
+        ("[", r"given\.json: not JSON"),
+        ({}, r"given\.json: fields is missing or damaged: export the run again"),
+        ({"fields": {}}, r"background\.exceptions is missing or damaged"),
+        (contents | {"classes": ["a"]}, r"given\.json: the weights are of the classes \('a',\), "),
+    ]
+    for name, value in (("model.mean", []), ("cam.thresholds", [2.0]), ("model.std", None)):
+        fields = contents["fields"] | {name: value}
+        cases.append(({"fields": fields}, rf"given\.json: {name} is missing or damaged"))
+    for content, words in cases:
+        if content is not None:
+            text = content if isinstance(content, str) else json.dumps(content)
+            weights.with_suffix(".json").write_text(text)
+        with pytest.raises(InputError, match=words) as caught:
+            jobs.run(_convert(weights, tissue_dir), tmp_path / "run")
+        assert "\n" not in str(caught.value)
 
 
 def test_views_of_a_patch_are_averaged_before_the_crf(run_dir):

@@ -12,19 +12,20 @@ from wsss_jax import runs, signals
 from wsss_jax.checkpoints import Checkpoints, has_checkpoint
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_writable
-from wsss_jax.interop import weights
+from wsss_jax.interop import settings_files, weights
 from wsss_jax.methods.contract import load_method
 from wsss_jax.state import State
 from wsss_jax.training.initialization import fill_variables
 
-NESTED = ("phase1", "phase2")
+NESTED = ("phase1", "phase2", "histosegnet")
 FIELDS = {"weights": rules.NAME, "strict": rules.BOOLEAN}
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes a run that can be opened, evaluated and trained on.
 
-    `config.jobs.phase1` or `config.jobs.phase2` become its settings, whichever the weights are of.
+    `config.jobs.<method>` become its settings, of the method that the weights are of. What that
+    measures is taken from the file that was exported with them, see `settings_files`.
 
     Raises:
       InputError: the weights do not fit, or `workdir` already holds a run.
@@ -59,13 +60,11 @@ def complete(
     config: ml_collections.ConfigDict, job: str
 ) -> tuple[ml_collections.FrozenConfigDict, Dataset]:
     """Returns the settings of the run that the weights become, and its data set."""
-    if job not in NESTED:
-        raise InputError(
-            f"{config.weights}: these are weights of {job}, which cannot be converted: train from "
-            "them, with --config.init"
-        )
-    settings = config_lib.thaw(config.jobs[job])
+    data = config.jobs[job].data
+    dataset = load_dataset(data.dataset, data.root)
+    settings = config_lib.thaw(
+        settings_files.take_up(config.jobs[job], Path(config.weights), dataset)
+    )
     settings.init, settings.strict = config.weights, config.strict
-    dataset = load_dataset(settings.data.dataset, settings.data.root)
     load_method(job).complete(settings, dataset)
     return config_lib.freeze(settings), dataset

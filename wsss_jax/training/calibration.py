@@ -112,20 +112,15 @@ def take_up(
             "training with the same command"
         )
     rules = load_method(config.job).FIELDS
-    try:
-        fields = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}): {_REMEDY}") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: not an object of JSON, {{...}}: {_REMEDY}")
+    fields = config_lib.read_object(path, _REMEDY)
     for name in (*fields, *missing):
         if name not in fields:
             raise InputError(f"{path}: {name} is missing: {_REMEDY}")
         if name not in missing or not _is_valid(fields[name], rules[name], num_classes):
             raise InputError(f"{path}: {name} is damaged or of a later version: {_REMEDY}")
-    return config_lib.fill(config, {name: tuple(value) for name, value in fields.items()})
+    return config_lib.fill(config, fields)
 
 
 def _is_valid(value: Any, rule: Rule, num_classes: int) -> bool:
     """Tells whether a field may have a value, which is to have an entry for each class."""
-    return isinstance(value, list) and len(value) == num_classes and rule.allows(value)
+    return isinstance(value, tuple) and len(value) == num_classes and rule.allows(value)
