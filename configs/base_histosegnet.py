@@ -8,12 +8,11 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def histosegnet(dataset: str, *, white: bool) -> ConfigDict:
+def histosegnet(dataset: str) -> ConfigDict:
     """The patch classifier X1.7, and how its Grad-CAM becomes label maps.
 
     Args:
       dataset: the name of a shipped description; "" for a data set with its own.
-      white: there is white background between the tissue.
     """
     config = base.training()
     config.job = "histosegnet"
@@ -44,7 +43,9 @@ def histosegnet(dataset: str, *, white: bool) -> ConfigDict:
         "thresholds": (),
     }
     config.background = {
-        "weight": 0.75 if white else 0.0,  # of the map of white background; 0: there is none
+        # of the map of white background; 0: it has no part; -1: 0.75 or 0, as the data set has
+        # white background or not
+        "weight": -1.0,
         "slope": 4.0,  # of the sigmoid of the mean of RGB (0-255) ...
         "level": 240.0,  # ... which is 1/2 here
         "sigma": 2.0,  # of the blur of it, pixels
@@ -55,15 +56,14 @@ def histosegnet(dataset: str, *, white: bool) -> ConfigDict:
     return config
 
 
-def small(root: str, patch_size: int, *, white: bool) -> ConfigDict:
+def small(root: str, patch_size: int) -> ConfigDict:
     """A small network from random weights, which two CPU cores can train.
 
     Args:
       root: of a data set with a description of its own, `dataset.json`.
       patch_size: pixels; 0 = that of its patches.
-      white: see `histosegnet`.
     """
-    config = histosegnet("", white=white)
+    config = histosegnet("")
     config.data.root, config.data.patch_size = root, patch_size
     config.data.workers = 0
     config.model.width = 1 / 8

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, base_histosegnet
 
 
 def prepare(images: str, masks: str, out: str, dataset: str) -> ConfigDict:
@@ -30,7 +30,8 @@ def prepare(images: str, masks: str, out: str, dataset: str) -> ConfigDict:
 def convert(dataset: str, variant: str = "reference") -> ConfigDict:
     """A file of weights as a run, for the jobs that need one.
 
-    The run gets the settings of `jobs.phase1` or `jobs.phase2`, whichever the weights are of.
+    The run gets the settings of `jobs.<method>`, of the method that the weights are of. Those of
+    HistoSegNet that its weights depend on come from the .json that was exported with them.
     """
     config = ConfigDict(
         {
@@ -40,10 +41,12 @@ def convert(dataset: str, variant: str = "reference") -> ConfigDict:
             "jobs": {
                 "phase1": base.phase1(dataset, variant),
                 "phase2": base.phase2("unknown", variant),
+                "histosegnet": base_histosegnet.histosegnet(dataset),
             },
         }
     )
-    config.jobs.phase2.data = config.jobs.phase1.data.copy_and_resolve_references()
+    for method in ("phase2", "histosegnet"):
+        config.jobs[method].data = config.jobs.phase1.data.copy_and_resolve_references()
     config.jobs.phase2.select = "last"  # there is but one
     return config
 
@@ -53,7 +56,7 @@ def export(run: str) -> ConfigDict:
     return ConfigDict(
         {
             "job": "export",
-            "run": run,  # workdir of phase 1 or phase 2
+            "run": run,  # workdir of a trained run, of any method
             # "pth", "safetensors": for the released PyTorch classes; "stablehlo": a program that
             # needs none of this code; "orbax": the variables as an Orbax checkpoint
             "formats": ("pth", "safetensors", "stablehlo", "orbax"),

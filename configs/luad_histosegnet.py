@@ -9,4 +9,4 @@ from configs import base, base_histosegnet
 
 def get_config(arg=None):
     base.arguments(arg)
-    return base_histosegnet.histosegnet("luad_histoseg", white=True)
+    return base_histosegnet.histosegnet("luad_histoseg")

@@ -8,4 +8,4 @@ from configs import base, base_histosegnet
 
 def get_config(arg=None):
     base.arguments(arg)
-    return base_histosegnet.small("data/lung", patch_size=96, white=True)
+    return base_histosegnet.small("data/lung", patch_size=96)

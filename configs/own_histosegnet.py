@@ -4,7 +4,7 @@
         --workdir=runs/own_histosegnet
 
 The folder holds `dataset.json` and square patches, all of one size; see docs/your_data.md. White
-background takes part; `--config.background.weight=0` leaves it out.
+background takes part where `dataset.json` says that there is any.
 """
 
 from configs import base, base_histosegnet
@@ -12,4 +12,4 @@ from configs import base, base_histosegnet
 
 def get_config(arg=None):
     base.arguments(arg)
-    return base_histosegnet.small("data/own", patch_size=0, white=True)
+    return base_histosegnet.small("data/own", patch_size=0)

@@ -63,7 +63,7 @@ def tiny_phase2(masks: str, layers: tuple[str, ...] = ("b4_3", "b5_2", "bn7")):
 
 def tiny_histosegnet(root: Path):
     """A configuration of HistoSegNet that trains in seconds."""
-    config = base_histosegnet.histosegnet("", white=True)
+    config = base_histosegnet.histosegnet("")
     config.data.root, config.data.patch_size, config.data.workers = str(root), SIZE, 0
     config.model.width, config.batch_size, config.epochs = 1 / 16, 4, 2
     return config

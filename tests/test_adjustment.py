@@ -117,7 +117,8 @@ def test_scaled_maps_have_the_probability_as_their_maximum():
 
 def _configure(case):
     rng, _, maps = case
-    config = base_histosegnet.histosegnet("", white=True)
+    config = base_histosegnet.histosegnet("")
+    config.background.weight = 0.75
     config.cam.thresholds = tuple(rng.uniform(0.3, 0.7, maps.shape[1]).tolist())
     return config
 

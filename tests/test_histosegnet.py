@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, base_tools
 from data import synthetic
 from tests.conftest import SIZE, tiny_histosegnet
 from wsss_jax import config as config_lib
@@ -17,7 +18,7 @@ from wsss_jax.checkpoints import load_variables
 from wsss_jax.errors import InputError
 from wsss_jax.jobs import train
 from wsss_jax.methods import histosegnet
-from wsss_jax.training import measurement
+from wsss_jax.training import loop, measurement
 from wsss_jax.training.trained import load_trained
 
 CLASSES = 4
@@ -87,6 +88,54 @@ def test_a_stopped_run_goes_on_bit_for_bit(run_dir, tissue_dir, tmp_path, monkey
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
+def _change_maps(config):
+    config.crf.iterations, config.crf.bilateral_sxy = 1, 20.0
+    config.background.weight, config.background.exceptions = 0.5, (1,)
+    config.cam.thresholds = (0.1, 0.2, 0.3, 0.4)
+    return config
+
+
+def test_a_trained_run_takes_other_fields_of_its_maps(run_dir, tissue_dir, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("a step is trained, or patches are measured")
+
+    monkeypatch.setattr(loop, "train_step", refuse)
+    monkeypatch.setattr(measurement, "_read", refuse)
+    again = tmp_path / "run"
+    shutil.copytree(run_dir, again)
+    files = ("config.json", "calibration.json", "history.json")
+    jobs.run(_change_maps(_configure(tissue_dir)), again)
+    loaded, before = (load_trained(str(path), "run", "") for path in (again, run_dir))
+    assert loaded.config.crf.iterations == 1 and loaded.config.cam.thresholds[3] == 0.4
+    assert loaded.config.background.to_dict() != before.config.background.to_dict()
+    assert loaded.config.model == before.config.model  # what was measured
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, before.variables)
+    assert (again / "history.json").read_bytes() == (run_dir / "history.json").read_bytes()
+    jobs.run(_configure(tissue_dir), again)  # as it was
+    for name in files:
+        assert (again / name).read_bytes() == (run_dir / name).read_bytes()
+
+
+@pytest.mark.parametrize("newest", ["gone", "damaged"])
+def test_a_run_that_is_not_trained_to_the_end_keeps_them(run_dir, tissue_dir, tmp_path, newest):
+    again = tmp_path / "run"
+    shutil.copytree(run_dir, again)
+    last = again / "checkpoints" / "6"
+    if newest == "gone":
+        shutil.rmtree(last)
+    else:
+        for path in (last / "variables").rglob("*"):
+            if path.is_file() and path.stat().st_size > 1000:
+                path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"background\.exceptions: .*once all its epochs are tr"):
+        jobs.run(_change_maps(_configure(tissue_dir)), again)
+    for name in ("config.json", "history.json"):
+        assert (again / name).read_bytes() == (run_dir / name).read_bytes()
+    jobs.run(_configure(tissue_dir), again)
+    whole, cut = (load_variables(path, None) for path in (run_dir, again))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
 def test_it_is_evaluated_and_averaged_over_views(run_dir, runs_dir, tmp_path):
     config = base.evaluate(str(run_dir), str(runs_dir / "phase2"))  # also as the gate of phase 2
     config.data.workers, config.batch_size, config.sheet_patches, config.tta = 0, 5, 2, "flips"
@@ -111,6 +160,58 @@ def test_its_grad_cam_becomes_pseudo_masks(run_dir, tmp_path):
         jobs.run(config, tmp_path / "others")
     assert "--config.layers=\"('relu3_3',)\"" in str(caught.value)
     assert not (tmp_path / "others" / "config.json").exists()  # so that the remedy works there
+
+
+def _convert(weights, tissue_dir):
+    config = base_tools.convert(str(tissue_dir / "dataset.json"))
+    config.weights, config.jobs.histosegnet.data.patch_size = str(weights), SIZE
+    config_lib.validate(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def exported(run_dir, tmp_path_factory):
+    config = base_tools.export(str(run_dir))
+    config.formats = ("pth", "safetensors")
+    folder = tmp_path_factory.mktemp("exported")
+    jobs.run(config, folder)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_an_exported_network_is_whole(suffix, run_dir, exported, tissue_dir, tmp_path):
+    jobs.run(_convert(exported / f"histosegnet.{suffix}", tissue_dir), tmp_path)
+    before, after = (load_trained(str(path), "run", "") for path in (run_dir, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
+    for section in ("model", "loss", "cam", "background", "crf"):
+        assert after.config[section].to_dict() == before.config[section].to_dict()
+    contents = json.loads((exported / "histosegnet.json").read_text())
+    assert contents["classes"] == list(before.dataset.classes)
+    assert contents["fields"]["model.mean"] == list(before.config.model.mean)
+    assert contents["fields"]["cam.thresholds"] == list(before.config.cam.thresholds)
+
+
+def test_weights_without_what_was_measured_are_refused(exported, tissue_dir, tmp_path):
+    weights = tmp_path / "given.pth"
+    shutil.copy(exported / "histosegnet.pth", weights)
+    contents = json.loads((exported / "histosegnet.json").read_text())
+    cases = [
+        (None, r"given\.json is not beside it, .*: export the run again, or copy the file"),
+        ("[", r"given\.json: not JSON"),
+        ({}, r"given\.json: fields is missing or damaged: export the run again"),
+        ({"fields": {}}, r"background\.exceptions is missing or damaged"),
+        (contents | {"classes": ["a"]}, r"given\.json: the weights are of the classes \('a',\), "),
+    ]
+    for name, value in (("model.mean", []), ("cam.thresholds", [2.0]), ("model.std", None)):
+        fields = contents["fields"] | {name: value}
+        cases.append(({"fields": fields}, rf"given\.json: {name} is missing or damaged"))
+    for content, words in cases:
+        if content is not None:
+            text = content if isinstance(content, str) else json.dumps(content)
+            weights.with_suffix(".json").write_text(text)
+        with pytest.raises(InputError, match=words) as caught:
+            jobs.run(_convert(weights, tissue_dir), tmp_path / "run")
+        assert "\n" not in str(caught.value)
 
 
 def test_views_of_a_patch_are_averaged_before_the_crf(run_dir):
@@ -141,6 +242,21 @@ def test_without_validation_patches_thresholds_are_a_half(tissue_dir, tmp_path, 
     assert loaded.config.cam.thresholds == (0.5,) * CLASSES
 
 
+@pytest.mark.parametrize(
+    ("white", "given", "taken"), [(True, -1, 0.75), (False, -1, 0), (False, 1, 1)]
+)
+def test_white_background_takes_part_as_the_data_set_says(
+    white, given, taken, tissue_dir, tmp_path
+):
+    description = json.loads((tissue_dir / "dataset.json").read_text()) | {"white": white}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "train").symlink_to(tissue_dir / "train")
+    config = _configure(tmp_path, background__weight=given)
+    config_lib.validate(config)
+    completed, _, _ = train.complete(config)
+    assert completed.background.weight == taken
+
+
 def test_thresholds_of_classes_that_cannot_be_told(capsys):
     config = _configure("")
     presence = np.array([[0.2, 0.6], [0.9, 0.7]], np.float32)
@@ -148,8 +264,6 @@ def test_thresholds_of_classes_that_cannot_be_told(capsys):
     found = histosegnet.calibrate(config, ("tumor", "stroma"), presence, labels)
     assert found == {"cam.thresholds": (float(np.float32(0.9)), 0.5)}
     assert "all or none of the validation patches have stroma: " in capsys.readouterr().out
-    config.cam.thresholds = (0.3, 0.4)
-    assert histosegnet.calibrate(config, ("tumor", "stroma"), presence, labels) == {}
 
 
 def test_figures_of_the_training_patches():
@@ -190,6 +304,7 @@ def test_fields_that_do_not_fit_are_refused(fields, words, tissue_dir, tmp_path)
         ({"model__pooling": "median"}, "one of 'maximum', 'mean'"),
         ({"cam__thresholds": (1.5,)}, r"config\.cam\.thresholds is \(1\.5,\)"),
         ({"model__dropout_rates": (0.3,) * 3}, "a sequence of 4"),
+        ({"background__weight": -0.5}, r"weight is -0\.5: it must be .* or -1 for what the data"),
     ],
 )
 def test_impossible_values_are_refused(fields, words):

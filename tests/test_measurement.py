@@ -45,6 +45,7 @@ def config(tissue_dir, monkeypatch):
     monkeypatch.setattr(toy_method, "MEASURED", ("model.mean", "shares"), raising=False)
     monkeypatch.setattr(toy_method, "measure", _measure, raising=False)
     monkeypatch.setattr(toy_method, "predict", _predict)
+    monkeypatch.setattr(toy_method, "CALIBRATED", ("least",), raising=False)
     monkeypatch.setattr(toy_method, "calibrate", _calibrate, raising=False)
     config = tiny_phase1(tissue_dir)
     for field in ("pda", "cam"):
@@ -92,6 +93,18 @@ def test_later_jobs_take_the_calibration(config, tmp_path):
         ('{"least": "much"}', "least is damaged or of a later version: give the command"),
         ('{"most": [1]}', "most is damaged"),
         ('{"epochs": 9}', "epochs is damaged"),  # a field of the run itself
+        ("{}", r"calibration\.json: least is missing: give the command that trained it again"),
+        ('{"least": []}', r"calibration\.json: least is damaged"),
+        ('{"least": [0, 1, 0]}', "least is damaged"),  # of four classes
+        ('{"least": [0, 1, 0, 1, 0]}', "least is damaged"),
+        ('{"least": [0, 1, 0, NaN]}', "least is damaged"),
+        ('{"least": [0, 1, 0, 1e7]}', "least is damaged"),
+        ('{"least": [0, 1, 0, "1"]}', "least is damaged"),
+        ('{"least": [0, 1, 0, [1]]}', "least is damaged"),
+        ('{"least": [0, 1, 0, true]}', "least is damaged"),
+        ('{"least": null}', "least is damaged"),
+        ('{"least": {"a": 1, "b": 1, "c": 1, "d": 1}}', "least is damaged"),
+        ('{"least": [0, 1, 0, 1], "most": [0, 1, 0, 1]}', "most is damaged"),
     ):
         path.write_text(content)
         with pytest.raises(InputError, match=words) as caught:
@@ -102,6 +115,17 @@ def test_later_jobs_take_the_calibration(config, tmp_path):
         load_trained(str(tmp_path), "run", "")
     jobs.run(config, tmp_path)
     assert json.loads(path.read_text())["least"] == least
+
+
+def test_nothing_is_calibrated_where_the_fields_are_set(config, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("fields that are set are calibrated")
+
+    monkeypatch.setattr(toy_method, "calibrate", refuse)
+    config.least = (0.1, 0.2, 0.3, 0.4)
+    jobs.run(config, tmp_path)
+    assert not (tmp_path / calibration.FILE).exists()
+    assert load_trained(str(tmp_path), "run", "").config.least == config.least
 
 
 def test_a_new_training_does_not_keep_the_calibration_of_another(config, tmp_path):

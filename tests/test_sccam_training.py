@@ -49,7 +49,7 @@ def imagenet(tmp_path_factory):
 def _configure(path, sub_categories):
     config = tiny_sccam("unused", 1)
     config.init = str(path)
-    sccam.complete(config)
+    sccam.complete(config, synthetic.DATASET)
     assert config.model.batch_norm == "frozen"
     config.model.sub_categories = sub_categories
     return config

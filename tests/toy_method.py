@@ -24,7 +24,7 @@ class _Network(nn.Module):
         return nn.Conv(self.num_classes, (self.kernel, self.kernel), name="head")(x)
 
 
-def complete(config):
+def complete(config, dataset):
     if config.precision != "float32":
         config.precision = "float32"
 

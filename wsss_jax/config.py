@@ -226,17 +226,21 @@ def _read(workdir: Path, field: str) -> tuple[Path, dict[str, Any]]:
             f"config.{field}: {workdir} holds no run ({CONFIG_FILE} is missing); "
             f"run that job first or set --config.{field} to its workdir"
         )
-    return path, _object(path, path.read_bytes())
+    return path, read_object(path, "run that job again")
 
 
-def _object(path: Path, content: bytes) -> dict[str, Any]:
-    """Reads the JSON object of a file, lists as tuples."""
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads the JSON object of a file, lists as tuples.
+
+    Raises:
+      InputError: it holds something else; the message ends with the remedy.
+    """
     try:
-        values = _with_tuples(json.loads(content))
+        values = _with_tuples(json.loads(path.read_bytes()))
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
-        raise InputError(f"{path}: not JSON ({error}); run that job again") from error
+        raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: not an object of JSON, {{...}}; run that job again")
+        raise InputError(f"{path}: not an object of JSON, {{...}}; {remedy}")
     return values
 
 

@@ -26,7 +26,7 @@ from wsss_jax.training.trained import Trained
 
 WRITERS = 8  # threads; PNG encoding releases the interpreter lock
 _RESULTS = "scores.json", "scores.csv", "contact_sheet.png"  # made of the masks
-_STAMP = "classifier.txt"  # beside the masks: which weights they are of
+_STAMP = "classifier.txt"  # beside the masks: what they are made with
 
 # batch -> {layer: label maps (B, H, W) uint8}
 Open = Callable[[Batch], dict[str, np.ndarray]]
@@ -76,7 +76,7 @@ def prepare(
     records: Sequence[PatchRecord],
     layers: Sequence[str],
 ) -> None:
-    """Makes the folders, and removes masks of other weights or patches than there are now.
+    """Makes the folders, and removes masks of another classifier or patches than there are now.
 
     Args:
       config: of the job, complete.
@@ -197,18 +197,18 @@ def _list_stems(folder: Path) -> set[str]:
 def _remove_stale_masks(
     workdir: Path, trained: Trained, records: Sequence[PatchRecord], layers: Sequence[str]
 ) -> None:
-    """Removes the masks of other weights, such as before further training, or of other patches.
+    """Removes masks of another classifier, such as before further training, or of other patches.
 
     What was made of them goes first: a start that is interrupted leaves no scores of other masks.
     """
     stamp = workdir / runs.PSEUDO_MASKS / _STAMP
-    text = f"CRC-32 of the weights: {trained.sum_weights():08x}\n"
+    text = trained.describe_activations()
     recorded = patch_records.load(workdir)
     before = records if recorded is None else recorded
-    same_weights = stamp.is_file() and stamp.read_bytes() == text.encode()
-    kept = set(records) if same_weights else set()
+    same = stamp.is_file() and stamp.read_bytes() == text.encode()
+    kept = set(records) if same else set()
     stale = {record.name for record in before if record not in kept}
-    if not same_weights:
+    if not same:
         stale |= {record.name for record in records}
     for name in _RESULTS if stale else ():
         (workdir / name).unlink(missing_ok=True)
@@ -217,7 +217,7 @@ def _remove_stale_masks(
             (folder / f"{name}.png").unlink(missing_ok=True)
     # What was removed is on record until here, so that a killed start is made up for.
     patch_records.save(records, workdir)
-    if not same_weights:
+    if not same:
         with atomic_path(stamp) as path:
             path.write_text(text)
 

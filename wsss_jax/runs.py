@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.dataset import Dataset, load_dataset, save_dataset
 from wsss_jax import config as config_lib
-from wsss_jax import parallel, patch_records
+from wsss_jax import jobs, parallel, patch_records
 from wsss_jax.errors import InputError
 from wsss_jax.files import (
     LOCK,
@@ -145,13 +145,17 @@ def _has_files(path: Path) -> bool:
     return any(set(files) - {"lock"} for _, _, files in os.walk(path, followlinks=True))
 
 
-def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) -> None:
+def check(
+    config: ml_collections.ConfigDict, workdir: Path, *, started: bool, trained: bool = False
+) -> None:
     """Refuses a folder that holds something this run would damage or could not go on with.
 
     Args:
       config: of this run.
       workdir: its folder, which may not exist.
       started: whether there are results in it that belong to its settings.
+      trained: whether it is of a method that is trained to the end, so that fields of which only
+        its label maps are made may change (`contract.Method.MAP_FIELDS`).
 
     Raises:
       InputError: names the other job, or the first settings that differ.
@@ -167,18 +171,23 @@ def check(config: ml_collections.ConfigDict, workdir: Path, *, started: bool) ->
     free = set(FREE_FIELDS)
     if before.get("on_divergence") == "restore":
         free.difference_update(FIXED_IN_RESTORING)
+    of_maps = getattr(jobs.specification(config.job), "MAP_FIELDS", ())
+    if trained:
+        free.update(of_maps)
     for field in ("init", "clusters"):  # none or some: not moved ones
         if bool(before.get(field)) != bool(config.get(field)):
             free.discard(field)
-    changed = [
-        line
-        for line in config_lib.differences(before, config)
-        if line.partition(":")[0] not in free
-    ]
+    changed = {line.partition(":")[0]: line for line in config_lib.differences(before, config)}
+    changed = {field: line for field, line in changed.items() if field not in free}
     if started and changed:
+        when = (
+            " (they may change once all its epochs are trained)"
+            if set(changed) <= set(of_maps)
+            else ""
+        )
         raise InputError(
-            f"{workdir} holds a run with other settings ({'; '.join(changed[:3])}): set them as "
-            "they were to go on with it, or name another --workdir"
+            f"{workdir} holds a run with other settings ({'; '.join([*changed.values()][:3])}): "
+            f"set them as they were to go on with it{when}, or name another --workdir"
         )
 
 

@@ -34,7 +34,7 @@ def _vgg16(wrong: dict | None = None) -> dict[str, np.ndarray]:
 
 
 def _configure(path, width=1.0) -> ml_collections.ConfigDict:
-    config = base_histosegnet.histosegnet("luad_histoseg", white=True)
+    config = base_histosegnet.histosegnet("luad_histoseg")
     config.model.width, config.init = width, str(path)
     return config
 
@@ -108,7 +108,10 @@ def test_other_jobs_say_that_it_is_not_theirs(tmp_path):
     torch_files.save(_vgg16(), tmp_path / "vgg.pth")
     config = base_tools.convert("luad_histoseg")
     config.weights = str(tmp_path / "vgg.pth")
-    with pytest.raises(InputError, match="weights of histosegnet, which cannot be converted"):
+    with pytest.raises(
+        InputError,
+        match=r"\.json is not beside it, .*, or train from the weights with --config\.init",
+    ):
         jobs.run(config, tmp_path / "run")
 
 

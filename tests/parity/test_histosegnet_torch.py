@@ -29,7 +29,8 @@ def case(request):
     """Both networks with the same weights, and a batch of which the last example only fills it."""
     pooling, classes, size, seed = request.param
     rng = np.random.default_rng(seed)
-    config = base_histosegnet.histosegnet("", white=True)
+    config = base_histosegnet.histosegnet("")
+    config.background.weight = 0.75
     config.precision, config.model.width, config.model.pooling = "float64", WIDTH, pooling
     config.model.dropout_rates = (0.0,) * 4
     config.augment.flip_horizontal = config.augment.flip_vertical = 0.0

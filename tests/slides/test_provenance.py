@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import base, base_slides
+from configs import base, base_histosegnet, base_slides
 from data import synthetic
 from data.dataset import load_dataset
 from wsss_jax import config as config_lib
@@ -18,7 +18,11 @@ LUAD = load_dataset("luad_histoseg", "")
 
 def _run(folder: Path, phase: str, dataset=LUAD, history: list | None = None, **fields) -> None:
     """The files that a run of three epochs leaves beside its weights."""
-    config = base.phase1("luad_histoseg") if phase == "phase1" else base.phase2("masks")
+    config = {
+        "phase1": base.phase1("luad_histoseg"),
+        "phase2": base.phase2("masks"),
+        "histosegnet": base_histosegnet.histosegnet("luad_histoseg"),
+    }[phase]
     config.epochs, config.data.patch_size = 3, 224
     config.update_from_flattened_dict(fields)
     runs.save(config, dataset, folder)
@@ -70,6 +74,19 @@ def test_what_speaks_against_a_network_is_said(tmp_path, changes, mpp, words):
     origins = provenance.read_origins(_config(tmp_path, "phase2"))
     (warning,) = provenance.list_warnings(origins, mpp)
     assert warning.startswith(words)
+
+
+def test_networks_are_named_by_their_methods(tmp_path):
+    _run(tmp_path / "phase1", "histosegnet", history=_epochs(0.5))
+    _run(tmp_path / "phase2", "phase2", history=_epochs(0.5))
+    origins = provenance.read_origins(_config(tmp_path, "phase1", "phase2"))
+    one, other = provenance.list_warnings(origins, 1.0)
+    assert one.startswith("HistoSegNet was trained for 1 of 3") and other.startswith("Phase 2 was")
+    names = [provenance.name_network(*item) for item in origins.items()]
+    assert names == ["HistoSegNet", "phase 2"]
+    fields = origins["phase1"]._asdict()
+    del fields["method"]  # as version 0.3.0 wrote them
+    assert provenance.name_network("phase1", provenance.Origin(**fields)) == "phase 1"
 
 
 def test_converted_weights_have_no_history(tmp_path):

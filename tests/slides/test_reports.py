@@ -11,7 +11,7 @@ from data.synthetic import DATASET
 from tests.slides.slide_runs import load_by_color, make_config, read_json
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
-from wsss_jax.slides.outputs import cohort
+from wsss_jax.slides.outputs import cohort, report_data
 
 
 def test_reports_describe_networks_and_polygons(slide, finished, runs_dir, tmp_path, capsys):
@@ -42,6 +42,19 @@ def test_reports_describe_networks_and_polygons(slide, finished, runs_dir, tmp_p
         " in polygons",
     ):
         assert words in page, words
+
+
+def test_the_gate_is_named_by_its_method(finished):
+    summary = read_json(finished / "a slide" / "slide.json")
+    facts = report_data.describe_map(summary)
+    assert "to which phase 1 gives" in facts["Method"]["Gate"] and "Phase 1" in facts["Networks"]
+    summary["networks"]["phase1"]["method"] = "SC-CAM"
+    facts = report_data.describe_map(summary)
+    assert "to which SC-CAM gives" in facts["Method"]["Gate"]
+    assert {"SC-CAM", "SC-CAM: epochs", "Phase 2"} < facts["Networks"].keys()
+    assert "Phase 1" not in facts["Networks"]
+    del summary["networks"]["phase1"]["method"]  # as version 0.3.0 wrote it
+    assert "Phase 1" in report_data.describe_map(summary)["Networks"]
 
 
 def test_messages_on_pages_name_files_without_folders(tmp_path, monkeypatch):

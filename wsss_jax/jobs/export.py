@@ -14,7 +14,7 @@ from wsss_jax import methods, runs, signals
 from wsss_jax.checkpoint_steps import METADATA
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable
-from wsss_jax.interop import stablehlo, torch_files, torch_names, weights
+from wsss_jax.interop import settings_files, stablehlo, torch_files, torch_names, weights
 from wsss_jax.training.trained import load_trained
 
 FIELDS = {
@@ -36,6 +36,8 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the network of a run in the formats of `config.formats`, as `<job>.<format>`.
+
+    Of a method that measures what its network needs, that is written too, as `<job>.json`.
 
     Raises:
       InputError: no trained phase there, or `workdir` cannot be written, or holds anything but
@@ -71,6 +73,10 @@ def _export(config: ml_collections.ConfigDict, workdir: Path) -> None:
             stablehlo.save(loaded, path, size=size, **settings)
         else:
             _save_orbax(loaded.variables, path)
+        print(f"wrote {path}")
+    if settings_files.list_fields(job):
+        path = settings_files.find(workdir / job)
+        settings_files.save(loaded, path)
         print(f"wrote {path}")
 
 

@@ -51,8 +51,9 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the pseudo masks of all training patches, their contact sheet and their scores.
 
-    Masks that an earlier start of the same job has written are not made again, unless the patch or
-    the weights of the classifier have changed since. For the files see `mask_folders.make_masks`.
+    Masks that an earlier start of the same job has written are not made again, unless the patch,
+    or what the classifier makes its maps with, has changed since. For the files see
+    `mask_folders.make_masks`.
     """
     classifier = load_trained(config.phase1, "phase1", "activations", tta=config.tta)
     _check_layers(config, classifier)

@@ -62,7 +62,6 @@ def complete(
       InputError: fields that contradict each other, or no such run or data set.
     """
     config = config_lib.thaw(config)
-    load_method(config.job).complete(config)
     mask_dirs: list[Path] = []
     if config.get("clusters"):
         dataset = clusters.complete(config)
@@ -79,6 +78,7 @@ def complete(
         else:  # a folder of masks, such as true ones
             dataset = _open_dataset(config.data)
             mask_dirs = [path] * len(config.layers)
+    load_method(config.job).complete(config, dataset)
     return config_lib.freeze(config), dataset, mask_dirs
 
 

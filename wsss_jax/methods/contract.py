@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from data.dataset import Dataset
 from wsss_jax.config_rules import Rule
 from wsss_jax.methods import METHODS
 from wsss_jax.methods.prediction import Prediction
@@ -28,6 +29,9 @@ class Method(Protocol):
         "features" where patches can be clustered by them.
       LAYERS: where it can be opened, see `open_layers`; only where "activations" are given.
       WEIGHTS: optional, the method with the same network, whose weights it can start from.
+      MAP_FIELDS: optional, the fields that only the label maps of its predictions use: they may
+        change once its run is trained.
+      ACTIVATION_FIELDS: optional, those of them that `open_layers` uses, too.
     """
 
     TITLE: str
@@ -35,8 +39,8 @@ class Method(Protocol):
     GIVES: frozenset[str]
     LAYERS: tuple[str, ...]
 
-    def complete(self, config: ml_collections.ConfigDict) -> None:
-        """Fills in place the fields that follow from others, before training.
+    def complete(self, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+        """Fills in place the fields that follow from others or the data set, before training.
 
         Raises:
           InputError: fields that contradict each other.
@@ -124,7 +128,14 @@ class Measuring(Protocol):
 
 @runtime_checkable
 class Calibrating(Protocol):
-    """A method with fields that follow from its scores of the validation patches."""
+    """A method with fields that follow from its scores of the validation patches.
+
+    Attributes:
+      CALIBRATED: the fields, such as "cam.thresholds", each a number for every class; () is the
+        value of one to be calibrated.
+    """
+
+    CALIBRATED: Sequence[str]
 
     def calibrate(
         self,
@@ -133,7 +144,7 @@ class Calibrating(Protocol):
         presence: np.ndarray,
         labels: np.ndarray,
     ) -> dict[str, Any]:
-        """Returns values of such fields by their names, for the jobs after training.
+        """Returns values of the fields `CALIBRATED`, for the jobs after training.
 
         What cannot be calibrated gets a value that works, and is said.
 

@@ -18,6 +18,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
+from data.dataset import Dataset
 from wsss_jax import cam, metrics, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
@@ -40,7 +41,10 @@ TITLE = "HistoSegNet"
 GIVES = frozenset({"presence", "activations"})
 LAYERS = rules.X17_LAYERS
 MEASURED = ("model.mean", "model.std", "loss.class_weights")
+CALIBRATED = ("cam.thresholds",)
 _CLASS = rules.integer(0, 254)
+_AS_DATASET = -1.0  # of background.weight
+_WHITE_WEIGHT = 0.75  # of background.weight, in the released code
 FIELDS: dict[str, rules.Rule] = {
     **rules.DATA,
     **rules.TRAINING,
@@ -51,12 +55,16 @@ FIELDS: dict[str, rules.Rule] = {
     "model.dropout_rates": rules.sequence(rules.number(0, 0.99), 4),
     "loss.class_weights": rules.sequence(rules.number(0, rules.LARGEST)),
     "cam.thresholds": rules.sequence(rules.PROBABILITY),
-    "background.weight": rules.number(0, 1),
+    "background.weight": rules.Rule(
+        lambda value: value == _AS_DATASET or rules.PROBABILITY.allows(value),
+        f"{rules.PROBABILITY.text}, or {_AS_DATASET:g} for what the data set says",
+    ),
     "background.slope": rules.number(0, rules.LARGEST),
     "background.level": rules.number(0, 255),
     "background.sigma": rules.number(0, 100),
     "background.exceptions": rules.sequence(_CLASS),
 }
+MAP_FIELDS = tuple(name for name in FIELDS if name.startswith(("cam.", "background.", "crf.")))
 _HEAD_MODULES = ("fc",)
 _UNCALIBRATED = 0.5  # threshold of a class that validation patches do not tell
 
@@ -66,9 +74,11 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     examples.check(config.augment, prefix)
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
-    """Sees that BatchNorm gets whole batches; see `contract.Method.complete`."""
+def complete(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    """Decides whether white background takes part; see `contract.Method.complete`."""
     check_whole_batches(config.accumulate)
+    if config.background.weight == _AS_DATASET:
+        config.background.weight = _WHITE_WEIGHT if dataset.white else 0.0
 
 
 def measure(
@@ -107,8 +117,7 @@ def calibrate(
     labels: np.ndarray,
 ) -> dict[str, Any]:
     """Finds the threshold of each class on its ROC curve; see `contract.Calibrating`."""
-    if config.cam.thresholds:
-        return {}
+    del config
     thresholds = metrics.balanced_thresholds(presence, labels)
     if unknown := [name for name, value in zip(classes, thresholds) if np.isnan(value)]:
         what = (
@@ -118,7 +127,8 @@ def calibrate(
         )
         tqdm.write(
             f"{what}: a threshold cannot be calibrated and is {_UNCALIBRATED}; for another one "
-            "train in another --workdir, with such patches in val or with --config.cam.thresholds"
+            "give the same command with --config.cam.thresholds, or train in another --workdir "
+            "with such patches in val"
         )
     return {"cam.thresholds": tuple(np.nan_to_num(thresholds, nan=_UNCALIBRATED).tolist())}
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from tqdm import tqdm
 
+from data.dataset import Dataset
 from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
@@ -49,6 +50,7 @@ FIELDS: dict[str, rules.Rule] = {
     "cam.threshold": rules.PROBABILITY,
     "cam.relu": rules.BOOLEAN,
 }
+MAP_FIELDS = ("cam.threshold", "cam.relu")
 _HEAD_MODULES = ("fc8",)
 _LOSS_OF_ZEROS = math.log(2)  # of logits that are all 0, whatever the labels
 _NEAR_IT = 1e-3  # from there; public logs of dead runs stay at .6931
@@ -60,8 +62,9 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     examples.check(config.augment, prefix)
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
+def complete(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
     """Decides whether BatchNorm is trained; see `contract.Method.complete`."""
+    del dataset
     if config.model.batch_norm == "auto":
         config.model.batch_norm = "frozen" if config.init else "trained"
     if config.model.batch_norm == "frozen" and not config.init:

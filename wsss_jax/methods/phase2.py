@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from data.dataset import Dataset
 from wsss_jax import config_rules as rules
 from wsss_jax import optimizers, parallel, pixels, schedules
 from wsss_jax.augmentation import examples
@@ -78,8 +79,9 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     examples.check(config.augment, prefix)
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
+def complete(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
     """Sees that BatchNorm gets whole batches; see `contract.Method.complete`."""
+    del dataset
     check_whole_batches(config.accumulate)
 
 

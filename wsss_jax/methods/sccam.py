@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from data.dataset import Dataset
 from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
@@ -47,6 +48,11 @@ FIELDS: dict[str, rules.Rule] = {
     "cam.background_power": rules.number(0, 1000, open_low=True),
     "cam.background_class": rules.integer(-1, 254),
 }
+MAP_FIELDS = tuple(name for name in FIELDS if name.startswith("cam."))
+# Which classes are predicted, and how the CRF begins, has no part in what masks are made of.
+ACTIVATION_FIELDS = tuple(
+    name for name in MAP_FIELDS if name not in ("cam.threshold", "cam.background_power")
+)
 _HEAD_MODULES = ("fc8", "fc8_sub")
 _PLAIN_LAYER = "bn7"  # whose maps are those of SC-CAM; the others give Grad-CAM
 
@@ -63,9 +69,9 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
         )
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
+def complete(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
     """Decides whether BatchNorm is trained; see `contract.Method.complete`."""
-    phase1.complete(config)
+    phase1.complete(config, dataset)
     if config.model.sub_categories and not config.clusters:
         raise InputError(
             f"config.model.sub_categories is {config.model.sub_categories}, but config.clusters is "

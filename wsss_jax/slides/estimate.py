@@ -104,7 +104,7 @@ def _describe_networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
     origins = provenance.read_origins(config)
     for phase, origin in origins.items():
         words = (f"{label} {text}" for label, text in provenance.describe(origin).items())
-        yield Finding(provenance.PHASES[phase].lower(), "; ".join(words))
+        yield Finding(provenance.name_network(phase, origin), "; ".join(words))
     for warning in provenance.list_warnings(origins, config.mpp):
         yield Finding("networks", warning, WARNING)
 

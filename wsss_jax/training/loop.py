@@ -66,23 +66,29 @@ def fit(
     steps = check_patches(config, patches, validate)
     task = task._replace(ema_decay=config.ema.decay)
     resumed = has_checkpoint(workdir)
-    runs.check(config, workdir, started=resumed)
+    runs.check(config, workdir, started=resumed, trained=True)  # its state will tell
     runs.check_dataset(patches.dataset, workdir, started=resumed)
     records = patches.records()
     runs.check_patches(config, records, workdir, started=resumed)
     if not resumed:  # before anything is written
         variables, report = initialize_variables(config, task.network)
         state = make_state(task, variables)
-    parallel.wait_for_all("looked at the workdir")
-    if parallel.is_first():
-        runs.save(config, patches.dataset, workdir)
+        parallel.wait_for_all("looked at the workdir")
+        if parallel.is_first():
+            runs.save(config, patches.dataset, workdir)
     with contextlib.ExitStack() as stack:
         training = _Training(config, workdir, task, patches, steps, stack)
         if resumed:
             training.restore()
+            # Of an epoch that is still to be trained, the scores would be of other label maps than
+            # those of the epochs before.
+            runs.check(config, workdir, started=True, trained=training.is_complete)
+            parallel.wait_for_all("looked at the workdir")
         else:
             training.begin(state, report)
         if parallel.is_first():  # now that it is known that the run can continue with them
+            if resumed:
+                runs.save(config, patches.dataset, workdir)
             patch_records.save(records, workdir)
         training.open(stack)
         while (epoch := len(training.history)) < training.epochs:
@@ -121,6 +127,11 @@ class _Training:
         stack.callback(self._checkpoints.close)
         self.history: list[dict[str, Any]] = []
         self._restored: list[dict[str, Any]] = []  # the times that the run went back
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all epochs of the schedule are trained, beyond which no run can go on."""
+        return len(self.history) >= self._config.epochs
 
     def begin(self, state: State, report: weights.Report | None) -> None:
         """Starts from the state before the first step, and describes it."""

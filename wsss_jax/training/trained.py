@@ -52,6 +52,13 @@ class Trained(NamedTuple):
             checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
         return checksum
 
+    def describe_activations(self) -> str:
+        """Describes what its activation maps are made with, in lines by which masks know it."""
+        text = f"CRC-32 of the weights: {self.sum_weights():08x}\n"
+        for field in getattr(self.method, "ACTIVATION_FIELDS", ()):
+            text += f"{field}: {config_lib.get(self.config, field)}\n"
+        return text
+
     def predict(self, variables: Mapping[str, Any], image: jax.Array) -> Prediction:
         """Predicts with images (B, H, W, 3) uint8; a pure function of the variables, to be mapped.
 
@@ -126,7 +133,7 @@ def load_trained(
         if epochs is not None and len(epochs) < planned:
             tqdm.write(f"{workdir}: trained for {len(epochs)} of {planned} epochs so far")
     variables = load_variables(Path(workdir), score, network_shapes(network))
-    config = calibration.take_up(config, Path(workdir))
+    config = calibration.take_up(config, Path(workdir), dataset.num_classes)
     network = load_method(config.job).build_network(config, dataset.num_classes)  # checks it
     return Trained(config, dataset, network, variables, tta)
 

@@ -9,10 +9,11 @@ import ml_collections
 from data import synthetic
 from wsss_jax import checkpoints, methods, runs
 from wsss_jax import config as config_lib
+from wsss_jax.methods.contract import load_method
 from wsss_jax.training import history
 from wsss_jax.wording import format_count
 
-PHASES = {"phase1": "Phase 1", "phase2": "Phase 2"}  # what texts call them
+PHASES = ("phase1", "phase2")  # fields of the networks, and the methods they are usually of
 _SCORES = {"miou": "mIoU", "val_mean_f1": "mean F1"}  # the first that a validation gave
 _SAME_MPP = 0.05  # resolutions that differ by less, as a share, are one
 
@@ -30,6 +31,7 @@ class Origin(NamedTuple):
       planned: epochs that its configuration asks for.
       version: of the software that trained or converted it.
       trained_in, precision: what it was trained in, and what it predicts in.
+      method: the title of its method; "" in results of versions that did not say.
     """
 
     dataset: str
@@ -42,6 +44,7 @@ class Origin(NamedTuple):
     version: str
     trained_in: str
     precision: str
+    method: str = ""
 
 
 def read_origins(config: ml_collections.ConfigDict) -> dict[str, Origin]:
@@ -69,6 +72,7 @@ def _read_origin(workdir: str, phase: str, precision: str) -> Origin:
         version=config_lib.version(Path(workdir), phase),
         trained_in=config.precision,
         precision=precision or config.precision,
+        method=load_method(config.job).TITLE,
     )
 
 
@@ -88,6 +92,21 @@ def _describe_score(epochs: list[dict], select: str) -> str:
         if known and values[-1] is not None:
             return f"{name} {values[-1]:.3f} (last of {count})"
     return "none"
+
+
+def name_network(phase: str, origin: Origin | None) -> str:
+    """Names a network as texts do: by its method, such as "phase 1" or "HistoSegNet".
+
+    Args:
+      phase: of `PHASES`; without a known method, the network is of this one.
+      origin: of the network; None if it is unknown.
+    """
+    return (origin and origin.method) or load_method(phase).TITLE
+
+
+def begin_sentence(text: str) -> str:
+    """Returns the text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def describe(origin: Origin) -> dict[str, str]:
@@ -110,7 +129,7 @@ def list_warnings(origins: Mapping[str, Origin], mpp: float) -> list[str]:
     """Lists reasons against using these networks at `mpp` micrometers per pixel, in sentences."""
     texts = []
     for phase, origin in origins.items():
-        name = PHASES[phase]
+        name = begin_sentence(name_network(phase, origin))
         if origin.drawn:
             texts.append(
                 f"{name} was trained on tissue drawn by a program (the demo), not on real tissue: "

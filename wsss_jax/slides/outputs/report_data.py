@@ -100,8 +100,8 @@ def _describe_method(summary: Mapping[str, Any]) -> dict[str, str]:
         if settings["window"] == "flat"
         else "the middle of a tile has more weight (Hann window)",
         **_describe_views(settings.get("tta", "none")),
-        "Gate": f"{gate['mode']} of classes to which phase 1 gives {gate['threshold']:g} or less "
-        "become 0"
+        "Gate": f"{gate['mode']} of classes to which {_name_network(summary, 'phase1')} gives "
+        f"{gate['threshold']:g} or less become 0"
         if gate
         else "none",
         "Tissue": _describe_tissue(settings["tissue"]),
@@ -132,13 +132,21 @@ def _describe_tissue(tissue: Mapping[str, Any]) -> str:
     )
 
 
+def _read_origin(summary: Mapping[str, Any], phase: str) -> provenance.Origin | None:
+    fields = summary["networks"].get(phase)
+    return None if fields is None else provenance.Origin(**fields)
+
+
+def _name_network(summary: Mapping[str, Any], phase: str) -> str:
+    return provenance.name_network(phase, _read_origin(summary, phase))
+
+
 def _describe_networks(summary: Mapping[str, Any]) -> dict[str, str]:
     facts = {}
     for phase, checksum in sorted(summary["settings"]["map"]["networks"].items()):
-        name = provenance.PHASES[phase]
+        name = provenance.begin_sentence(_name_network(summary, phase))
         facts[name] = f"{Path(summary['runs'][phase]).name} (checksum {checksum})"
-        if phase in summary["networks"]:
-            origin = provenance.Origin(**summary["networks"][phase])
+        if origin := _read_origin(summary, phase):
             for label, text in provenance.describe(origin).items():
                 facts[f"{name}: {label}"] = text
     return facts
