@@ -1,0 +1,475 @@
+"""The job `polygons`, both ways, on images and slides."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from configs import base_tools
+from configs import polygons as polygons_config
+from data import patch_files
+from data.dataset import load_dataset, save_dataset
+from data.synthetic import DATASET
+from data.synthetic_slides import wrap_array, write_pyramid
+from tests.polygons.drawing_files import (
+    encode_png,
+    make_box,
+    make_feature,
+    make_shape,
+    write_geojson,
+    write_labelme,
+)
+from tests.polygons.test_drawn_shapes import draw_blobs
+from tests.slides.slide_runs import segment_by_color, write_slide
+from wsss_jax import config as config_lib
+from wsss_jax import jobs
+from wsss_jax.errors import InputError
+
+SIZE = 20, 16
+TUMOR, STROMA, *_ = DATASET.classes
+EXCLUDED = DATASET.excluded
+
+
+def run(files, workdir, **fields):
+    config = polygons_config.get_config()
+    config.files = str(files)
+    if not {"dataset", "classes"} & fields.keys():
+        save_dataset(DATASET, workdir.parent / "tissue.json")
+        config.dataset = str(workdir.parent / "tissue.json")
+    for name, value in fields.items():
+        config[name] = str(value) if name in ("images", "dataset") else value
+    config_lib.validate(config)
+    jobs.run(config, workdir)
+
+
+def read_mask(path):
+    return patch_files.read_mask(path, DATASET, None)
+
+
+def list_files(folder):
+    """Name -> content of all files but those about the run."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    about = ("config.json", "dataset.json", "written.json", "failed.txt")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.name not in about}
+
+
+@pytest.fixture
+def image(tmp_path):
+    """An image beside which files of shapes are written: `drawn/a.png`."""
+    path = tmp_path / "drawn" / "a.png"
+    path.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
+    patch_files.write_image(path, pixels)
+    return path
+
+
+def test_labelme_to_masks(image, tmp_path, capsys):
+    folder = image.parent
+    shapes = [
+        make_shape(TUMOR, [[1, 1], [9, 1], [9, 9], [1, 9]]),
+        make_shape("Stroma!", [[3, 3], [6, 6]], "rectangle"),
+        make_shape("scale bar", [[0, 0], [9, 9]], "rectangle"),
+        make_shape("__ignore__", [[4, 4], [5, 5]], "rectangle"),
+        make_shape(TUMOR, [[1, 1], [2, 2]], "line"),
+    ]
+    write_labelme(folder / "a.json", shapes, image="a.png")
+    inside = encode_png(patch_files.read_image(image, None))
+    write_labelme(
+        folder / "b.json", shapes[:1], imageData=inside, imageWidth=None, imageHeight=None
+    )
+    fields = {"labels": (("Stroma!", STROMA),), "ignored": ("scale bar",)}
+    run(folder, tmp_path / "run", **fields)
+    expected = np.full((SIZE[1], SIZE[0]), EXCLUDED, np.uint8)
+    expected[1:9, 1:9] = 0
+    np.testing.assert_array_equal(read_mask(tmp_path / "run/masks/b.png"), expected)
+    expected[3:6, 3:6] = DATASET.classes.index(STROMA)
+    expected[4, 4] = EXCLUDED
+    np.testing.assert_array_equal(read_mask(tmp_path / "run/masks/a.png"), expected)
+    for name in "ab":
+        written = patch_files.read_image(tmp_path / f"run/images/{name}.png", None)
+        np.testing.assert_array_equal(written, patch_files.read_image(image, None))
+    assert load_dataset("", tmp_path / "run") == DATASET
+    assert "left out, without area: 1 line" in capsys.readouterr().out
+    # The same command gives the same bytes.
+    before = list_files(tmp_path / "run")
+    run(folder, tmp_path / "run", **fields)
+    run(folder, tmp_path / "again", **fields)
+    assert before == list_files(tmp_path / "run") == list_files(tmp_path / "again")
+
+
+def test_masks_are_cut_into_patches(image, tmp_path):
+    """What the job writes is what `prepare` reads."""
+    boxes = [[[0, 0], [9, 16]], [[9, 0], [20, 16]]]
+    shapes = [make_shape(c, b, "rectangle") for c, b in zip((TUMOR, STROMA), boxes)]
+    for name in "abc":
+        write_labelme(image.parent / f"{name}.json", shapes, image="a.png")
+    run(image.parent, tmp_path / "run")
+    folders = [str(tmp_path / "run" / name) for name in ("images", "masks")]
+    spec = str(tmp_path / "run" / "dataset.json")
+    config = base_tools.prepare(*folders, str(tmp_path / "data"), spec)
+    config.codes = {name: (value,) for value, name in enumerate(DATASET.classes)}
+    config.excluded, config.workers = (EXCLUDED,), 1
+    config.patch = config.stride = config.resize = 8
+    jobs.run(config, tmp_path)
+    assert len(list((tmp_path / "data").rglob("img/*.png"))) == 3 * 3 * 2
+
+
+def test_background_and_what_lies_on_top(image, tmp_path):
+    shapes = [
+        make_shape(TUMOR, [[2, 2], [6, 6]], "rectangle"),
+        make_shape(STROMA, [[0, 0], [9, 9]], "rectangle"),
+    ]
+    path = write_labelme(image.parent / "a.json", shapes, image="a.png")
+    tumor, stroma = 0, DATASET.classes.index(STROMA)
+    other = DATASET.classes[1]
+    for number, (fields, inside, outside) in enumerate(
+        [
+            ({}, stroma, EXCLUDED),
+            ({"overlap": "smaller", "background": other}, tumor, 1),
+            ({"overlap": "classes"}, stroma, EXCLUDED),
+            ({"overlap": "classes", "order": DATASET.classes[::-1]}, tumor, EXCLUDED),
+        ]
+    ):
+        run(path, tmp_path / f"run{number}", **fields)
+        mask = read_mask(tmp_path / f"run{number}/masks/a.png")
+        assert (mask[4, 4], mask[8, 8], mask[12, 12]) == (inside, stroma, outside)
+
+
+def test_classes_of_a_list_and_of_labels_txt(image, tmp_path):
+    shapes = [make_shape("fat", [[2, 2], [6, 6]], "rectangle")]
+    path = write_labelme(image.parent / "a.json", shapes, image="a.png")
+    text = tmp_path / "labels.txt"
+    text.write_text("__ignore__\n_background_\ngland\n\nfat\n")
+    run(path, tmp_path / "one", classes=("gland", "fat"))
+    run(path, tmp_path / "two", dataset=text)
+    assert list_files(tmp_path / "one") == list_files(tmp_path / "two")
+    dataset = load_dataset("", tmp_path / "two")
+    assert dataset.classes == ("gland", "fat") and not dataset.white
+    mask = patch_files.read_mask(tmp_path / "two/masks/a.png", dataset, None)
+    assert (mask[3, 3], mask[9, 9]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"dataset": "", "classes": ()}, r"config\.dataset and config\.classes are not set"),
+        ({"dataset": "luad_histoseg", "classes": ("a", "b")}, "are both set"),
+        ({"classes": ("a", "A")}, "config.classes: field 'classes' has 'A' twice"),
+        ({"dataset": "labels.txt"}, "labels.txt: No such file"),
+        ({"background": "fat"}, r"config\.background names the class 'fat'; there are "),
+        ({"labels": (("a", "fat"),)}, r"config\.labels names the class 'fat'"),
+        ({"labels": (("a", TUMOR), ("a", STROMA))}, r"config\.labels has 'a' twice"),
+        ({"labels": (("a", TUMOR),), "ignored": ("a",)}, "both have 'a'"),
+        ({"overlap": "classes", "order": (TUMOR,)}, "name each class once"),
+        ({"order": (TUMOR,)}, r"config\.order needs config\.overlap"),
+        ({"to": "labelme"}, r"config\.images is ''"),
+        ({"mpp_table": "mpp.csv", "images": "."}, "mpp.csv: No such file"),
+    ],
+)
+def test_wrong_settings_stop_the_job_before_it_writes(image, tmp_path, fields, words):
+    path = write_labelme(image.parent / "a.json", [], image="a.png")
+    with pytest.raises(InputError, match=words):
+        run(path, tmp_path / "run", **fields)
+    assert not list((tmp_path / "run").glob("*"))
+
+
+def test_a_bad_file_costs_itself_only(image, tmp_path, capsys):
+    folder, good = image.parent, [make_shape(TUMOR, [[1, 1], [9, 9]], "rectangle")]
+    odd = [*good, make_shape("tumour?", [[1, 1], [9, 9]], "rectangle"), make_shape("x", [[1, 1]])]
+    write_labelme(folder / "a.json", good, image="a.png")
+    write_labelme(folder / "b.json", [make_shape("fat", [[1, 1], [9, 9]], "rectangle")])
+    write_labelme(folder / "c.json", good, image="nowhere.png")
+    write_labelme(folder / "d.json", good, image="a.png", size=(21, 16))
+    write_labelme(folder / "e.json", odd, image="a.png")
+    write_labelme(folder / "f.json", good, image="..\\drawn\\a.png")
+    write_labelme(
+        folder / "g.json", [make_shape("y", [[30, 0], [40, 9]], "rectangle")], image="a.png"
+    )
+    with pytest.raises(
+        InputError, match=r"5 of 7 files failed, listed in .*failed\.txt: b\.json; c"
+    ):
+        run(folder, tmp_path / "run", write_images=True)
+    assert set(list_files(tmp_path / "run")) == {
+        f"{kind}/{name}.png" for kind in ("images", "masks") for name in "af"
+    }
+    lines = (tmp_path / "run/failed.txt").read_text().splitlines()
+    for line, words in zip(
+        lines,
+        [
+            "b.json: its image '' is not there",
+            "c.json: its image 'nowhere.png' is not there",
+            "d.json: its image is 20x16 pixels, but the shapes were drawn on one of (21, 16)",
+            "e.json: shape 3 ('x') has a ring of 1 corners",
+            "g.json: shape 1 ('y') lies outside of the image",
+        ],
+        strict=True,
+    ):
+        assert words in line
+    # Corrected, they are done, and the list of failures goes.
+    for name in "beg":
+        write_labelme(folder / f"{name}.json", odd[:2], image="a.png")
+    (folder / "c.json").unlink()
+    (folder / "d.json").unlink()
+    with pytest.raises(InputError, match=r"3 of 5 files failed"):
+        run(folder, tmp_path / "run")
+    assert (
+        f"b.json: no class has the label of shape 2 ('tumour?'); there are {TUMOR}, "
+        in (tmp_path / "run/failed.txt").read_text()
+    )
+    run(folder, tmp_path / "run", labels=(("tumour?", ""),))
+    assert not (tmp_path / "run/failed.txt").exists()
+    assert (read_mask(tmp_path / "run/masks/e.png") == EXCLUDED).all()
+
+
+def test_without_images(tmp_path):
+    path = write_labelme(tmp_path / "a.json", [make_shape(TUMOR, [[1, 1], [9, 9]], "rectangle")])
+    run(path, tmp_path / "run", write_images=False)
+    assert set(list_files(tmp_path / "run")) == {"masks/a.png"}
+
+
+def test_nothing_that_was_changed_is_overwritten(image, tmp_path):
+    folder = image.parent
+    shapes = [make_shape(TUMOR, [[1, 1], [9, 9]], "rectangle")]
+    for name in "ab":
+        write_labelme(folder / f"{name}.json", shapes, image="a.png")
+    run(folder, tmp_path / "run")
+    changed = read_mask(tmp_path / "run/masks/a.png")
+    changed[0] = 0
+    patch_files.write_mask(tmp_path / "run/masks/a.png", changed, DATASET)
+    before = list_files(tmp_path / "run")
+    with pytest.raises(InputError, match=r"1 of 2 files failed.*a\.png was changed since"):
+        run(folder, tmp_path / "run")
+    assert list_files(tmp_path / "run") == before
+    (tmp_path / "run/masks/a.png").unlink()
+    run(folder, tmp_path / "run")
+    assert list_files(tmp_path / "run")["masks/a.png"] == before["masks/b.png"]
+
+
+def test_what_a_source_no_longer_gives_is_removed(image, tmp_path):
+    shapes = [make_shape(TUMOR, [[1, 1], [9, 9]], "rectangle")]
+    path = write_labelme(image.parent / "a.json", shapes, image="a.png")
+    other = write_labelme(image.parent / "b.json", shapes, image="a.png")
+    run(f"{path},{other}", tmp_path / "run")
+    run(path, tmp_path / "run", write_images=False)  # b is not named: it stays
+    names = {"masks/a.png", "masks/b.png", "images/b.png"}
+    assert set(list_files(tmp_path / "run")) == names
+    path.write_text("{}")
+    with pytest.raises(InputError, match="1 of 1 file failed"):
+        run(path, tmp_path / "run")
+    assert set(list_files(tmp_path / "run")) == names - {"masks/a.png"}
+
+
+def test_two_files_for_one_mask(image, tmp_path):
+    shapes = [make_shape(TUMOR, [[1, 1], [9, 9]], "rectangle")]
+    write_labelme(image.parent / "a.json", shapes, image="a.png")
+    write_labelme(image.parent / "x/A.json", shapes[:0], image="../a.png")
+    with pytest.raises(InputError, match=r"A\.json: images/A\.png is also written of .*a\.json"):
+        run(f"{image.parent}/*.json,{image.parent}/x", tmp_path / "run")
+    # In a later start, too.
+    shutil.move(image.parent / "x/A.json", image.parent / "x/a.json")
+    with pytest.raises(InputError, match=r"images/a\.png is there already, of .*drawn/a\.json"):
+        run(image.parent / "x", tmp_path / "run")
+    assert set(list_files(tmp_path / "run")) == {"images/a.png", "masks/a.png"}
+
+
+def test_a_workdir_of_something_else(image, tmp_path):
+    path = write_labelme(image.parent / "a.json", [], image="a.png")
+    run(path, tmp_path / "run")
+    with pytest.raises(InputError, match="was made with to='masks', this is 'geojson'"):
+        run(tmp_path / "run/masks", tmp_path / "run", to="geojson")
+    with pytest.raises(InputError, match="holds no run"):
+        run(path, image.parent)
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Two masks with their images: `masks/<name>.png`, `images/<name>.png`."""
+    for number, name in enumerate(("a", "b")):
+        mask = draw_blobs(number, 96)
+        mask[mask == 3] = EXCLUDED
+        for folder in ("masks", "images"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        patch_files.write_mask(tmp_path / "masks" / f"{name}.png", mask, DATASET)
+        pixels = np.stack([mask * 40] * 3, axis=-1)
+        patch_files.write_image(tmp_path / "images" / f"{name}.png", pixels)
+    return tmp_path / "masks"
+
+
+@pytest.mark.parametrize("to", ["labelme", "geojson"])
+@pytest.mark.parametrize("write_images", [True, False])
+def test_round_trips(masks, tmp_path, to, write_images):
+    images = masks.parent / "images"
+    exact = {"min_area": 0.0, "simplify": 0.0, "to": to, "images": images}
+    run(masks, tmp_path / "shapes", write_images=write_images, **exact)
+    fields = {} if to == "labelme" else {"images": images}
+    run(tmp_path / "shapes" / to, tmp_path / "back", **fields)
+    for name in ("a.png", "b.png"):
+        mask = read_mask(tmp_path / "back/masks" / name)
+        np.testing.assert_array_equal(mask, read_mask(masks / name))
+        pixels = patch_files.read_image(tmp_path / "back/images" / name, None)
+        np.testing.assert_array_equal(pixels, patch_files.read_image(images / name, None))
+
+
+@pytest.mark.parametrize("to", ["labelme", "geojson"])
+def test_simplified_round_trips_stay_within_the_tolerance(masks, tmp_path, to):
+    images = masks.parent / "images"
+    run(masks, tmp_path / "shapes", to=to, images=images, min_area=4.0, simplify=1.0)
+    run(tmp_path / "shapes" / to, tmp_path / "back", images=images)
+    for name in ("a.png", "b.png"):
+        before, after = read_mask(masks / name), read_mask(tmp_path / "back/masks" / name)
+        assert 0 < (before != after).mean() < 0.04
+
+
+def test_what_qupath_and_labelme_open(masks, tmp_path):
+    run(masks, tmp_path / "q", to="geojson")
+    features = json.loads((tmp_path / "q/geojson/a.geojson").read_text())["features"]
+    assert features and len({feature["id"] for feature in features}) == len(features)
+    for feature in features:
+        properties = feature["properties"]
+        assert properties["objectType"] == "annotation" and not properties["isLocked"]
+        assert properties["classification"]["name"] in DATASET.classes
+        assert properties["measurements"] == {}
+    assert any(len(feature["geometry"]["coordinates"]) > 1 for feature in features)  # holes
+    run(masks, tmp_path / "l", to="labelme", images=tmp_path / "images", write_images=False)
+    content = json.loads((tmp_path / "l/labelme/a.json").read_text())
+    assert (content["imageWidth"], content["imageHeight"]) == (96, 96)
+    assert (tmp_path / "l/labelme" / content["imagePath"]).resolve() == tmp_path / "images/a.png"
+    assert {shape["label"] for shape in content["shapes"]} <= {*DATASET.classes, "__ignore__"}
+
+
+def test_bad_masks_cost_themselves_only(masks, tmp_path):
+    Image.fromarray(np.full((96, 96), 77, np.uint8)).save(masks / "c.png")
+    (masks / "d.png").write_bytes((masks / "a.png").read_bytes()[:99])
+    shutil.copy(masks / "a.png", masks / "e.png")
+    patch_files.write_image(tmp_path / "images/e.png", np.zeros((9, 9, 3), np.uint8))
+    shutil.copy(masks / "a.png", masks / "f.png")
+    with pytest.raises(InputError, match=r"4 of 6 files failed.*: c\.png; d\.png; e\.png; f\.png"):
+        run(masks, tmp_path / "run", to="labelme", images=tmp_path / "images")
+    lines = (tmp_path / "run/failed.txt").read_text().splitlines()
+    for line, words in zip(
+        lines, ["mask value 77", "damaged", "another size than its image", "no image called f"]
+    ):
+        assert words in line
+    assert len(list_files(tmp_path / "run")) == 4
+    with pytest.raises(InputError, match="its classes are not known; name them by"):
+        run(masks / "a.png", tmp_path / "other", to="geojson", dataset="")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """A slide of .5 micrometers per pixel, 300 x 200 pixels."""
+    path = tmp_path_factory.mktemp("slide") / "s.svs"
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    write_pyramid(path, wrap_array(pixels), 0.5, (1, 2), "aperio", "deflate")
+    return path
+
+
+def test_a_slide_and_its_regions(slide, tmp_path):
+    features = [
+        make_feature("ROI", [make_box(40, 20, 100, 80)]),
+        make_feature(TUMOR, [make_box(20, 20, 60, 60), make_box(44, 24, 52, 32)]),
+        make_feature("ROI", [[[150, 50], [250, 50], [150, 150], [150, 50]]]),
+        make_feature(STROMA, [make_box(150, 50, 250, 150)]),
+    ]
+    path = write_geojson(tmp_path / "s.svs.geojson", features)
+    stroma = DATASET.classes.index(STROMA)
+    images = {"images": slide.parent}
+    run(path, tmp_path / "whole", ignored=("ROI",), **images)
+    mask = read_mask(tmp_path / "whole/masks/s.png")
+    expected = np.full((200, 300), EXCLUDED, np.uint8)
+    expected[20:60, 20:60] = 0
+    expected[24:32, 44:52] = EXCLUDED
+    expected[50:150, 150:250] = stroma
+    np.testing.assert_array_equal(mask, expected)
+    run(path, tmp_path / "coarse", ignored=("ROI",), mpp=1.0, **images)
+    np.testing.assert_array_equal(read_mask(tmp_path / "coarse/masks/s.png"), expected[::2, ::2])
+    assert load_dataset("", tmp_path / "coarse").mpp == 1.0
+    run(path, tmp_path / "regions", region="ROI", mpp=1.0, **images)
+    names = {"s_x40_y20.png", "s_x150_y50.png"}
+    assert {each.name for each in (tmp_path / "regions/masks").iterdir()} == names
+    first = read_mask(tmp_path / "regions/masks/s_x40_y20.png")
+    np.testing.assert_array_equal(first, expected[20:80:2, 40:100:2])
+    second = read_mask(tmp_path / "regions/masks/s_x150_y50.png")
+    assert second.shape == (50, 50)
+    assert second[0, 0] == stroma and second[40, 40] == EXCLUDED  # outside of the triangle
+    whole = patch_files.read_image(tmp_path / "coarse/images/s.png", None)
+    part = patch_files.read_image(tmp_path / "regions/images/s_x40_y20.png", None)
+    np.testing.assert_array_equal(part, whole[10:40, 20:50])
+
+
+def test_a_scanned_area_counts_from_its_corner(slide, tmp_path, monkeypatch):
+    from wsss_jax.polygons import to_masks
+    from wsss_jax.slides.reading.slide import open_slide
+
+    def open_scanned(path, mpp):
+        return dataclasses.replace(open_slide(path, mpp), bounds=(30, 20, 200, 150))
+
+    monkeypatch.setattr(to_masks, "open_slide", open_scanned)
+    path = write_geojson(tmp_path / "s.geojson", [make_feature(TUMOR, [make_box(0, 0, 10, 10)])])
+    run(path, tmp_path / "run", images=slide)
+    expected = np.full((200, 300), EXCLUDED, np.uint8)
+    expected[20:30, 30:40] = 0
+    np.testing.assert_array_equal(read_mask(tmp_path / "run/masks/s.png"), expected)
+
+
+def test_slides_that_cannot_be_masked(slide, tmp_path):
+    def expect(words, feature, name="s", **fields):
+        path = write_geojson(tmp_path / f"{name}.geojson", [feature])
+        with pytest.raises(InputError, match=words):
+            run(path, tmp_path / "run", **{"images": slide, **fields})
+        assert not list_files(tmp_path / "run")
+
+    good = make_feature(TUMOR, [make_box(0, 0, 9, 9)])
+    expect("there is no image called t", good, name="t")
+    expect(
+        r"no class has the label of feature 1 \(without class\)",
+        make_feature(None, [make_box(0, 0, 9, 9)]),
+    )
+    expect("no shape is called 'ROI'", good, region="ROI")
+    expect(
+        "lies outside of the image, which ends at x 300, y 200",
+        make_feature(TUMOR, [make_box(400, 0, 409, 9)]),
+    )
+    expect("over twice the 0.1", good, mpp=0.1)
+    expect("has no file that ends like a slide", good, images="")
+    (tmp_path / "b").mkdir()
+    shutil.copy(slide, tmp_path / "b/s.svs")
+    expect("could be its image", good, images=f"{slide},{tmp_path / 'b'}")
+
+
+def test_a_mask_that_is_too_large(slide, tmp_path, monkeypatch):
+    from wsss_jax.polygons import to_masks
+
+    monkeypatch.setattr(to_masks, "_LARGEST", 50_000)
+    path = write_geojson(tmp_path / "s.geojson", [make_feature(TUMOR, [make_box(0, 0, 9, 9)])])
+    with pytest.raises(
+        InputError, match=r"a mask of 300x200 pixels is too large; choose a coarser"
+    ):
+        run(path, tmp_path / "run", images=slide)
+
+
+def test_maps_of_slides_to_correct(tmp_path):
+    (tmp_path / "slides").mkdir()
+    slide = write_slide(tmp_path / "slides" / "s.svs")
+    changes = {"mpp": 1.0, "tissue.min_tissue": 500.0}
+    segment_by_color(slide, tmp_path / "maps" / "s", **changes)
+    run(
+        tmp_path / "maps", tmp_path / "shapes", to="geojson", dataset="", min_area=0.0, simplify=0.0
+    )
+    run(tmp_path / "shapes/geojson", tmp_path / "back", images=slide, mpp=1.0, write_images=False)
+    label_map = tifffile.imread(tmp_path / "maps/s/label_map.ome.tif", level=0)
+    assert len(np.unique(label_map)) > 2
+    np.testing.assert_array_equal(read_mask(tmp_path / "back/masks/s.png"), label_map)
+    with pytest.raises(InputError, match="labelme opens no slides"):
+        run(tmp_path / "maps/s", tmp_path / "no", to="labelme", images=slide)
+    content = (tmp_path / "maps/s/label_map.ome.tif").read_bytes()
+    (tmp_path / "maps/s/label_map.ome.tif").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"label_map\.ome\.tif: missing or damaged"):
+        run(tmp_path / "maps/s", tmp_path / "damaged", to="geojson")
+    (tmp_path / "maps/s/slide.json").unlink()
+    with pytest.raises(InputError, match="no finished map"):
+        run(tmp_path / "maps/s", tmp_path / "unfinished", to="geojson")
