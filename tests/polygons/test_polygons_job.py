@@ -2,7 +2,12 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -53,7 +58,7 @@ def read_mask(path):
 def list_files(folder):
     """Name -> content of all files but those about the run."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    about = ("config.json", "dataset.json", "written.json", "failed.txt")
+    about = ("config.json", "dataset.json", "written.jsonl", "failed.txt")
     return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.name not in about}
 
 
@@ -247,6 +252,38 @@ def test_nothing_that_was_changed_is_overwritten(image, tmp_path):
     (tmp_path / "run/masks/a.png").unlink()
     run(folder, tmp_path / "run")
     assert list_files(tmp_path / "run")["masks/a.png"] == before["masks/b.png"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_job_that_was_stopped_knows_what_is_its_own(image, tmp_path, number):
+    """With other settings than before, so that it was about to replace its own files."""
+    shapes = [make_shape(TUMOR, [[1, 1], [9, 9]], "rectangle")]
+    for index in range(100):
+        write_labelme(image.parent / f"{index:03d}.json", shapes, image="a.png")
+    run(image.parent, tmp_path / "run")
+    before = list_files(tmp_path / "run")
+    flags = [
+        f"--config.{name}={value}"
+        for name, value in (
+            ("files", image.parent),
+            ("dataset", tmp_path / "tissue.json"),
+            ("background", STROMA),
+        )
+    ]
+    command = [sys.executable, "main.py", "--config=configs/polygons.py", *flags]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen([*command, f"--workdir={tmp_path / 'run'}"], env=environment)
+    last = tmp_path / "run/masks/010.png"
+    while process.poll() is None and last.read_bytes() == before["masks/010.png"]:
+        time.sleep(0.001)
+    process.send_signal(number)
+    assert process.wait() != 0
+    left = list_files(tmp_path / "run")
+    assert 10 < sum(left.get(name) != content for name, content in before.items()) < 200
+    run(image.parent, tmp_path / "run", background=STROMA)
+    run(image.parent, tmp_path / "other", background=STROMA)
+    assert list_files(tmp_path / "run") == list_files(tmp_path / "other")
 
 
 def test_what_a_source_no_longer_gives_is_removed(image, tmp_path):

@@ -16,7 +16,7 @@ from wsss_jax.polygons.shapes import Drawing
 
 ENDINGS = (".json", ".geojson", ".json.gz", ".geojson.gz")
 _LARGEST = 2**30  # bytes of a file, unpacked
-_OTHERS = ("config.json", "dataset.json", "written.json")  # of this program, beside shapes
+_OTHERS = ("config.json", "dataset.json")  # of this program, beside shapes
 
 
 def find_files(text: str, is_wanted: Callable[[Path], bool], what: str) -> list[Path]:

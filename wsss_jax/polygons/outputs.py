@@ -9,9 +9,9 @@ from pathlib import Path
 
 from data.folders import fold_name
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, clear_unfinished
 
-WRITTEN = "written.json"
+WRITTEN = "written.jsonl"
 
 Write = Callable[[str, Callable[[Path], object]], None]
 
@@ -19,26 +19,36 @@ Write = Callable[[str, Callable[[Path], object]], None]
 class Outputs:
     """The files that a job writes into its workdir, and of which source each is.
 
-    A file is replaced only if it is of the same source and as this job wrote it.
+    A file is replaced only if it is of the same source and as this job wrote it. The list of them
+    has a line for each file, added before the file is there: a job that is killed at any moment
+    knows afterwards what is its own.
     """
 
     def __init__(self, workdir: Path):
-        """Reads what earlier starts wrote.
-
-        Raises:
-          InputError: the list of it is damaged.
-        """
+        """Reads what earlier starts wrote; removes what they left unfinished."""
         self._workdir, self._path = workdir, workdir / WRITTEN
-        self._written: dict[str, dict[str, str]] = {}  # name -> its source, its checksum
+        self._written: dict[str, str] = {}  # name -> its source
+        self._checksums: dict[str, set[str]] = {}  # of all that was written under a name
         self._names: dict[str, Path] = {}  # folded name -> the source of this start
+        for folder in workdir.iterdir():
+            if folder.is_dir():
+                clear_unfinished(folder)
         if self._path.is_file():
-            try:
-                self._written = json.loads(self._path.read_bytes())
-                _ = [each["source"] + each["crc32"] for each in self._written.values()]
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise InputError(
-                    f"{self._path}: damaged ({error}); name another --workdir"
-                ) from error
+            for line in self._path.read_bytes().splitlines():
+                self._read_line(line)
+
+    def _read_line(self, line: bytes) -> None:
+        try:
+            name, source, checksum = map(str, json.loads(line))
+        except (ValueError, TypeError):
+            return  # cut short by a kill: the file was not written
+        self._written[name] = source
+        self._checksums.setdefault(name, set()).add(checksum)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a file is as this job wrote it."""
+        path = self._workdir / name
+        return path.is_file() and _compute_checksum(path) in self._checksums.get(name, ())
 
     @contextmanager
     def replace(self, source: Path) -> Iterator[Write]:
@@ -55,10 +65,10 @@ class Outputs:
           InputError: a file was changed since this job wrote it, or is of another source.
         """
         key = os.path.abspath(source)
-        before = {name for name, each in self._written.items() if each["source"] == key}
+        before = {name for name, owner in self._written.items() if owner == key}
         for name in sorted(before):
             path = self._workdir / name
-            if path.exists() and not _is_file(path, self._written[name]["crc32"]):
+            if path.exists() and not self._is_own(name):
                 raise InputError(
                     f"{path} was changed since it was written; move it away to have it written "
                     "again, or name another --workdir"
@@ -70,19 +80,19 @@ class Outputs:
             if other != source or name in written:
                 raise InputError(f"{source}: {name} is also written of {other}; rename one")
             path = self._workdir / name
+            if path.exists() and name not in before:
+                owner = self._written.get(name, "something else")
+                raise InputError(
+                    f"{path} is there already, of {owner}; move it away or name another --workdir"
+                )
             with atomic_path(path) as temporary:
                 save(temporary)
                 checksum = _compute_checksum(temporary)
-                # A start that was killed has not listed its last files; the same bytes are those.
-                owner = self._written.get(name, {}).get("source")
-                is_own = owner == key or (owner is None and _is_file(path, checksum))
-                if path.exists() and not is_own:
-                    raise InputError(
-                        f"{path} is there already, of {owner or 'something else'}; move it away or "
-                        "name another --workdir"
-                    )
-            self._written[name] = {"source": key, "crc32": checksum}
-            written.add(name)
+                self._read_line(line := json.dumps([name, key, checksum]).encode())
+                with self._path.open("ab") as file:
+                    file.write(b"\n" + line + b"\n")
+                written.add(name)
+            self._checksums[name] = {checksum}
 
         stale = before
         try:
@@ -94,17 +104,14 @@ class Outputs:
         finally:
             for name in stale:
                 (self._workdir / name).unlink(missing_ok=True)
-                del self._written[name]
+                del self._written[name], self._checksums[name]
 
     def save(self) -> None:
-        """Writes the list of what was written."""
-        with atomic_path(self._path) as temporary:
-            text = json.dumps(dict(sorted(self._written.items())), indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _is_file(path: Path, checksum: str) -> bool:
-    return path.is_file() and _compute_checksum(path) == checksum
+        """Writes the list anew, without the lines that no longer hold."""
+        with atomic_path(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for name, source in sorted(self._written.items()):
+                for checksum in sorted(self._checksums[name]):
+                    file.write(json.dumps([name, source, checksum]) + "\n")
 
 
 def _compute_checksum(path: Path) -> str:
