@@ -1,7 +1,5 @@
-"""The job `polygons`, both ways, on images and slides."""
+"""The job `polygons`: shapes on images to masks, and which files it replaces."""
 
-import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -11,55 +9,21 @@ import time
 
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image
 
 from configs import base_tools
-from configs import polygons as polygons_config
 from data import patch_files
-from data.dataset import load_dataset, save_dataset
+from data.dataset import load_dataset
 from data.synthetic import DATASET
-from data.synthetic_slides import wrap_array, write_pyramid
 from tests.polygons.drawing_files import (
     encode_png,
-    make_box,
-    make_feature,
     make_shape,
-    write_geojson,
     write_labelme,
 )
-from tests.polygons.test_drawn_shapes import draw_blobs
-from tests.slides.slide_runs import segment_by_color, write_slide
-from wsss_jax import config as config_lib
+from tests.polygons.polygon_runs import EXCLUDED, STROMA, TUMOR, list_files, read_mask, run
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
 
 SIZE = 20, 16
-TUMOR, STROMA, *_ = DATASET.classes
-EXCLUDED = DATASET.excluded
-
-
-def run(files, workdir, **fields):
-    config = polygons_config.get_config()
-    config.files = str(files)
-    if not {"dataset", "classes"} & fields.keys():
-        save_dataset(DATASET, workdir.parent / "tissue.json")
-        config.dataset = str(workdir.parent / "tissue.json")
-    for name, value in fields.items():
-        config[name] = str(value) if name in ("images", "dataset") else value
-    config_lib.validate(config)
-    jobs.run(config, workdir)
-
-
-def read_mask(path):
-    return patch_files.read_mask(path, DATASET, None)
-
-
-def list_files(folder):
-    """Name -> content of all files but those about the run."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    about = ("config.json", "dataset.json", "written.jsonl", "failed.txt")
-    return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.name not in about}
 
 
 @pytest.fixture
@@ -170,7 +134,7 @@ def test_classes_of_a_list_and_of_labels_txt(image, tmp_path):
         ({"labels": (("a", TUMOR), ("a", STROMA))}, r"config\.labels has 'a' twice"),
         ({"labels": (("a", TUMOR),), "ignored": ("a",)}, "both have 'a'"),
         ({"overlap": "classes", "order": (TUMOR,)}, "name each class once"),
-        ({"order": (TUMOR,)}, r"config\.order needs config\.overlap"),
+        ({"order": (TUMOR,)}, r"config\.order needs --config\.overlap=classes"),
         ({"to": "labelme"}, r"config\.images is ''"),
         ({"mpp_table": "mpp.csv", "images": "."}, "mpp.csv: No such file"),
     ],
@@ -320,193 +284,3 @@ def test_a_workdir_of_something_else(image, tmp_path):
         run(tmp_path / "run/masks", tmp_path / "run", to="geojson")
     with pytest.raises(InputError, match="holds no run"):
         run(path, image.parent)
-
-
-@pytest.fixture
-def masks(tmp_path):
-    """Two masks with their images: `masks/<name>.png`, `images/<name>.png`."""
-    for number, name in enumerate(("a", "b")):
-        mask = draw_blobs(number, 96)
-        mask[mask == 3] = EXCLUDED
-        for folder in ("masks", "images"):
-            (tmp_path / folder).mkdir(exist_ok=True)
-        patch_files.write_mask(tmp_path / "masks" / f"{name}.png", mask, DATASET)
-        pixels = np.stack([mask * 40] * 3, axis=-1)
-        patch_files.write_image(tmp_path / "images" / f"{name}.png", pixels)
-    return tmp_path / "masks"
-
-
-@pytest.mark.parametrize("to", ["labelme", "geojson"])
-@pytest.mark.parametrize("write_images", [True, False])
-def test_round_trips(masks, tmp_path, to, write_images):
-    images = masks.parent / "images"
-    exact = {"min_area": 0.0, "simplify": 0.0, "to": to, "images": images}
-    run(masks, tmp_path / "shapes", write_images=write_images, **exact)
-    fields = {} if to == "labelme" else {"images": images}
-    run(tmp_path / "shapes" / to, tmp_path / "back", **fields)
-    for name in ("a.png", "b.png"):
-        mask = read_mask(tmp_path / "back/masks" / name)
-        np.testing.assert_array_equal(mask, read_mask(masks / name))
-        pixels = patch_files.read_image(tmp_path / "back/images" / name, None)
-        np.testing.assert_array_equal(pixels, patch_files.read_image(images / name, None))
-
-
-@pytest.mark.parametrize("to", ["labelme", "geojson"])
-def test_simplified_round_trips_stay_within_the_tolerance(masks, tmp_path, to):
-    images = masks.parent / "images"
-    run(masks, tmp_path / "shapes", to=to, images=images, min_area=4.0, simplify=1.0)
-    run(tmp_path / "shapes" / to, tmp_path / "back", images=images)
-    for name in ("a.png", "b.png"):
-        before, after = read_mask(masks / name), read_mask(tmp_path / "back/masks" / name)
-        assert 0 < (before != after).mean() < 0.04
-
-
-def test_what_qupath_and_labelme_open(masks, tmp_path):
-    run(masks, tmp_path / "q", to="geojson")
-    features = json.loads((tmp_path / "q/geojson/a.geojson").read_text())["features"]
-    assert features and len({feature["id"] for feature in features}) == len(features)
-    for feature in features:
-        properties = feature["properties"]
-        assert properties["objectType"] == "annotation" and not properties["isLocked"]
-        assert properties["classification"]["name"] in DATASET.classes
-        assert properties["measurements"] == {}
-    assert any(len(feature["geometry"]["coordinates"]) > 1 for feature in features)  # holes
-    run(masks, tmp_path / "l", to="labelme", images=tmp_path / "images", write_images=False)
-    content = json.loads((tmp_path / "l/labelme/a.json").read_text())
-    assert (content["imageWidth"], content["imageHeight"]) == (96, 96)
-    assert (tmp_path / "l/labelme" / content["imagePath"]).resolve() == tmp_path / "images/a.png"
-    assert {shape["label"] for shape in content["shapes"]} <= {*DATASET.classes, "__ignore__"}
-
-
-def test_bad_masks_cost_themselves_only(masks, tmp_path):
-    Image.fromarray(np.full((96, 96), 77, np.uint8)).save(masks / "c.png")
-    (masks / "d.png").write_bytes((masks / "a.png").read_bytes()[:99])
-    shutil.copy(masks / "a.png", masks / "e.png")
-    patch_files.write_image(tmp_path / "images/e.png", np.zeros((9, 9, 3), np.uint8))
-    shutil.copy(masks / "a.png", masks / "f.png")
-    with pytest.raises(InputError, match=r"4 of 6 files failed.*: c\.png; d\.png; e\.png; f\.png"):
-        run(masks, tmp_path / "run", to="labelme", images=tmp_path / "images")
-    lines = (tmp_path / "run/failed.txt").read_text().splitlines()
-    for line, words in zip(
-        lines, ["mask value 77", "damaged", "another size than its image", "no image called f"]
-    ):
-        assert words in line
-    assert len(list_files(tmp_path / "run")) == 4
-    with pytest.raises(InputError, match="its classes are not known; name them by"):
-        run(masks / "a.png", tmp_path / "other", to="geojson", dataset="")
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory):
-    """A slide of .5 micrometers per pixel, 300 x 200 pixels."""
-    path = tmp_path_factory.mktemp("slide") / "s.svs"
-    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
-    write_pyramid(path, wrap_array(pixels), 0.5, (1, 2), "aperio", "deflate")
-    return path
-
-
-def test_a_slide_and_its_regions(slide, tmp_path):
-    features = [
-        make_feature("ROI", [make_box(40, 20, 100, 80)]),
-        make_feature(TUMOR, [make_box(20, 20, 60, 60), make_box(44, 24, 52, 32)]),
-        make_feature("ROI", [[[150, 50], [250, 50], [150, 150], [150, 50]]]),
-        make_feature(STROMA, [make_box(150, 50, 250, 150)]),
-    ]
-    path = write_geojson(tmp_path / "s.svs.geojson", features)
-    stroma = DATASET.classes.index(STROMA)
-    images = {"images": slide.parent}
-    run(path, tmp_path / "whole", ignored=("ROI",), **images)
-    mask = read_mask(tmp_path / "whole/masks/s.png")
-    expected = np.full((200, 300), EXCLUDED, np.uint8)
-    expected[20:60, 20:60] = 0
-    expected[24:32, 44:52] = EXCLUDED
-    expected[50:150, 150:250] = stroma
-    np.testing.assert_array_equal(mask, expected)
-    run(path, tmp_path / "coarse", ignored=("ROI",), mpp=1.0, **images)
-    np.testing.assert_array_equal(read_mask(tmp_path / "coarse/masks/s.png"), expected[::2, ::2])
-    assert load_dataset("", tmp_path / "coarse").mpp == 1.0
-    run(path, tmp_path / "regions", region="ROI", mpp=1.0, **images)
-    names = {"s_x40_y20.png", "s_x150_y50.png"}
-    assert {each.name for each in (tmp_path / "regions/masks").iterdir()} == names
-    first = read_mask(tmp_path / "regions/masks/s_x40_y20.png")
-    np.testing.assert_array_equal(first, expected[20:80:2, 40:100:2])
-    second = read_mask(tmp_path / "regions/masks/s_x150_y50.png")
-    assert second.shape == (50, 50)
-    assert second[0, 0] == stroma and second[40, 40] == EXCLUDED  # outside of the triangle
-    whole = patch_files.read_image(tmp_path / "coarse/images/s.png", None)
-    part = patch_files.read_image(tmp_path / "regions/images/s_x40_y20.png", None)
-    np.testing.assert_array_equal(part, whole[10:40, 20:50])
-
-
-def test_a_scanned_area_counts_from_its_corner(slide, tmp_path, monkeypatch):
-    from wsss_jax.polygons import to_masks
-    from wsss_jax.slides.reading.slide import open_slide
-
-    def open_scanned(path, mpp):
-        return dataclasses.replace(open_slide(path, mpp), bounds=(30, 20, 200, 150))
-
-    monkeypatch.setattr(to_masks, "open_slide", open_scanned)
-    path = write_geojson(tmp_path / "s.geojson", [make_feature(TUMOR, [make_box(0, 0, 10, 10)])])
-    run(path, tmp_path / "run", images=slide)
-    expected = np.full((200, 300), EXCLUDED, np.uint8)
-    expected[20:30, 30:40] = 0
-    np.testing.assert_array_equal(read_mask(tmp_path / "run/masks/s.png"), expected)
-
-
-def test_slides_that_cannot_be_masked(slide, tmp_path):
-    def expect(words, feature, name="s", **fields):
-        path = write_geojson(tmp_path / f"{name}.geojson", [feature])
-        with pytest.raises(InputError, match=words):
-            run(path, tmp_path / "run", **{"images": slide, **fields})
-        assert not list_files(tmp_path / "run")
-
-    good = make_feature(TUMOR, [make_box(0, 0, 9, 9)])
-    expect("there is no image called t", good, name="t")
-    expect(
-        r"no class has the label of feature 1 \(without class\)",
-        make_feature(None, [make_box(0, 0, 9, 9)]),
-    )
-    expect("no shape is called 'ROI'", good, region="ROI")
-    expect(
-        "lies outside of the image, which ends at x 300, y 200",
-        make_feature(TUMOR, [make_box(400, 0, 409, 9)]),
-    )
-    expect("over twice the 0.1", good, mpp=0.1)
-    expect("has no file that ends like a slide", good, images="")
-    (tmp_path / "b").mkdir()
-    shutil.copy(slide, tmp_path / "b/s.svs")
-    expect("could be its image", good, images=f"{slide},{tmp_path / 'b'}")
-
-
-def test_a_mask_that_is_too_large(slide, tmp_path, monkeypatch):
-    from wsss_jax.polygons import to_masks
-
-    monkeypatch.setattr(to_masks, "_LARGEST", 50_000)
-    path = write_geojson(tmp_path / "s.geojson", [make_feature(TUMOR, [make_box(0, 0, 9, 9)])])
-    with pytest.raises(
-        InputError, match=r"a mask of 300x200 pixels is too large; choose a coarser"
-    ):
-        run(path, tmp_path / "run", images=slide)
-
-
-def test_maps_of_slides_to_correct(tmp_path):
-    (tmp_path / "slides").mkdir()
-    slide = write_slide(tmp_path / "slides" / "s.svs")
-    changes = {"mpp": 1.0, "tissue.min_tissue": 500.0}
-    segment_by_color(slide, tmp_path / "maps" / "s", **changes)
-    run(
-        tmp_path / "maps", tmp_path / "shapes", to="geojson", dataset="", min_area=0.0, simplify=0.0
-    )
-    run(tmp_path / "shapes/geojson", tmp_path / "back", images=slide, mpp=1.0, write_images=False)
-    label_map = tifffile.imread(tmp_path / "maps/s/label_map.ome.tif", level=0)
-    assert len(np.unique(label_map)) > 2
-    np.testing.assert_array_equal(read_mask(tmp_path / "back/masks/s.png"), label_map)
-    with pytest.raises(InputError, match="labelme opens no slides"):
-        run(tmp_path / "maps/s", tmp_path / "no", to="labelme", images=slide)
-    content = (tmp_path / "maps/s/label_map.ome.tif").read_bytes()
-    (tmp_path / "maps/s/label_map.ome.tif").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"label_map\.ome\.tif: missing or damaged"):
-        run(tmp_path / "maps/s", tmp_path / "damaged", to="geojson")
-    (tmp_path / "maps/s/slide.json").unlink()
-    with pytest.raises(InputError, match="no finished map"):
-        run(tmp_path / "maps/s", tmp_path / "unfinished", to="geojson")

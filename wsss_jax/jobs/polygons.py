@@ -48,9 +48,11 @@ Convert = Callable[[Path, Write], Mapping[str, int]]
 def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     """Refuses fields that do not go together; see `config.validate`."""
     if config.order and config.overlap != "classes":
-        raise InputError(f"{prefix}order needs {prefix}overlap to be 'classes'")
+        raise InputError(
+            f"{prefix}order needs --{prefix}overlap=classes: set it, or leave order out"
+        )
     if config.to == "labelme" and not config.images:
-        raise InputError(f"{prefix}images is '': labelme needs the images of the masks")
+        raise InputError(f"{prefix}images is '': name the folder of the images of the masks")
 
 
 @runs.holds_workdir

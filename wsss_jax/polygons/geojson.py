@@ -60,8 +60,8 @@ def _read_label(feature: Mapping[str, Any], path: Path, where: str) -> str:
     "Positive"]}, which it shows as "Tumor: Positive", and of these once wrote {"name": "Positive",
     "parentClass": {"name": "Tumor"}}. Other programs write the name itself.
     """
-    properties = feature.get("properties") or {}
-    value = properties.get("classification") if isinstance(properties, Mapping) else properties
+    properties = feature.get("properties")
+    value = properties.get("classification") if isinstance(properties, Mapping) else None
     names: list[Any] = []
     while isinstance(value, Mapping) and len(names) < _DEEPEST:
         own = value.get("names", value.get("name"))

@@ -77,8 +77,13 @@ class Outputs:
 
         def write(name: str, save: Callable[[Path], object]) -> None:
             other = self._names.setdefault(fold_name(name), source)
-            if other != source or name in written:
+            if other != source:
                 raise InputError(f"{source}: {name} is also written of {other}; rename one")
+            if name in written:
+                raise InputError(
+                    f"{source}: {name} would be written twice; move one of two regions that begin "
+                    "at the same corner, or remove it"
+                )
             path = self._workdir / name
             if path.exists() and name not in before:
                 owner = self._written.get(name, "something else")
