@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.polygons.drawing_files import (
     encode_png,
@@ -231,12 +233,12 @@ def test_bad_geojson(tmp_path, features, words):
         ("a.json", b"{", "not JSON"),
         ("a.json", b"\xff{}", "not JSON"),
         ("a.json", b'{"shapes": [NaN]}', "NaN is not a number"),
-        ("a.json", b"[" * 10**5, "not JSON"),
+        pytest.param("a.json", b"[" * 10**5, "not JSON", id="deep"),
         ("a.json", b"{}", "neither a file of labelme"),
         ("a.json", b'["a"]', "neither a file of labelme"),
         ("a.geojson", b'{"type": "FeatureCollection"}', "features is not a list"),
         ("a.geojson.gz", b"{}", "cannot be read"),
-        ("a.geojson.gz", gzip.compress(b"{}" * 999)[:-9], "cannot be read"),
+        pytest.param("a.geojson.gz", gzip.compress(b"{}" * 999)[:-9], "cannot be read", id="cut"),
     ],
 )
 def test_files_that_are_neither(tmp_path, name, content, words):
@@ -252,3 +254,47 @@ def test_a_folder_is_no_file(tmp_path):
     for text in (str(tmp_path), str(tmp_path / "*.json"), " , "):
         with pytest.raises(InputError, match=r"config\.files"):
             drawings.find_files(text, drawings.is_drawing, "files of shapes")
+
+
+def list_places(content, place=()):
+    """The places of all values in a JSON content, as keys and indices from the outside in."""
+    yield place
+    if isinstance(content, dict | list):
+        inner = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in inner:
+            yield from list_places(value, (*place, key))
+
+
+def put(content, place, value):
+    """The content with another value at a place."""
+    if not place:
+        return value
+    copy = content.copy()
+    copy[place[0]] = put(content[place[0]], place[1:], value)
+    return copy
+
+
+JUNK = [None, True, -1, 1e308, "", "mask", "Polygon", [], [[]], {}, {"type": "Feature"}]
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_wrong_is_one_line(tmp_path_factory, data):
+    bitmap = encode_png(np.ones((2, 2), np.uint8))
+    shapes = [make_shape("a", SQUARE), make_shape("b", SQUARE[:2], "mask", mask=bitmap)]
+    feature = make_feature("a", [[make_box(1, 1, 5, 5), make_box(2, 2, 3, 3)]], "MultiPolygon")
+    collection = {"type": "GeometryCollection", "geometries": [feature["geometry"]]}
+    path = tmp_path_factory.getbasetemp() / "junk.json"
+    write_labelme(path, shapes)
+    contents = [json.loads(path.read_text()), [feature, {**feature, "geometry": collection}]]
+    content = data.draw(st.sampled_from(contents))
+    for _ in range(data.draw(st.integers(1, 2))):
+        place = data.draw(st.sampled_from(list(list_places(content))))
+        content = put(content, place, data.draw(st.sampled_from(JUNK)))
+    path.write_text(json.dumps(content))
+    try:
+        drawing = drawings.read_drawing(path)
+    except InputError as error:
+        assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    else:
+        paint([(shape, 1) for shape in drawing.shapes], Window(20, 16), 0)

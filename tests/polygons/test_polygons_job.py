@@ -171,7 +171,7 @@ def test_a_bad_file_costs_itself_only(image, tmp_path, capsys):
         [
             "b.json: its image '' is not there",
             "c.json: its image 'nowhere.png' is not there",
-            "d.json: its image is 20x16 pixels, but the shapes were drawn on one of (21, 16)",
+            "d.json: its image is 20x16 pixels, but the shapes were drawn on 21x16",
             "e.json: shape 3 ('x') has a ring of 1 corners",
             "g.json: shape 1 ('y') lies outside of the image",
         ],

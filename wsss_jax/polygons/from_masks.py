@@ -6,19 +6,20 @@ from collections import Counter
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 
 from data import patch_files
 from data.dataset import Dataset
 from wsss_jax.errors import InputError
 from wsss_jax.polygons import classes, labelme
-from wsss_jax.polygons.images import choose_image, list_images
+from wsss_jax.polygons.images import Images
 from wsss_jax.polygons.outlines import outline_regions
 from wsss_jax.polygons.outputs import Write
 from wsss_jax.report.legend import Legend
 from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.outputs import results
 from wsss_jax.slides.outputs.geojson import PolygonRule, write_geojson
-from wsss_jax.slides.outputs.label_maps import open_label_map
+from wsss_jax.slides.outputs.label_maps import LabelMap, open_label_map
 
 
 def is_source(path: Path) -> bool:
@@ -41,10 +42,10 @@ class ShapeMaker:
         self._dataset: Dataset | None = None  # maps of slides have their own
         if config.dataset or config.classes:
             self._dataset = classes.load_classes(config.dataset, config.classes)
-        self._images = list_images(config.images, 0.0, "") if config.to == "labelme" else []
+        self._images = Images(config.images) if config.to == "labelme" else None
 
     def convert(self, path: Path, write: Write) -> Counter[str]:
-        """Writes the shapes of a mask or of the map of a slide.
+        """Writes the shapes of a mask, or of the map of a slide.
 
         Args:
           path: of the mask, or the folder of the slide.
@@ -56,25 +57,12 @@ class ShapeMaker:
         Raises:
           InputError: names the file.
         """
-        if not path.is_dir():
-            self._convert_mask(path, write)
-        elif self._config.to == "labelme":
-            raise InputError(f"{path}: labelme opens no slides; set --config.to=geojson")
-        else:
-            self._convert_map(path, write)
-        return Counter()
-
-    def _convert_map(self, folder: Path, write: Write) -> None:
-        with open_label_map(folder) as (read_rows, frame, legend):
-            rule = self._make_rule(frame.mpp)
-            write(
-                f"geojson/{folder.name}.geojson",
-                lambda path: write_geojson(
-                    path, read_rows, frame, legend, folder.name, rule, editable=True
-                ),
-            )
-
-    def _convert_mask(self, path: Path, write: Write) -> None:
+        if path.is_dir():
+            if self._images:
+                raise InputError(f"{path}: labelme opens no slides; set --config.to=geojson")
+            with open_label_map(path) as label_map:
+                self._write_geojson(path.name, label_map, write)
+            return Counter()
         dataset = self._dataset
         if dataset is None:
             raise InputError(
@@ -82,35 +70,39 @@ class ShapeMaker:
                 "dataset.json of the run that made the mask"
             )
         mask = patch_files.read_mask(path, dataset, None)
-        height, width = size = mask.shape
-        if self._config.to == "geojson":
+        if self._images:
+            self._write_labelme(path, mask, dataset, self._images, write)
+        else:
+            height, width = mask.shape
             frame = MapFrame(width, height, 1.0, (1.0, 1.0), (width, height))
             legend = Legend(dataset.classes, dataset.palette)
-            write(
-                f"geojson/{path.stem}.geojson",
-                lambda target: write_geojson(
-                    target,
-                    lambda y0, y1, step: mask[y0:y1:step, ::step],
-                    frame,
-                    legend,
-                    path.stem,
-                    self._make_rule(),
-                    editable=True,
-                ),
-            )
-            return
-        image = choose_image(self._images, path.stem, path).path
-        if patch_files.read_region(image).shape[:2] != size:
+            label_map = LabelMap(lambda y0, y1, step: mask[y0:y1:step, ::step], frame, legend)
+            self._write_geojson(path.stem, label_map, write)
+        return Counter()
+
+    def _write_geojson(self, name: str, label_map: LabelMap, write: Write) -> None:
+        rule = self._make_rule(label_map.frame.mpp)
+        write(
+            f"geojson/{name}.geojson",
+            lambda path: write_geojson(path, *label_map, name, rule, editable=True),
+        )
+
+    def _write_labelme(
+        self, path: Path, mask: np.ndarray, dataset: Dataset, images: Images, write: Write
+    ) -> None:
+        height, width = mask.shape
+        image = images.find(path.stem, path).path
+        if patch_files.read_region(image).shape[:2] != mask.shape:
             raise InputError(
                 f"{path}: {width}x{height} pixels, another size than its image {image}; name the "
                 "right images by --config.images"
             )
-        outlines = outline_regions(mask, dataset.excluded, self._make_rule())
         if self._config.write_images:
             name = image.name
             write(f"labelme/{name}", lambda target: shutil.copyfile(image, target))
         else:
             name = Path(os.path.relpath(image, self._workdir / "labelme")).as_posix()
+        outlines = outline_regions(mask, dataset.excluded, self._make_rule())
         labels = (*dataset.classes, labelme.IGNORE)
         write(
             f"labelme/{path.stem}.json",

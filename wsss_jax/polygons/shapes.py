@@ -29,7 +29,7 @@ class Shape(NamedTuple):
       where: names it in messages, such as "shape 3 ('tumor')".
       label: what the person called it.
       polygons: its parts. Rings may cross themselves: what they surround twice is outside, as
-        viewers show it.
+        labelme shows it.
     """
 
     where: str

@@ -14,11 +14,10 @@ from wsss_jax.errors import InputError
 from wsss_jax.polygons import classes, shapes
 from wsss_jax.polygons.drawings import get_stem, read_drawing
 from wsss_jax.polygons.embedded import read_embedded
-from wsss_jax.polygons.images import choose_image, list_images
+from wsss_jax.polygons.images import Images
 from wsss_jax.polygons.outputs import Write
 from wsss_jax.polygons.shapes import NamedImage, Shape, Window
 from wsss_jax.slides.frame import MapFrame
-from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide, open_slide
 from wsss_jax.slides.reading.view import View
 
@@ -54,8 +53,8 @@ class MaskMaker:
                 "config.order: name each class once, from the lowest to the uppermost: "
                 f"{', '.join(dataset.classes)}"
             )
-        self._list_images: Callable[[str], Sequence[SlideFile]] = lru_cache(
-            lambda text: list_images(text, config.slide_mpp, config.mpp_table)
+        self._list_images: Callable[[str], Images] = lru_cache(
+            lambda text: Images(text, config.slide_mpp, config.mpp_table)
         )
         if config.images:
             self._list_images(config.images)
@@ -97,7 +96,7 @@ class MaskMaker:
             if size not in (None, (width, height)):
                 raise InputError(
                     f"{path}: its image is {width}x{height} pixels, but the shapes were drawn on "
-                    f"one of {named.size}; name the right folder by --config.images"
+                    f"{size[0]}x{size[1]}; name the right folder by --config.images"
                 )
             size = width, height
         window = Window(*size)
@@ -110,7 +109,7 @@ class MaskMaker:
             return read_embedded(named.data, path, "imageData", patch_files.read_region)
         if self._config.images:
             name = Path(named.path).name or get_stem(path)
-            image = choose_image(self._list_images(self._config.images), name, path).path
+            image = self._list_images(self._config.images).find(name, path).path
         else:
             image = path.parent / named.path
             if not image.is_file():
@@ -123,7 +122,7 @@ class MaskMaker:
     def _mask_slide(self, drawn: Sequence[Shape], path: Path, write: Write) -> None:
         """Writes the masks of a slide, or an image, on which QuPath was used."""
         images = self._list_images(self._config.images or str(path.parent))
-        file = choose_image(images, get_stem(path), path)
+        file = images.find(get_stem(path), path)
         with open_slide(file.path, file.mpp) as slide:
             frame, read = _look_at(slide, self._config.mpp)
             origin = -frame.origin[0], -frame.origin[1]
