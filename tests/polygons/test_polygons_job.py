@@ -151,7 +151,7 @@ def test_a_bad_file_costs_itself_only(image, tmp_path, capsys):
     odd = [*good, make_shape("tumour?", [[1, 1], [9, 9]], "rectangle"), make_shape("x", [[1, 1]])]
     write_labelme(folder / "a.json", good, image="a.png")
     write_labelme(folder / "b.json", [make_shape("fat", [[1, 1], [9, 9]], "rectangle")])
-    write_labelme(folder / "c.json", good, image="nowhere.png")
+    write_labelme(folder / "c.json", good, image=f"{300 * 'n'}.png")
     write_labelme(folder / "d.json", good, image="a.png", size=(21, 16))
     write_labelme(folder / "e.json", odd, image="a.png")
     write_labelme(folder / "f.json", good, image="..\\drawn\\a.png")
@@ -170,7 +170,7 @@ def test_a_bad_file_costs_itself_only(image, tmp_path, capsys):
         lines,
         [
             "b.json: its image '' is not there",
-            "c.json: its image 'nowhere.png' is not there",
+            "c.json: its image 'nnnnnnnnnnnn...nnnnnnnnn.png' is not there",
             "d.json: its image is 20x16 pixels, but the shapes were drawn on 21x16",
             "e.json: shape 3 ('x') has a ring of 1 corners",
             "g.json: shape 1 ('y') lies outside of the image",

@@ -40,6 +40,7 @@ FIELDS = {
     "simplify": rules.number(0, 1000),
 }
 FAILURES = "failed.txt"
+_SHOWN = 5  # names of files that failed, in the last message
 
 # Converts a source; returns how many shapes were left out, by kind.
 Convert = Callable[[Path, Write], Mapping[str, int]]
@@ -121,7 +122,9 @@ def _convert_all(sources: list[Path], convert: Convert, workdir: Path) -> None:
     )
     _write_failures(workdir / FAILURES, failures)
     if failures:
-        names = "; ".join(source.name for source in failures)
+        names = "; ".join([source.name for source in failures][:_SHOWN])
+        if len(failures) > _SHOWN:
+            names += "; ..."
         first = next(iter(failures.values()))
         raise InputError(
             f"{len(failures)} of {format_count(len(sources), 'file')} failed, listed in "

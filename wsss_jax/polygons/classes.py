@@ -123,7 +123,7 @@ def make_labels(
     """
     values = {labelme.IGNORE: dataset.excluded, geojson.IGNORE: dataset.excluded}
     values[labelme.BACKGROUND] = background
-    values |= {name: value for value, name in enumerate(dataset.classes)}
+    values |= {name.strip(): value for value, name in enumerate(dataset.classes)}
     seen: set[str] = set()
     for label, name in ((label.strip(), name) for label, name in labels):
         if label in seen:

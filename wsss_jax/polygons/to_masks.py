@@ -1,6 +1,7 @@
 """Makes the masks of the images and slides that shapes were drawn on."""
 
 import dataclasses
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -11,6 +12,7 @@ import numpy as np
 
 from data import patch_files
 from wsss_jax.errors import InputError
+from wsss_jax.files import check_regular
 from wsss_jax.polygons import classes, shapes
 from wsss_jax.polygons.drawings import get_stem, read_drawing
 from wsss_jax.polygons.embedded import read_embedded
@@ -112,11 +114,14 @@ class MaskMaker:
             image = self._list_images(self._config.images).find(name, path).path
         else:
             image = path.parent / named.path
-            if not image.is_file():
+            try:
+                check_regular(image)
+            except InputError as error:
                 raise InputError(
-                    f"{path}: its image {named.path!r} is not there; name the folder of the images "
-                    "by --config.images, or do without them: --config.write_images=False"
-                )
+                    f"{path}: its image {reprlib.repr(named.path)} is not there; name the folder "
+                    "of the images by --config.images, or do without them: "
+                    "--config.write_images=False"
+                ) from error
         return patch_files.read_region(image)
 
     def _mask_slide(self, drawn: Sequence[Shape], path: Path, write: Write) -> None:
@@ -130,8 +135,9 @@ class MaskMaker:
             shapes.check_overlap(drawn, whole, path)
             if not self._config.region:
                 _check_size(whole, path)
+                mask = self._paint(drawn, whole, path)
                 image = read(0, 0, whole.width, whole.height) if self._config.write_images else None
-                self._write(file.name, self._paint(drawn, whole, path), image, write)
+                self._write(file.name, mask, image, write)
                 return
             for shape in _find_regions(drawn, self._config.region, path):
                 column, row, window = shapes.cut_window(shape, whole)
