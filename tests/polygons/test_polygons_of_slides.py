@@ -76,7 +76,7 @@ def test_regions_that_begin_at_one_corner(slide, tmp_path):
 def test_a_slide_that_does_not_state_its_resolution(tmp_path):
     slide = write_slide(tmp_path / "s.svs", mpp=None)
     path = write_geojson(tmp_path / "s.geojson", [make_feature(TUMOR, [make_box(0, 0, 64, 32)])])
-    with pytest.raises(InputError, match=r"set --config\.slide_mpp"):
+    with pytest.raises(InputError, match=r"s\.geojson: .*s\.svs: .*set --config\.slide_mpp"):
         run(path, tmp_path / "run", images=slide, mpp=1.0)
     (tmp_path / "mpp.csv").write_text("slide,mpp\ns.svs,0.25\n")
     run(path, tmp_path / "run", images=slide, mpp=1.0, mpp_table=str(tmp_path / "mpp.csv"))

@@ -107,8 +107,10 @@ def _convert_all(sources: list[Path], convert: Convert, workdir: Path) -> None:
                 with outputs.replace(source) as write:
                     kinds = Counter(convert(source, write))
             except InputError as error:
-                tqdm.write(f"FAILED: {error}")
-                failures[source] = str(error)
+                # Errors of slides and images name these only.
+                text = str(error) if str(source) in str(error) else f"{source}: {error}"
+                tqdm.write(f"FAILED: {text}")
+                failures[source] = text
                 continue
             left_out += kinds
             if kinds:
