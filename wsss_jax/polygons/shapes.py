@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import shapely
-from affine import Affine
-from rasterio import features
+from rasterio import Affine, features
 
 from wsss_jax.errors import InputError
 
