@@ -27,6 +27,40 @@ def prepare(images: str, masks: str, out: str, dataset: str) -> ConfigDict:
     )
 
 
+def polygons() -> ConfigDict:
+    """Drawn shapes as masks, and masks as shapes to correct."""
+    return ConfigDict(
+        {
+            "job": "polygons",
+            # files of labelme or QuPath to "masks"; masks, or maps of slides, to "labelme" or
+            # "geojson" (QuPath)
+            "to": "masks",
+            "files": "",  # paths or patterns, separated by commas, or a folder
+            # images and slides, by the names of the files; "" = beside each file
+            "images": "",
+            "write_images": True,  # also the images of the masks, beside masks and shapes
+            "dataset": "",  # shipped description, dataset.json, or labelme's labels.txt
+            "classes": (),  # instead: the names of the classes, in order
+            # to "masks":
+            "labels": (),  # pairs of label and class, ("Tumor", "TE"); "" as class = excluded
+            "ignored": (),  # labels of shapes that count as not drawn
+            "background": "",  # class of pixels without shape; "" = excluded
+            # which of two shapes lies on top: "drawn" later, the "smaller", or by "classes"
+            "overlap": "drawn",
+            "order": (),  # classes from the lowest to the uppermost; () = as in the data set
+            # of slides, in GeoJSON:
+            "region": "",  # label of the shapes that bound the masks; "" = the whole slide
+            "mpp": 0.0,  # micrometers per pixel of the masks; 0.0 = the slide's own pixels
+            # micrometers per pixel of level 0, wins over the metadata; 0.0 = as the metadata says
+            "slide_mpp": 0.0,
+            "mpp_table": "",  # CSV slide,mpp: of level 0, where the metadata does not say
+            # to "labelme" and "geojson":
+            "min_area": 16.0,  # pixels of the mask: smaller regions are left out, holes filled
+            "simplify": 1.0,  # farthest that an outline may move, pixels; both 0: exact
+        }
+    )
+
+
 def convert(dataset: str, variant: str = "reference") -> ConfigDict:
     """A file of weights as a run, for the jobs that need one.
 

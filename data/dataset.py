@@ -100,7 +100,7 @@ def load_dataset(spec: str, root: str | Path) -> Dataset:
         )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); correct it (see data/README.md)") from error
-    return _make_dataset(fields, path)
+    return make_dataset(fields, path)
 
 
 def is_printable(text: str) -> bool:
@@ -192,8 +192,12 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not a number")
 
 
-def _make_dataset(fields: object, path: Path) -> Dataset:
-    """Makes a `Dataset` of a decoded JSON object after checking every field."""
+def make_dataset(fields: object, path: Path) -> Dataset:
+    """Makes a `Dataset` of a decoded JSON object.
+
+    Raises:
+      InputError: names `path` and the field that is missing, unknown or impossible.
+    """
     if not isinstance(fields, Mapping):
         raise InputError(f"{path}: not a JSON object; write one (see data/README.md)")
     known = [field.name for field in dataclasses.fields(Dataset)]

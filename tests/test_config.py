@@ -23,6 +23,7 @@ NEEDED = {
     "convert": ["weights"],
     "export": ["run"],
     "compare": ["images", "weights"],
+    "polygons": ["files"],
     "segment_slides": ["phase2", "slides"],
 }
 

@@ -52,7 +52,7 @@ def write(tmp_path_factory):
     """
     path = tmp_path_factory.mktemp("geojson") / "map.geojson"
 
-    def write(labels, *, rule=EXACT, slide_id="a", limits=None, **frame):
+    def write(labels, *, rule=EXACT, slide_id="a", limits=None, editable=False, **frame):
         labels = np.asarray(labels, np.uint8)
         height, width = labels.shape
         given = {"mpp": 0.5, "scale": (1.0, 1.0), "slide_size": (10**6, 10**6)} | frame
@@ -66,6 +66,7 @@ def write(tmp_path_factory):
                 LEGEND,
                 slide_id,
                 rule,
+                editable=editable,
             )
         collection = json.loads(path.read_text(encoding="utf-8"))
         check_rfc7946(collection)
@@ -292,3 +293,11 @@ def test_polygons_end_with_the_slide(write):
     (ring,) = feature["geometry"]["coordinates"]
     assert np.max(ring, axis=0).tolist() == [8, 6] and np.min(ring, axis=0).tolist() == [-1, 0]
     assert write.covered[0] == pytest.approx(9 * 6 / 5)
+
+
+def test_annotations_to_correct_are_unlocked_and_not_measured(write):
+    labels = np.zeros((4, 4), np.uint8)
+    (locked,), (editable,) = write(labels), write(labels, editable=True)
+    assert locked["properties"]["isLocked"] and geojson.AREA in locked["properties"]["measurements"]
+    assert not editable["properties"]["isLocked"] and not editable["properties"]["measurements"]
+    assert editable["geometry"] == locked["geometry"]

@@ -46,6 +46,8 @@ def write_geojson(
     legend: Legend,
     slide_id: str,
     rule: PolygonRule,
+    *,
+    editable: bool = False,
 ) -> np.ndarray:
     """Writes the regions as QuPath annotations, a line each, atomically.
 
@@ -63,6 +65,8 @@ def write_geojson(
       legend: of the classes.
       slide_id: text that tells slides apart; the identifiers of the annotations follow from it.
       rule: which regions, and how exactly.
+      editable: leaves the annotations unlocked, and without measured areas, which corrections would
+        make wrong.
 
     Returns:
       (C,) float64: the area that the polygons of each class cover, in pixels of the map.
@@ -76,13 +80,13 @@ def write_geojson(
         file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
         for region in find_regions(read_rows, frame.width, frame.height, legend.excluded, least):
-            polygons = _make_polygons(region.rings, move, rule.simplify)
+            polygons = make_polygons(region.rings, move, rule.simplify)
             if not polygons:
                 continue  # thinner than the coordinates tell apart
             covered[region.value] += (
                 sum(measure_area(ring) for rings in polygons for ring in rings) / pixel
             )
-            head = _describe_region(region, legend, frame.mpp, namespace)
+            head = _describe_region(region, legend, None if editable else frame.mpp, namespace)
             file.write(separator + _to_json(head)[:-1])
             kind = "Polygon" if len(polygons) == 1 else "MultiPolygon"
             file.write(f',"geometry":{{"type":"{kind}","coordinates":')
@@ -101,9 +105,10 @@ def write_geojson(
 
 
 def _describe_region(
-    region: Region, legend: Legend, mpp: float, namespace: uuid.UUID
+    region: Region, legend: Legend, mpp: float | None, namespace: uuid.UUID
 ) -> dict[str, object]:
-    """Makes a GeoJSON feature without its geometry."""
+    """Makes a GeoJSON feature without its geometry; without `mpp` it can be edited."""
+    measurements = {} if mpp is None else {AREA: round(region.pixels * mpp**2, 4)}
     x, y = region.rings[0][0].tolist()  # upper left of a pixel that no other region has
     return {
         "type": "Feature",
@@ -114,16 +119,16 @@ def _describe_region(
                 "name": legend.names[region.value],
                 "color": list(legend.palette[region.value]),
             },
-            "isLocked": True,
-            "measurements": {AREA: round(region.pixels * mpp**2, 4)},
+            "isLocked": mpp is not None,
+            "measurements": measurements,
         },
     }
 
 
-def _make_polygons(
+def make_polygons(
     rings: list[np.ndarray], move: Callable[[np.ndarray], np.ndarray], simplify: float
 ) -> list[list[np.ndarray]]:
-    """Makes polygons in level-0 pixels of a region, each a list of rings: usually one polygon.
+    """Makes polygons of a region, each a list of rings: usually one polygon.
 
     The region is simplified as far as it stays valid and keeps its area. Rounding may split it into
     several polygons.

@@ -48,7 +48,7 @@ class SlideFile(NamedTuple):
     mpp: float | None
 
 
-def find_slides(text: str, is_results: Callable[[Path], bool]) -> list[Path]:
+def find_slides(text: str, is_results: Callable[[Path], bool], field: str = "slides") -> list[Path]:
     """Finds the slides that a text names: paths and patterns (`*`, `?`, `**`), comma-separated.
 
     A folder stands for the files in it that end like slides, and for the DICOM slides in it and in
@@ -57,8 +57,9 @@ def find_slides(text: str, is_results: Callable[[Path], bool]) -> list[Path]:
     named in full; the number of the latter is printed.
 
     Args:
-      text: `config.slides`.
+      text: the value of the field.
       is_results: whether a path is a folder of results of this program.
+      field: of the configuration, for messages.
 
     Returns:
       each slide once, by whatever links and spellings of its path it is found, in the order of the
@@ -71,7 +72,7 @@ def find_slides(text: str, is_results: Callable[[Path], bool]) -> list[Path]:
     skipped = 0
     names = [text] if Path(text).exists() else filter(None, map(str.strip, text.split(",")))
     for name in names:
-        candidates = _expand(name)
+        candidates = _expand(name, field)
         if candidates != [_complete(name)]:
             count = len(candidates)
             candidates = _skip_results(candidates, is_results)
@@ -81,10 +82,10 @@ def find_slides(text: str, is_results: Callable[[Path], bool]) -> list[Path]:
         print(f"skipped: {format_count(skipped, 'path')} in folders of results")
         if not slides:
             raise InputError(
-                f"config.slides: {text} names only results of this program: name the slides"
+                f"config.{field}: {text} names only results of this program: name the slides"
             )
     if not slides:
-        raise InputError("config.slides names no slide: set --config.slides='slides/*.svs'")
+        raise InputError(f"config.{field} names no slide: set --config.{field}='slides/*.svs'")
     return _drop_repeated_series(_drop_repeated_files(list(slides)))
 
 
@@ -94,14 +95,14 @@ def _complete(name: str) -> Path:
     return path.resolve() if path.name in ("", "..") else path
 
 
-def _expand(name: str) -> list[Path]:
+def _expand(name: str, field: str) -> list[Path]:
     """Returns the slides that one path or pattern names; a file named in full is taken as it is."""
     path = _complete(name)
     if path.is_dir():
         slides = _list_slides(path)
         if not slides:
             raise InputError(
-                f"config.slides: the folder {name} has no file that ends like a slide "
+                f"config.{field}: the folder {name} has no file that ends like a slide "
                 f"({' '.join(ENDINGS)}): name the slides"
             )
         return slides
@@ -110,7 +111,7 @@ def _expand(name: str) -> list[Path]:
     paths = map(Path, glob.glob(name, recursive=True))
     matches = [match for match in paths if not is_hidden(match)]
     if not matches:
-        raise InputError(f"config.slides: there is no {name}: correct --config.slides")
+        raise InputError(f"config.{field}: there is no {name}: correct --config.{field}")
     return sorted(slide for match in matches for slide in _list_dicom(match) or [match])
 
 

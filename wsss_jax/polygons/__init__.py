@@ -1,0 +1,1 @@
+"""Drawn shapes (labelme, QuPath) to class masks, and masks to shapes."""
