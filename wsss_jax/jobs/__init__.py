@@ -20,6 +20,7 @@ from typing import Any
 
 import ml_collections
 
+from wsss_jax import signals
 from wsss_jax.errors import InputError
 from wsss_jax.methods import METHODS
 
@@ -58,7 +59,8 @@ def specification(name: str) -> Any:
 
 def load(name: str) -> ModuleType:
     """Loads the module that does a job; only now, since what a job needs may take seconds."""
-    return importlib.import_module(_TRAIN if name in METHODS else JOBS[name])
+    with signals.defer():  # a signal amid the loading of a library's own code comes out as an error
+        return importlib.import_module(_TRAIN if name in METHODS else JOBS[name])
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -68,8 +70,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       InputError: something that the user can correct.
     """
     import jax
-
-    from wsss_jax import signals
 
     job = load(config.job)
     if jax.process_count() > 1:
