@@ -24,6 +24,7 @@ NEEDED = {
     "export": ["run"],
     "compare": ["images", "weights"],
     "segment_slides": ["phase2", "slides"],
+    "sample": ["out", "slides"],
 }
 
 

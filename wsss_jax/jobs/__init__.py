@@ -31,6 +31,7 @@ JOBS = {
     "segment": "wsss_jax.jobs.segment",
     "doctor": "wsss_jax.jobs.doctor",
     "prepare": "wsss_jax.jobs.prepare",
+    "sample": "wsss_jax.jobs.sample",
     "demo": "wsss_jax.jobs.demo",
     "draw": "wsss_jax.jobs.draw",
     "convert": "wsss_jax.jobs.convert",
