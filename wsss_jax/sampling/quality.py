@@ -19,6 +19,8 @@ _GLASS = 245  # gray value of glass, whose optical density is 0
 _SMOOTHING = 2.0  # standard deviation in pixels: colors of areas, not of single pixels
 _PALE = 0.06  # optical density; what is paler is not counted as stained
 _PALE_QUARTER = 25  # percentile
+_ROUNDING = 0.5  # variance of second differences of numbers that were rounded: 6 / 12
+_LEAST_VARIANCE = 0.1  # squared gray values; by it, flat patches have a sharpness, 0
 _THUMBNAIL = 16  # pixels, side
 _BLOCK = 256  # rows of distances computed at a time
 FARTHEST = 255.0  # gray values, see `measure_nearest`
@@ -71,13 +73,15 @@ def measure_sharpness(patches: np.ndarray) -> np.ndarray:
     (Pech-Pacheco et al. 2000) also calls smooth stroma blurred. Motion blurs one axis more.
     """
 
-    def measure(patch: np.ndarray) -> float:
+    def measure(patch: np.ndarray) -> Any:
         gray = _to_gray(patch).astype(np.float32)
         again = cv2.GaussianBlur(gray, (0, 0), 1.5)
         kernel = np.array([[-1, 2, -1]], np.float32)
-        # 1 keeps flat patches finite; JPEG's noise is about as much.
         return min(
-            np.log10((cv2.filter2D(gray, -1, k).var() + 1) / (cv2.filter2D(again, -1, k).var() + 1))
+            np.log10(
+                (max(cv2.filter2D(gray, -1, k).var() - _ROUNDING, 0) + _LEAST_VARIANCE)
+                / (cv2.filter2D(again, -1, k).var() + _LEAST_VARIANCE)
+            )
             for k in (kernel, kernel.T)
         )
 

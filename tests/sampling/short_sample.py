@@ -1,0 +1,60 @@
+"""A drawn slide with sharp tissue, and the job "sample" on it."""
+
+from pathlib import Path
+
+import cv2
+import ml_collections
+import numpy as np
+
+from configs import base_slides
+from data.synthetic_slides import Drawing, wrap_array, write_pyramid
+from wsss_jax import config as config_lib
+from wsss_jax.sampling import tables
+
+SIZE = 1024, 768  # of the slide at level 0, pixels
+MPP = 0.5  # at level 0
+PATCH = 64  # pixels at 1 micrometer
+
+
+def draw_slide(seed: int = 0) -> np.ndarray:
+    """Draws sharp tissue with nuclei on glass: an oval over most of the slide."""
+    width, height = SIZE
+    rng = np.random.default_rng(seed)
+    fibers = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), 1.0)
+    image = np.array([222, 160, 198]) + 60 * fibers[..., None]
+    for x, y in rng.integers((0, 0), SIZE, (2500, 2)):
+        cv2.circle(image, (int(x), int(y)), 5, (96, 60, 132), -1)
+    rows, columns = np.mgrid[:height, :width]
+    outside = (columns / width - 0.5) ** 2 / 0.22 + (rows / height - 0.5) ** 2 / 0.2 > 1
+    image[outside] = 244
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def write_slide(path: Path, image: np.ndarray, mpp: float | None = MPP) -> Path:
+    """Writes a lossless slide."""
+    drawing: Drawing = wrap_array(image)
+    write_pyramid(path, drawing, mpp, levels=(1, 2, 4), compression="deflate")
+    return path
+
+
+def make_config(slides: Path | str, out: Path, **fields: object) -> ml_collections.ConfigDict:
+    config = base_slides.sample(str(slides), str(out))
+    config.size, config.count = PATCH, 24
+    config.tissue.closing, config.tissue.min_tissue, config.tissue.min_hole = 8.0, 500.0, 500.0
+    config.update_from_flattened_dict(fields)
+    config_lib.validate(config)
+    return config
+
+
+def read_rows(out: Path) -> dict[str, tables.PatchRow]:
+    """The rows of `patches.csv`, by the name of the patch."""
+    return {Path(row.patch).stem: row for row in tables.read_patches(out / tables.PATCHES)}
+
+
+def list_files(out: Path) -> dict[str, bytes]:
+    """All files by path, but the configuration, which names the command's fields."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != "config.json"
+    }
