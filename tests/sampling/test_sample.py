@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import cv2
 import numpy as np
@@ -325,6 +326,8 @@ def test_sigterm_stops_between_patches_and_the_same_command_continues(
         read.append(arguments)
         if len(read) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
+        if 10 <= len(read) < 24:
+            time.sleep(0.2)  # for the main thread to see it
         return real(view, *arguments)
 
     monkeypatch.setattr(View, "read_alone", count)
@@ -386,6 +389,6 @@ def test_a_full_disk_names_the_folder(slide, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     out = tmp_path / "out"
-    monkeypatch.setattr(slide_sample, "write_image", full)
+    monkeypatch.setattr(slide_sample, "write_image_quickly", full)
     with pytest.raises(InputError, match=rf"{out}/a: No space left .* another --config\.out"):
         jobs.run(make_config(slide, out), out)

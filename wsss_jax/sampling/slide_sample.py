@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from data.dataset import is_printable
-from data.patch_files import read_image, write_image
+from data.patch_files import read_image, write_image_quickly
 from wsss_jax import progress
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, hold_lock
@@ -40,7 +40,7 @@ BY_HAND, KEPT_BY_HAND = "by hand", "kept by hand"  # reasons
 SQUARES = "kept.geojson"
 _LOCK = "lock"
 _OVERVIEW = 2048  # pixels, longer side of the overview on which tissue is found
-_READERS = 4  # threads; decoding and compressing release the interpreter lock
+READERS = 4  # threads; decoding and compressing release the interpreter lock
 _COLOR = (0, 114, 178)  # of the kept squares in QuPath
 _LONGEST_NAME = 180  # bytes of a slide's name, so that those of patches, with labels, fit in 255
 
@@ -207,14 +207,14 @@ def _cut_patches(
         else:
             x, y = positions[index]
             patch = view.read_alone(x, y, settings["size"])
-            write_image(folders.cut / f"{names[index]}.png", patch)
+            write_image_quickly(folders.cut / f"{names[index]}.png", patch)
         patches = patch[None]
         return quality.measure_patches(patches, view.mpp), quality.make_thumbnails(patches)
 
     # Row by row, so that what a slide keeps in its cache serves again.
     order = sorted(range(len(names)), key=lambda index: positions[index][::-1])
     results: list[Any] = [None] * len(names)
-    pool = ThreadPoolExecutor(_READERS)
+    pool = ThreadPoolExecutor(READERS)
     try:
         with progress.show_progress(
             total=len(names), desc=view.slide.name, unit="patch", disable=not show_progress
