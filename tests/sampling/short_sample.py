@@ -1,5 +1,14 @@
-"""A drawn slide with sharp tissue, and the job "sample" on it."""
+"""A drawn slide with sharp tissue, and the job "sample" on it.
 
+Run by `test_sample.py`: samples a slide in processes that are killed. Everything is imported before
+the first child is forked, so that a child only has to work.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -9,7 +18,9 @@ import numpy as np
 from configs import base_slides
 from data.synthetic_slides import Drawing, wrap_array, write_pyramid
 from wsss_jax import config as config_lib
-from wsss_jax.sampling import tables
+from wsss_jax.sampling import slide_sample, tables
+from wsss_jax.sampling.summaries import Folders
+from wsss_jax.slides.reading.catalog import SlideFile
 
 SIZE = 1024, 768  # of the slide at level 0, pixels
 MPP = 0.5  # at level 0
@@ -58,3 +69,47 @@ def list_files(out: Path) -> dict[str, bytes]:
         for path in sorted(out.rglob("*"))
         if path.is_file() and path.name != "config.json"
     }
+
+
+def start(slide: Path, out: Path) -> int:
+    """Samples in a forked child, which writes `<out>.log`; returns its process number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        file, folders = SlideFile(slide, slide.stem, None), Folders.of(out, slide.stem)
+        config = make_config(slide, out, count=60, max_overlap=0.5)
+        slide_sample.sample_slide(config, {}, file, folders, show_progress=False)
+        status = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    os._exit(status)
+
+
+def main() -> None:
+    slide, folder, times = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    begun = time.monotonic()
+    if os.waitpid(start(slide, folder / "undisturbed"), 0)[1]:
+        sys.exit((folder / "undisturbed.log").read_text())
+    duration = time.monotonic() - begun
+    moments, runs = random.Random(0), 0
+    while times > 0:
+        out, status = folder / f"killed{runs}", None
+        runs += 1
+        while status != 0:
+            child = start(slide, out)
+            if times > 0:
+                time.sleep(moments.uniform(0, duration))
+                os.kill(child, signal.SIGKILL)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if status not in (0, -signal.SIGKILL):
+                sys.exit(f"{out}: {status}: {out.with_suffix('.log').read_text()}")
+            times -= status != 0
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from configs import base_slides
+from data.patch_files import read_image
 from data.synthetic_slides import draw_section
 from wsss_jax.sampling import quality
+from wsss_jax.sampling.selection import select_patches
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 GLASS, EOSIN, HEMATOXYLIN = (244, 244, 244), (222, 160, 198), (96, 60, 132)
@@ -137,3 +140,20 @@ def test_real_regions_are_stained_and_without_ink():
         assert quality.measure_pen(image)[0] < 0.03, path.name
         assert quality.measure_tissue(image)[0] > 0.2, path.name
         assert quality.measure_sharpness(image)[0] > 1, path.name
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the shared data")
+def test_real_tiles_are_judged_as_they_are_named():
+    thresholds = base_slides.sample("s", "o").quality.to_dict()
+    for path in sorted((REAL / "tiles").glob("*.png")):
+        if "kidney" in path.name or path.name.startswith("liver"):
+            continue  # another stain; tiles of 50 pixels
+        measures = quality.measure_patches(read_image(path, None)[None], 1.0)
+        measures["nearest"] = np.array([quality.FARTHEST])
+        (reasons,) = select_patches(measures, thresholds).reasons
+        if "pen" in path.name:
+            assert "pen" in reasons, path.name
+        elif path.name.startswith(("no-tissue", "almost-white")):
+            assert "no tissue" in reasons and "white" in reasons, path.name
+        else:
+            assert not reasons, path.name

@@ -5,7 +5,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,6 +31,9 @@ from wsss_jax.errors import InputError, Preempted
 from wsss_jax.sampling import slide_sample, tables
 from wsss_jax.slides.reading.slide import open_slide
 from wsss_jax.slides.reading.view import View
+
+REPOSITORY = Path(__file__).parents[2]
+REAL = REPOSITORY.parent / "shared" / "data" / "slides"
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +367,21 @@ def test_a_kill_amid_the_moves_loses_nothing(slide, sampled, tmp_path, monkeypat
     assert list_files(out) == list_files(sampled)
 
 
+def test_killed_slides_end_with_the_same_bytes(slide, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sampling.short_sample", slide, tmp_path, "5"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = list_files(tmp_path / "undisturbed")
+    killed = [path for path in tmp_path.glob("killed*") if path.is_dir()]
+    assert killed and len(expected) > 50
+    for out in killed:
+        assert list_files(out) == expected
+
+
 def test_a_slide_begun_with_other_settings_begins_anew(slide, sampled, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
@@ -392,3 +413,15 @@ def test_a_full_disk_names_the_folder(slide, tmp_path, monkeypatch):
     monkeypatch.setattr(slide_sample, "write_image_quickly", full)
     with pytest.raises(InputError, match=rf"{out}/a: No space left .* another --config\.out"):
         jobs.run(make_config(slide, out), out)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the shared data")
+def test_a_real_slide(tmp_path):
+    """Ink marks the margins of this skin; the patches with much of it are dropped."""
+    out = tmp_path / "out"
+    config = make_config(REAL / "cmu-1-small-region.svs", out, count=800, size=224)
+    config.tissue.min_tissue = 50_000.0
+    jobs.run(config, out)
+    rows = read_rows(out).values()
+    assert 15 < len(rows) < 40 and 0.6 < np.mean([row.kept for row in rows]) < 1
+    assert {row.reason for row in rows} == {"", "pen"}

@@ -42,8 +42,8 @@ def draw_positions(
       (n, 2) int64, the upper left corners (x, y) in the order drawn.
     """
     placed = _Squares(side, max_overlap)
-    misses = 0
-    while len(placed.corners) < count and misses < _MISSES and tissue.count_pixels():
+    misses = 0 if tissue.count_pixels() else _MISSES
+    while len(placed.corners) < count and misses < _MISSES:
         for x, y in tissue.draw_pixels(rng, _DRAWN) - side // 2:
             if len(placed.corners) == count or misses == _MISSES:
                 break

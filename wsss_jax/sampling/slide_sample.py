@@ -39,7 +39,7 @@ from wsss_jax.slides.reading.view import View
 BY_HAND, KEPT_BY_HAND = "by hand", "kept by hand"  # reasons
 SQUARES = "kept.geojson"
 _LOCK = "lock"
-_OVERVIEW = 2048  # pixels, longer side of the overview on which tissue is found
+OVERVIEW = 2048  # pixels, longer side of the overview on which tissue is found
 READERS = 4  # threads; decoding and compressing release the interpreter lock
 _COLOR = (0, 114, 178)  # of the kept squares in QuPath
 _LONGEST_NAME = 180  # bytes of a slide's name, so that those of patches, with labels, fit in 255
@@ -81,7 +81,8 @@ def sample_slide(
         )
     with open_slide(file.path, file.mpp) as slide, hold_lock(folders.results / _LOCK):
         view = View(slide, config.mpp, config.resampling)
-        clear_unfinished(folders.results)
+        for folder in (folders.results, folders.cut):
+            clear_unfinished(folder)
         summary = _begin(config, view, file, folders)
         names = summaries.name_patches(summary, file.name)
         if "measures" not in summary or not set(names) <= folders.find_patches().keys():
@@ -132,7 +133,7 @@ def _begin(
             f"{file.path}: there are patches of it, but no {folders.results / summaries.SUMMARY}: "
             f"{remedy}, or name another --config.out"
         )
-    overview, factor = view.read_overview(_OVERVIEW)
+    overview, factor = view.read_overview(OVERVIEW)
     tissue, note = find_tissue(config, view, overview, factor, mask_file)
     side, area = config.size, _find_area(view)
     if config.layout == "grid":
