@@ -1,7 +1,7 @@
 """A drawn slide with sharp tissue, and the job "sample" on it.
 
-Run by `test_sample.py`: samples a slide in processes that are killed. Everything is imported before
-the first child is forked, so that a child only has to work.
+Run by `test_sample_interruptions.py`: samples a slide in processes that are killed. Everything is
+imported before the first child is forked, so that a child only has to work.
 """
 
 import os

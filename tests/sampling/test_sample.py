@@ -1,13 +1,8 @@
 """The job that cuts patches out of slides, end to end."""
 
-import errno
+import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -27,26 +22,13 @@ from tests.sampling.short_sample import (
     write_slide,
 )
 from wsss_jax import jobs
-from wsss_jax.errors import InputError, Preempted
+from wsss_jax.errors import InputError
 from wsss_jax.sampling import slide_sample, tables
 from wsss_jax.slides.reading.slide import open_slide
 from wsss_jax.slides.reading.view import View
 
 REPOSITORY = Path(__file__).parents[2]
 REAL = REPOSITORY.parent / "shared" / "data" / "slides"
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory):
-    return write_slide(tmp_path_factory.mktemp("slides") / "a.svs", draw_slide())
-
-
-@pytest.fixture(scope="module")
-def sampled(slide, tmp_path_factory):
-    """The folder of a sampled slide."""
-    out = tmp_path_factory.mktemp("sampled") / "mine"
-    jobs.run(make_config(slide, out), out)
-    return out
 
 
 def test_patches_are_what_the_slide_shows_there(slide, sampled):
@@ -167,7 +149,7 @@ def test_other_settings_of_a_finished_slide_are_refused(slide, sampled, tmp_path
     out = tmp_path / "mine"
     shutil.copytree(sampled, out)
     before = list_files(out)
-    for fields in ({"size": 48}, {"seed": 1}, {"mpp": 0.5}, {"tissue.closing": 9.0}):
+    for fields in ({"size": 72}, {"seed": 1}, {"mpp": 0.5}, {"tissue.closing": 9.0}):
         (name,) = fields
         with pytest.raises(InputError, match=rf"of other settings \({name.split('.')[0]}\): set"):
             jobs.run(make_config(slide, out, **fields), out)
@@ -322,99 +304,6 @@ def test_patches_are_not_taken_for_slides(sampled):
         jobs.run(make_config(sampled / "**" / "*.png", sampled), sampled)
 
 
-def test_sigterm_stops_between_patches_and_the_same_command_continues(
-    slide, sampled, tmp_path, monkeypatch
-):
-    out, read = tmp_path / "out", []
-    real = View.read_alone
-
-    def count(view, *arguments):
-        read.append(arguments)
-        if len(read) == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-        if 10 <= len(read) < 24:
-            time.sleep(0.2)  # for the main thread to see it
-        return real(view, *arguments)
-
-    monkeypatch.setattr(View, "read_alone", count)
-    with pytest.raises(Preempted, match="stopped by SIGTERM in a; the same command continues"):
-        jobs.run(make_config(slide, out), out)
-    (row,) = tables.read_slides(out / "slides.csv")
-    assert row.patches == 0 and row.error == "" and not (out / "patches").exists()
-    assert 10 <= len(read) < 24
-    jobs.run(make_config(slide, out), out)
-    assert len(read) == len(set(read)) == 24  # no patch is read again
-    assert list_files(out) == list_files(sampled)
-
-
-def test_a_kill_amid_the_moves_loses_nothing(slide, sampled, tmp_path, monkeypatch):
-    out, moved = tmp_path / "out", []
-    real = slide_sample.os.replace
-
-    def die(source, target):
-        if "/cut/" in str(source) and "/cut/" not in str(target):
-            moved.append(target)
-            if len(moved) == 12:
-                raise KeyboardInterrupt
-        real(source, target)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(slide_sample.os, "replace", die)
-        jobs.run(make_config(slide, out), out)
-    assert len(list((out / "patches/a").iterdir())) > 3
-    monkeypatch.setattr(View, "read_alone", None)  # all patches are there
-    jobs.run(make_config(slide, out), out)
-    assert list_files(out) == list_files(sampled)
-
-
-def test_killed_slides_end_with_the_same_bytes(slide, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sampling.short_sample", slide, tmp_path, "5"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    expected = list_files(tmp_path / "undisturbed")
-    killed = [path for path in tmp_path.glob("killed*") if path.is_dir()]
-    assert killed and len(expected) > 50
-    for out in killed:
-        assert list_files(out) == expected
-
-
-def test_a_slide_begun_with_other_settings_begins_anew(slide, sampled, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-
-    def die(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(slide_sample, "_judge", die)
-        jobs.run(make_config(slide, out, mpp=0.5), out)
-    assert len(list((out / "slides/a/cut").iterdir())) == 24
-    jobs.run(make_config(slide, out), out)
-    assert list_files(out) == list_files(sampled)
-
-
-def test_lost_patches_are_cut_again(slide, sampled, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(sampled, out)
-    next((out / "patches/a").iterdir()).unlink()
-    (out / "slides/a/kept.geojson").unlink()
-    jobs.run(make_config(slide, out), out)
-    assert list_files(out) == list_files(sampled)
-
-
-def test_a_full_disk_names_the_folder(slide, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    out = tmp_path / "out"
-    monkeypatch.setattr(slide_sample, "write_image_quickly", full)
-    with pytest.raises(InputError, match=rf"{out}/a: No space left .* another --config\.out"):
-        jobs.run(make_config(slide, out), out)
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the shared data")
 def test_a_real_slide(tmp_path):
     """Ink marks the margins of this skin; the patches with much of it are dropped."""
@@ -425,3 +314,39 @@ def test_a_real_slide(tmp_path):
     rows = read_rows(out).values()
     assert 15 < len(rows) < 40 and 0.6 < np.mean([row.kept for row in rows]) < 1
     assert {row.reason for row in rows} == {"", "pen"}
+
+
+def test_patches_lie_in_the_scanned_area(slide, tmp_path, monkeypatch):
+    """Its corner is where viewers begin to count."""
+    real, bounds = slide_sample.open_slide, (301, 203, 500, 400)
+
+    def open_part(*arguments):
+        return dataclasses.replace(real(*arguments), bounds=bounds)
+
+    monkeypatch.setattr(slide_sample, "open_slide", open_part)
+    out = tmp_path / "out"
+    jobs.run(make_config(slide, out), out)
+    rows = read_rows(out)
+    assert 3 < len(rows) < 24
+    for row in rows.values():
+        assert row.left >= 301 and row.left + row.size0 <= 801
+        assert row.top >= 203 and row.top + row.size0 <= 603
+    collection = json.loads((out / "slides/a/kept.geojson").read_text())
+    for feature in collection["features"]:
+        row = rows[feature["properties"]["name"]]
+        corner = feature["geometry"]["coordinates"][0][0]
+        assert corner == [row.left - 301, row.top - 203]
+
+
+def test_masks_say_where_tissue_is(slide, tmp_path):
+    out, masks = tmp_path / "out", tmp_path / "masks"
+    config = make_config(slide, out, **{"tissue.source": str(masks)})
+    masks.mkdir()
+    with pytest.raises(InputError, match=r"there is no tissue mask .*a\.png; add it"):
+        jobs.run(config, out)
+    mask = np.zeros((3, 4), np.uint8)
+    mask[:, 2:] = 255
+    cv2.imwrite(str(masks / "a.png"), mask)
+    jobs.run(config, out)
+    rows = read_rows(out).values()
+    assert rows and all(row.left + row.size0 / 2 >= SIZE[0] / 2 for row in rows)

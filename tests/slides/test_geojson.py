@@ -292,3 +292,28 @@ def test_polygons_end_with_the_slide(write):
     (ring,) = feature["geometry"]["coordinates"]
     assert np.max(ring, axis=0).tolist() == [8, 6] and np.min(ring, axis=0).tolist() == [-1, 0]
     assert write.covered[0] == pytest.approx(9 * 6 / 5)
+
+
+def test_squares(tmp_path):
+    """In the coordinates of viewers, which begin at the scanned area."""
+    squares = [
+        geojson.Square("a_x100_y50", 100, 50, 448.9, 448.9, {"white": 0.25}),
+        geojson.Square("a_x7_y8 µ", 7, 8, 10, 20, {}),
+    ]
+    path = tmp_path / "kept.geojson"
+    geojson.write_squares(path, squares, "patch", (0, 114, 178), origin=(5, 6))
+    collection = json.loads(path.read_text("utf-8"))
+    check_rfc7946(collection)
+    first, second = collection["features"]
+    assert first["properties"] == {
+        "objectType": "annotation",
+        "name": "a_x100_y50",
+        "classification": {"name": "patch", "color": [0, 114, 178]},
+        "isLocked": True,
+        "measurements": {"white": 0.25},
+    }
+    assert shapely.geometry.shape(first["geometry"]).bounds == (95, 44, 543.9, 492.9)
+    assert shapely.geometry.shape(second["geometry"]).bounds == (2, 2, 12, 22)
+    assert first["id"] != second["id"]
+    geojson.write_squares(path, [], "patch", (0, 114, 178))
+    assert json.loads(path.read_text()) == {"type": "FeatureCollection", "features": []}

@@ -27,7 +27,9 @@ FIELDS = {
     "shares": rules.sequence(_SHARE, 3),
     "seed": rules.SEED,
     "mpp": rules.number(0, 20, open_low=True),
-    "size": rules.integer(16, 2048),
+    # From 64 pixels on, patches that overlap by 0.9 have different places at level 0, by which
+    # they are named, even where a slide is enlarged.
+    "size": rules.integer(64, 2048),
     "layout": rules.one_of("random", "grid"),
     "count": rules.integer(1, 100_000),
     "max_overlap": rules.number(0, 0.9),

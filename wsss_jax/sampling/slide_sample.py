@@ -25,6 +25,7 @@ from wsss_jax.sampling.positions import Area, draw_positions, place_grid
 from wsss_jax.sampling.selection import select_patches
 from wsss_jax.sampling.summaries import Folders
 from wsss_jax.slides.mapping.parts import list_changes
+from wsss_jax.slides.mapping.tissue import Tissue
 from wsss_jax.slides.mapping.tissue_search import (
     collect_tissue_settings,
     find_mask_file,
@@ -135,20 +136,7 @@ def _begin(
         )
     overview, factor = view.read_overview(OVERVIEW)
     tissue, note = find_tissue(config, view, overview, factor, mask_file)
-    side, area = config.size, _find_area(view)
-    if config.layout == "grid":
-        positions = place_grid(tissue, area, side, config.max_overlap)
-    else:
-        content = settings["slide"]
-        seed = [config.seed, content["bytes"], int(content["crc32"], 16)]
-        rng = np.random.default_rng(seed)
-        positions = draw_positions(tissue, area, side, config.count, config.max_overlap, rng)
-    if not len(positions):
-        raise InputError(
-            f"{file.path}: no patch of {side} x {side} pixels at {config.mpp:g} micrometers per "
-            f"pixel has its center on tissue and room around it, in {area.right - area.left} x "
-            f"{area.bottom - area.top} pixels; set a smaller --config.size or --config.mpp"
-        )
+    positions = _choose_positions(config, view, tissue, settings["slide"])
     notes = [*view.slide.warnings, view.warning, note]
     summary = {
         "file": str(file.path.absolute()),
@@ -160,6 +148,30 @@ def _begin(
     }
     summaries.write_summary(folders.results, summary)
     return summary
+
+
+def _choose_positions(
+    config: ml_collections.ConfigDict, view: View, tissue: Tissue, content: Mapping[str, Any]
+) -> np.ndarray:
+    """Chooses the upper left corners of the patches, (n, 2) int64 working pixels.
+
+    Raises:
+      InputError: there is no room for any.
+    """
+    side, area = config.size, _find_area(view)
+    if config.layout == "grid":
+        positions = place_grid(tissue, area, side, config.max_overlap)
+    else:
+        seed = [config.seed, content["bytes"], int(content["crc32"], 16)]
+        rng = np.random.default_rng(seed)
+        positions = draw_positions(tissue, area, side, config.count, config.max_overlap, rng)
+    if not len(positions):
+        raise InputError(
+            f"{view.slide.path}: no patch of {side} x {side} pixels at {config.mpp:g} micrometers "
+            f"per pixel has its center on tissue and room around it, in {area.right - area.left} x "
+            f"{area.bottom - area.top} pixels; set a smaller --config.size or --config.mpp"
+        )
+    return positions
 
 
 def _collect_settings(
@@ -288,10 +300,8 @@ def _write_pictures(
     dropped: dict[str, list[sheets.SheetPatch]] = {}
     squares = []
     for index, (name, path) in enumerate(places.items()):
-        corner, measures = (
-            summaries.find_corner(summary, index),
-            summaries.get_measures(summary, index),
-        )
+        corner = summaries.find_corner(summary, index)
+        measures = summaries.get_measures(summary, index)
         patch = sheets.SheetPatch(path, corner, measures)
         if not summary["kept"][index]:
             dropped.setdefault(summary["reasons"][index].partition(" + ")[0], []).append(patch)

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wsss_jax.config import CONFIG_FILE
 from wsss_jax.files import atomic_path
 from wsss_jax.sampling.tables import COLUMNS, PatchRow
 
@@ -48,7 +49,7 @@ class Folders(NamedTuple):
 
 def is_sample_folder(folder: Path) -> bool:
     """Tells whether a folder has patches, or results of a slide, that were written by this job."""
-    is_above = folder.name in (KEPT, DROPPED) and (folder.parent / SLIDES).is_dir()
+    is_above = folder.name in (KEPT, DROPPED) and (folder.parent / CONFIG_FILE).is_file()
     return is_above or read_summary(folder) is not None
 
 
