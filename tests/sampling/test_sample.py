@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -124,6 +125,25 @@ def test_other_thresholds_read_no_pixel_of_the_slide(slide, sampled, tmp_path, m
     assert list_files(out) == list_files(anew)
     jobs.run(make_config(slide, out), out)
     assert list_files(out) == list_files(sampled)
+
+
+def test_measures_of_a_later_version_are_added(slide, sampled, tmp_path, monkeypatch):
+    out, path = tmp_path / "mine", tmp_path / "mine" / "slides/a/sample.json"
+    shutil.copytree(sampled, out)
+    summary = json.loads(path.read_text())
+    del summary["measures"]["dark"]
+    path.write_text(json.dumps(summary))
+    write_slide(tmp_path / "b.svs", draw_slide(1))
+    jobs.run(make_config(tmp_path / "b.svs", out), out)
+    assert all(
+        math.isnan(row.measures["dark"]) == (row.slide == "a") for row in read_rows(out).values()
+    )
+    monkeypatch.setattr(View, "read_alone", None)  # the patches are there
+    jobs.run(make_config(slide, out), out)
+    assert not any(math.isnan(row.measures["dark"]) for row in read_rows(out).values())
+    assert (out / "slides/a/sample.json").read_bytes() == (
+        sampled / "slides/a/sample.json"
+    ).read_bytes()
 
 
 def test_a_patch_is_taken_back_or_dropped_by_hand(slide, sampled, tmp_path, capsys):

@@ -86,7 +86,9 @@ def sample_slide(
             clear_unfinished(folder)
         summary = _begin(config, view, file, folders)
         names = summaries.name_patches(summary, file.name)
-        if "measures" not in summary or not set(names) <= folders.find_patches().keys():
+        # A later version may have measures that an earlier one had not.
+        is_measured = quality.MEASURES.keys() <= summary.get("measures", {}).keys()
+        if not is_measured or not set(names) <= folders.find_patches().keys():
             summary["measures"] = _cut_patches(
                 view, summary, names, folders, show_progress, after_batch
             )

@@ -90,7 +90,8 @@ def name_patches(summary: dict[str, Any], slide: str) -> list[str]:
 
 def get_measures(summary: dict[str, Any], index: int) -> dict[str, float]:
     """Returns the measures of a patch of a finished slide; nan where one is unknown."""
-    values = {column: summary["measures"][column][index] for column in COLUMNS}
+    measures = summary["measures"]
+    values = {column: measures[column][index] if column in measures else None for column in COLUMNS}
     return {column: math.nan if value is None else value for column, value in values.items()}
 
 
