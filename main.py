@@ -134,10 +134,7 @@ def main(_: list[str]) -> None:
         if isinstance(error, BrokenPipeError) and error.filename is None:
             _end_unread()
         if error.errno in _NO_ROOM or (error.errno in _BAD_DISK and error.filename is None):
-            prepares = _CONFIG.value.job == "prepare"
-            folder, field = (
-                (_CONFIG.value.out, "--config.out") if prepares else (workdir, "--workdir")
-            )
+            folder, field = config_lib.find_folder(_CONFIG.value, workdir)
             remedy = "free some" if error.errno in _NO_ROOM else "check the disk"
             _refuse(f"{folder}: {error.strerror}: {remedy} or name another {field}")
         if error.filename is None:  # not about a file, so not for the user to correct

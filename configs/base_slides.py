@@ -34,11 +34,7 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "phase2": phase2,  # run of the segmentation network
         # micrometers per pixel that the networks were trained at; 0.0 = as their data set says
         "mpp": 0.0,
-        # micrometers per pixel of level 0, wins over the metadata; 0.0 = as the metadata says
-        "slide_mpp": 0.0,
-        # what a pixel of the map sees of the slide: the mean of its "area", or a "triangle" filter
-        # twice as wide, which is softer (as version 0.1 did)
-        "resampling": "area",
+        **_reading(),
         "tile": 0,  # pixels, height and width; 0 = patch_size of the run `phase2`
         "stride": 0,  # pixels; 0 = the multiple of 8 just under half a tile, as in the paper
         "window": "flat",  # what a tile's pixels weigh: all alike, or "hann": its middle more
@@ -46,17 +42,6 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
             # what a closed class loses: its "probabilities" (Eq. 14) or "logits" become 0
             "mode": "logits" if variant == "reference" else "probabilities",
             "threshold": 0.1,  # a class is closed at or under this probability in phase 1
-        },
-        "tissue": {
-            # "detect" by color, "off": all is tissue, or a folder of masks <slide's stem>.png
-            "source": "detect",
-            # what masks cover where only a part of a slide was scanned: the "scanned" area, as in
-            # QuPath and tissue.geojson, or the whole "slide"; "auto" decides by shape and tissue
-            "mask_area": "auto",
-            "threshold": "otsu",  # least saturation of tissue, "0" to "255", or "otsu"
-            "closing": 50.0,  # radius in micrometers; narrower gaps in tissue are closed
-            "min_tissue": 50_000.0,  # square micrometers; smaller pieces are dropped
-            "min_hole": 50_000.0,  # square micrometers; smaller holes are filled
         },
         # where the data set has white background:
         "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
@@ -68,6 +53,65 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         # "d4" (8: also turned by 90 degrees); time grows with it
         "tta": base_tuned.TTA if variant == "tuned" else "none",
     }
+
+
+def _reading() -> dict:
+    """How slides are read, and where they have tissue."""
+    return {
+        # micrometers per pixel of level 0, wins over the metadata; 0.0 = as the metadata says
+        "slide_mpp": 0.0,
+        # what a pixel sees of the slide: the mean of its "area", or a "triangle" filter twice as
+        # wide, which is softer (as version 0.1 did)
+        "resampling": "area",
+        "tissue": {
+            # "detect" by color, "off": all is tissue, or a folder of masks <slide's stem>.png
+            "source": "detect",
+            # what masks cover where only a part of a slide was scanned: the "scanned" area, as in
+            # QuPath and tissue.geojson, or the whole "slide"; "auto" decides by shape and tissue
+            "mask_area": "auto",
+            "threshold": "otsu",  # least saturation of tissue, "0" to "255", or "otsu"
+            "closing": 50.0,  # radius in micrometers; narrower gaps in tissue are closed
+            "min_tissue": 50_000.0,  # square micrometers; smaller pieces are dropped
+            "min_hole": 50_000.0,  # square micrometers; smaller holes are filled
+        },
+    }
+
+
+def sample(slides: str, out: str) -> ConfigDict:
+    """Patches from slides, with quality control, to be labeled."""
+    return ConfigDict(
+        {
+            "job": "sample",
+            "slides": slides,  # paths or patterns, separated by commas, or a folder of slides
+            "out": out,  # folder for the patches and their tables
+            "mpp_table": "",  # CSV slide,mpp: of level 0, where the metadata does not say
+            # CSV with the columns slide and patient (and split); "" = by the TCGA barcode in the
+            # name of the file, else each slide is a patient
+            "patients": "",
+            "shares": (0.7, 0.15, 0.15),  # of the slides, by whole patients: train, val, test
+            "seed": 0,  # of positions and splits
+            "mpp": 1.0,  # micrometers per pixel of the patches; 1.0 = 10x, as in LUAD-HistoSeg
+            "size": 224,  # pixels, height and width of a patch (Han et al. 2022)
+            "layout": "random",  # or "grid": side by side, as many as there are
+            "count": 800,  # patches of a slide at random positions (Han et al. 2022)
+            "max_overlap": 0.25,  # share of a patch that another one may cover; 0.0 = none
+            **_reading(),
+            # A patch is dropped beyond these, which docs/labeling.md explains.
+            "quality": {
+                "max_white": 0.9,  # share of pixels that are glass
+                "min_tissue": 0.05,  # share of pixels with colors of H&E
+                "max_pen": 0.03,  # share of pixels with colors that are not of H&E: ink, dust
+                "max_dark": 0.2,  # share of pixels in dark areas: folds, dirt
+                # logarithm (base 10) of how much detail blurring again takes away
+                "min_sharpness": 1.0,
+                # standard deviations from the slide's median: 3.5 of Iglewicz and Hoaglin 1993
+                "max_blur_z": 3.5,
+                "max_stain_z": 3.0,
+                "min_difference": 2.0,  # gray values from the most similar patch drawn before
+            },
+            "engine": "local",  # "ray" shares the slides out over a Ray cluster
+        }
+    )
 
 
 def doctor(variant: str = "paper") -> ConfigDict:

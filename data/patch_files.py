@@ -3,13 +3,14 @@
 import os
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data import pictures
+from data import pictures, png
 from data.dataset import Dataset
 from wsss_jax.errors import InputError
 from wsss_jax.files import UNFINISHED
@@ -116,6 +117,12 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     _save_png(Path(path), Image.fromarray(image, mode="RGB"))
 
 
+def write_image_quickly(path: str | Path, image: np.ndarray) -> None:
+    """Writes the pixels that `write_image` writes, as other bytes, in a fifth of the time."""
+    with _replace(Path(path)) as temporary:
+        temporary.write_bytes(png.encode(image))
+
+
 def _refuse_mode(path: str | Path, picture: Image.Image, modes: Sequence[str], what: str) -> None:
     if picture.mode not in modes:
         raise InputError(f"{path}: pixel format {picture.mode}, not {what}; convert it")
@@ -130,7 +137,13 @@ def _refuse_size(path: str | Path, picture: Image.Image, size: int | None) -> No
 
 
 def _save_png(path: Path, picture: Image.Image) -> None:
-    """Writes a hidden temporary file beside `path`, then renames it.
+    with _replace(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+@contextmanager
+def _replace(path: Path) -> Iterator[Path]:
+    """Yields a hidden temporary path beside `path`, which then replaces it.
 
     `atomic_path` would make a folder for each of thousands of files. The temporary name is short,
     since `path` may have the longest name possible, and differs between threads and processes.
@@ -138,7 +151,7 @@ def _save_png(path: Path, picture: Image.Image) -> None:
     own = f"{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.{threading.get_ident()}"
     temporary = path.parent / f"{UNFINISHED}{own}"
     try:
-        picture.save(temporary, format="PNG")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,10 +18,14 @@ from benchmarks import (
     measure,
     profile,
     programs,
+    quality,
+    sample,
     scaling,
     train,
 )
 from benchmarks.convolutions import Shape
+from data.patch_files import write_image
+from data.synthetic_slides import draw_section, write_pyramid
 from wsss_jax.crf import DenseCrf
 from wsss_jax.models import convolution
 
@@ -71,6 +75,32 @@ def test_pytorch_trains_beside_us(phase):
     way = next(train.make_torch_ways(phase, WIDTH, train.draw_batch(phase, 2, SIZE)))
     way.step()
     way.forward()
+
+
+def test_sampling(monkeypatch, tmp_path):
+    monkeypatch.setattr(sample, "SLIDES", tmp_path)
+    arguments = argparse.Namespace(side=1024, slides=[], slide_mpp=0.0, patches=6)
+    (row,) = sample.run(arguments)
+    assert row["slide"] == "1024_1024.svs" and 1 <= row["patches"] <= 6
+    assert 0 < row["reading"] < 1 and row["patches/s"] == row["patches"] / row["s"]
+
+
+def test_quality(tmp_path):
+    slide = tmp_path / "s.svs"
+    write_pyramid(slide, draw_section(640, 640), 0.5)
+    for folder in ("tiles", "tissue"):
+        (tmp_path / folder).mkdir()
+        for number in (0, 1):
+            tile = draw_section(25600, 25600).draw_tile(12800 + 256 * number, 12800)
+            write_image(tmp_path / folder / f"{number}.png", tile)
+    arguments = argparse.Namespace(
+        tiles=tmp_path / "tiles", tissue=tmp_path / "tissue", slide=slide, slide_mpp=0.5
+    )
+    tiles, detection = quality.run(arguments)
+    assert [row["tile"] for row in tiles] == ["0", "1"]
+    assert [row["patches"] for row in detection] == ["as they are", *quality.SPOILED]
+    found = {row["patches"]: row for row in detection}
+    assert found["black dirt, 10 %"]["others"] == found["black dirt, 10 %"]["slide"] == 1
 
 
 def test_inputs(monkeypatch):

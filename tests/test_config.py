@@ -25,6 +25,7 @@ NEEDED = {
     "compare": ["images", "weights"],
     "polygons": ["files"],
     "segment_slides": ["phase2", "slides"],
+    "sample": ["out", "slides"],
 }
 
 

@@ -180,6 +180,12 @@ def name_nested(text: str, config: ml_collections.ConfigDict, path: str) -> str:
     )
 
 
+def find_folder(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Path, str]:
+    """Returns the folder that a job writes to, and the flag that names it."""
+    out = config.get("out")
+    return (Path(out), "--config.out") if out else (workdir, "--workdir")
+
+
 def save(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes `config.json` into a run's folder, with the version of this software."""
     workdir.mkdir(parents=True, exist_ok=True)

@@ -209,22 +209,25 @@ TRAINING = {
     "optimizer.warm_up": added(integer(0, MOST_STEPS), before=0),
     "optimizer.clip_norm": added(number(0, LARGEST), before=0.0),
 }
-SLIDES = {
-    "phase1": TEXT,
+READING = {  # of slides, at one resolution and where there is tissue
     "mpp": number(0, 20),
     "slide_mpp": number(0, 20),
     "resampling": added(one_of("area", "triangle"), "triangle"),
-    "tile": integer(0, MOST_PIXELS),
-    "stride": integer(0, MOST_PIXELS),
-    "window": one_of("flat", "hann"),
-    "gate.mode": one_of("probabilities", "logits", "off"),
-    "gate.threshold": PROBABILITY,
     "tissue.source": NAME,
     "tissue.mask_area": added(one_of("auto", "scanned", "slide"), "slide"),
     "tissue.threshold": SATURATION,
     "tissue.closing": number(0, 1000),
     "tissue.min_tissue": number(0, LARGEST_AREA),
     "tissue.min_hole": number(0, LARGEST_AREA),
+}
+SLIDES = {
+    **READING,
+    "phase1": TEXT,
+    "tile": integer(0, MOST_PIXELS),
+    "stride": integer(0, MOST_PIXELS),
+    "window": one_of("flat", "hann"),
+    "gate.mode": one_of("probabilities", "logits", "off"),
+    "gate.threshold": PROBABILITY,
     "white_threshold": integer(0, 255),
     "white_min_area": integer(1, 4096),
     "batch_size": integer(1, MOST_EXAMPLES),

@@ -70,7 +70,7 @@ def left_out_dir(workdir: Path) -> Path:
 
 
 def holds_workdir(job: Job, *, shared: bool = False) -> Job:
-    """Makes a job hold its workdir: no other job works in it meanwhile.
+    """Makes a job hold the folder that it writes to: no other job works in it meanwhile.
 
     Args:
       job: the function of a job, `run(config, workdir)`.
@@ -79,7 +79,8 @@ def holds_workdir(job: Job, *, shared: bool = False) -> Job:
 
     @functools.wraps(job)
     def held_job(config: ml_collections.ConfigDict, workdir: Path) -> Any:
-        with _hold(workdir, shared=shared):
+        folder, flag = config_lib.find_folder(config, workdir)
+        with _hold(folder, flag, shared=shared):
             return job(config, workdir)
 
     return held_job
@@ -89,8 +90,13 @@ shares_workdir = functools.partial(holds_workdir, shared=True)
 
 
 @contextlib.contextmanager
-def _hold(workdir: Path, *, shared: bool) -> Iterator[None]:
+def _hold(workdir: Path, flag: str, *, shared: bool) -> Iterator[None]:
     """Holds a folder; of several processes of a run, the first does so for all of them.
+
+    Args:
+      workdir: the folder.
+      flag: that names it, for messages.
+      shared: as of `holds_workdir`.
 
     Raises:
       InputError: it holds something else, or another process works in it.
@@ -101,7 +107,7 @@ def _hold(workdir: Path, *, shared: bool) -> Iterator[None]:
             try:
                 check_utf8(workdir)
                 check_writable(workdir)
-                _refuse_foreign(workdir)
+                _refuse_foreign(workdir, flag)
                 if shared:
                     _clear_if_alone(workdir)
                 stack.enter_context(hold_lock(workdir / LOCK, shared=shared))
@@ -123,7 +129,7 @@ def _clear_if_alone(workdir: Path) -> None:
             clear_unfinished(workdir)
 
 
-def _refuse_foreign(workdir: Path) -> None:
+def _refuse_foreign(workdir: Path, flag: str) -> None:
     """Refuses a folder with files of something else.
 
     Every job writes `config.json` before any other file but hidden ones and locks.
@@ -134,7 +140,7 @@ def _refuse_foreign(workdir: Path) -> None:
         if not path.name.startswith(".") and _has_files(path):
             raise InputError(
                 f"{workdir} holds no run ({config_lib.CONFIG_FILE} is missing) but other files, "
-                f"such as {path.name}: name another --workdir, or an empty folder"
+                f"such as {path.name}: name another {flag}, or an empty folder"
             )
 
 
@@ -164,9 +170,10 @@ def check(
         return
     before = config_lib.load(workdir, "workdir")
     if before.job != config.job:
+        flag = config_lib.find_folder(config, workdir)[1]
         raise InputError(
             f"{workdir} holds a run of the job {before.job!r}, this one is {config.job!r}: name "
-            "another --workdir"
+            f"another {flag}"
         )
     free = set(FREE_FIELDS)
     if before.get("on_divergence") == "restore":

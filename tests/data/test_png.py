@@ -82,3 +82,21 @@ def test_pixels_without_end_take_no_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**23
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (224, 224), (300, 200)])
+def test_what_is_encoded_is_what_pillow_decodes(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    for each in (image, image // 200, image[::-1, ::-1]):
+        content = png.encode(each)
+        check(content)
+        with Image.open(io.BytesIO(content)) as decoded:
+            assert decoded.mode == "RGB"
+            np.testing.assert_array_equal(np.asarray(decoded), each)
+
+
+def test_encoded_photographs_are_as_small_as_those_of_pillow():
+    image = np.asarray(Image.effect_noise((200, 200), 40).resize((400, 400)).convert("RGB"))
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    assert len(png.encode(image)) < 1.1 * len(file.getvalue())

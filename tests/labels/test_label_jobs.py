@@ -20,6 +20,8 @@ from wsss_jax.labels.existing import read_labels
 from wsss_jax.labels.patches import Place, find_patches, read_slide_paths
 from wsss_jax.labels.replay import DONE, Event
 from wsss_jax.labels.store import ANNOTATOR, open_store
+from wsss_jax.sampling import tables
+from wsss_jax.sampling.tables import COLUMNS, PatchRow, SlideRow
 from wsss_jax.web import server
 from wsss_jax.web.surroundings import Surroundings
 
@@ -43,22 +45,34 @@ def write_table(path, *rows):
         csv.writer(file).writerows(rows)
 
 
-COLUMNS = ("patch", "slide", "split", "left", "top", "size0", "kept")
+def write_patches(root, *rows):
+    """Writes the table of `configs/sample.py`: patch, split, left, kept."""
+    tables.write_patches(
+        root / tables.PATCHES,
+        [
+            PatchRow(
+                patch, "=s", "p", split, left, 20, 448.5, 1.0, kept, "", dict.fromkeys(COLUMNS, 0.0)
+            )
+            for patch, split, left, kept in rows
+        ],
+    )
 
 
 def test_patches_of_a_table_are_those_it_keeps(tmp_path):
     draw(tmp_path / "patches" / "s", "a.png", "b.png", "c.png")
-    write_table(
-        tmp_path / "patches.csv",
-        COLUMNS,
-        ("patches/s/a.png", "'=s", "train", 10, 20, 448, 1),
-        ("patches/s/b.png", "'=s", "val", 500, 20, 448, 1),
-        ("patches/s/c.png", "'=s", "train", 900, 20, 448, 0),
+    write_patches(
+        tmp_path,
+        ("patches/s/a.png", "train", 10, True),
+        ("patches/s/b.png", "val", 500, True),
+        ("patches/s/c.png", "train", 900, False),
     )
-    write_table(tmp_path / "slides.csv", ("slide", "file"), ("'=s", "/slides/s.svs"))
+    tables.write_slides(
+        tmp_path / tables.SLIDES,
+        [SlideRow("=s", "/slides/s.svs", "p", "train", 0.5, 0.5, 3, 2, "", "")],
+    )
     found = find_patches(tmp_path)
     assert list(found) == ["patches/s/a.png", "patches/s/b.png"]
-    assert found["patches/s/a.png"].place == Place("=s", 10, 20, 448)
+    assert found["patches/s/a.png"].place == Place("=s", 10, 20, 448.5)
     assert found["patches/s/b.png"].split == "val"
     assert str(read_slide_paths(tmp_path)["=s"]) == "/slides/s.svs"
 
@@ -66,17 +80,16 @@ def test_patches_of_a_table_are_those_it_keeps(tmp_path):
 @pytest.mark.parametrize(
     ("row", "text"),
     [
-        (("patches/s/none.png", "s", "train", 0, 0, 9, 1), "no such file"),
-        (("../a.png", "s", "train", 0, 0, 9, 1), "is not in"),
-        (("/etc/passwd", "s", "train", 0, 0, 9, 1), "is not in"),
-        (("patches/s/a.png", "s", "other", 0, 0, 9, 1), "split 'other'"),
-        (("patches/s/a.png", "s", "train", "x", 0, 9, 1), "line 2"),
-        (("patches/s/a.png", "s"), "line 2 has another number"),
+        (("patches/s/none.png", "train", 0, True), "no such file"),
+        (("../a.png", "train", 0, True), "is not in"),
+        (("/etc/passwd", "train", 0, True), "is not in"),
+        (("patches/s/a.png", "other", 0, True), "split 'other'"),
+        (("patches/s/a.png", "train", "x", True), "csv:2: left is 'x'"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, row, text):
     draw(tmp_path / "patches" / "s", "a.png")
-    write_table(tmp_path / "patches.csv", COLUMNS, row)
+    write_patches(tmp_path, row)
     with pytest.raises(InputError, match=text):
         find_patches(tmp_path)
 
@@ -196,7 +209,7 @@ def test_a_bad_table_of_labels_is_named(tmp_path, rows, text):
     with pytest.raises(InputError, match="no such file"):
         read_labels(str(tmp_path / "none.csv"), found.patches, found.dataset)
     (tmp_path / "given.csv").write_bytes(b"patch,label\n\xff\xfe,10\n")
-    with pytest.raises(InputError, match=r"given\.csv: line \d cannot be read"):
+    with pytest.raises(InputError, match=r"given\.csv:2: there is no patch"):
         read_labels(str(tmp_path / "given.csv"), found.patches, found.dataset)
 
 

@@ -73,8 +73,8 @@ def test_the_table_of_the_paper(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("Ann,a,soon", "line 5: 'soon' are no seconds"),
-        ("Ann,c,-1", "line 5: -1 seconds are impossible"),
+        ("Ann,a,soon", "csv:5: 'soon' are no seconds"),
+        ("Ann,c,-1", "csv:5: -1 seconds are impossible"),
         ("Ann,c,inf", "impossible"),
         ("Zoe,a,3", "no folder of Zoe"),
         ("Ann,a,3", "Ann has a twice"),

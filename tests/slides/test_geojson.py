@@ -301,3 +301,28 @@ def test_annotations_to_correct_are_unlocked_and_not_measured(write):
     assert locked["properties"]["isLocked"] and geojson.AREA in locked["properties"]["measurements"]
     assert not editable["properties"]["isLocked"] and not editable["properties"]["measurements"]
     assert editable["geometry"] == locked["geometry"]
+
+
+def test_squares(tmp_path):
+    """In the coordinates of viewers, which begin at the scanned area."""
+    squares = [
+        geojson.Square("a_x100_y50", 100, 50, 448.9, 448.9, {"white": 0.25}),
+        geojson.Square("a_x7_y8 µ", 7, 8, 10, 20, {}),
+    ]
+    path = tmp_path / "kept.geojson"
+    geojson.write_squares(path, squares, "patch", (0, 114, 178), origin=(5, 6))
+    collection = json.loads(path.read_text("utf-8"))
+    check_rfc7946(collection)
+    first, second = collection["features"]
+    assert first["properties"] == {
+        "objectType": "annotation",
+        "name": "a_x100_y50",
+        "classification": {"name": "patch", "color": [0, 114, 178]},
+        "isLocked": True,
+        "measurements": {"white": 0.25},
+    }
+    assert shapely.geometry.shape(first["geometry"]).bounds == (95, 44, 543.9, 492.9)
+    assert shapely.geometry.shape(second["geometry"]).bounds == (2, 2, 12, 22)
+    assert first["id"] != second["id"]
+    geojson.write_squares(path, [], "patch", (0, 114, 178))
+    assert json.loads(path.read_text()) == {"type": "FeatureCollection", "features": []}

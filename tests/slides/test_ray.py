@@ -71,6 +71,31 @@ def _segment(slides: Path, runs_dir: Path, workdir: Path, **environment: str) ->
     return done.stdout
 
 
+def _sample(slides: Path, out: Path, **environment: str) -> str:
+    """Runs the job that cuts patches; returns what it printed. One slide must fail."""
+    fields = {
+        "slides": f"{slides}/*.svs",
+        "out": out,
+        "engine": "ray" if environment else "local",
+        "size": 64,
+        "count": 12,
+        "tissue.min_tissue": 500.0,
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "main.py", "--config=configs/sample.py"),
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+        ],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == INPUT_ERROR, done.stdout + done.stderr
+    assert "1 of 3 slides failed" in done.stderr
+    return done.stdout
+
+
 def _get_files(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
@@ -94,3 +119,14 @@ def test_a_cluster_gives_the_same_bytes(slides, runs_dir, cluster, tmp_path):
             summaries.append(summary)
         assert summaries[0] == summaries[1]
     assert not (shared / "damaged").exists()
+
+
+def test_a_cluster_cuts_the_same_patches(slides, cluster, tmp_path):
+    local, shared = tmp_path / "local", tmp_path / "ray"
+    _sample(slides, local)
+    printed = _sample(slides, shared, RAY_ADDRESS=cluster)
+    assert "damaged FAILED" in printed and "3 of 3: " in printed
+    files = _get_files(local)
+    assert files == _get_files(shared) and len(files) > 24
+    for path in files - {Path("config.json")}:
+        assert (shared / path).read_bytes() == (local / path).read_bytes(), path

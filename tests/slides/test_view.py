@@ -189,3 +189,23 @@ def test_real_slides():
         for shift in (-1, 0, 1)
     ]
     assert errors[1] < 0.7 * min(errors[0], errors[2])
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.7, 1.0, 2.0, 0.4])
+def test_squares_read_alone_are_those_of_the_whole(slides_dir, mpp):
+    with open_slide(slides_dir / "a.svs") as slide:
+        view = View(slide, mpp)
+        whole = view.read(0, 0, view.width, view.height).astype(int)
+        for x, y in ((0, 0), (37, 51), (view.width - 64, view.height - 64)):
+            square = view.read_alone(x, y, 64)
+            assert square.shape == (64, 64, 3) and square.dtype == np.uint8
+            difference = np.abs(square - whole[y : y + 64, x : x + 64])
+            assert difference.max() <= (0 if mpp in (0.5, 1.0, 2.0) else 1)
+
+
+def test_a_square_too_large_to_be_resampled_at_once(slides_dir, monkeypatch):
+    with open_slide(slides_dir / "a.svs") as slide:
+        view = View(slide, 0.7)
+        expected = view.read(10, 20, 300, 300)
+        monkeypatch.setattr(view_module, "_SOURCE", 256)
+        np.testing.assert_array_equal(view.read_alone(10, 20, 300), expected)

@@ -1,23 +1,23 @@
 """Makes tissue maps of whole slides: each in a folder, with an index of all."""
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from tqdm import tqdm
 
+from data.dataset import Dataset
 from wsss_jax import config_rules as rules
 from wsss_jax import runs
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_writable
 from wsss_jax.methods.gate import check_gate
 from wsss_jax.report.colors import make_legend
-from wsss_jax.slides import engines, settings
-from wsss_jax.slides.mapping import provenance
+from wsss_jax.slides import engines, job_slides, settings, tissue_map
+from wsss_jax.slides.mapping import networks, provenance
 from wsss_jax.slides.outputs import cohort, results
-from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.mpp import read_mpp_table
 
 FIELDS = {
     **rules.SLIDES,
@@ -48,7 +48,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       NetworksChanged: see `networks.prepare`.
       Preempted: SIGTERM or SIGINT came; what is finished is kept.
     """
-    slides = _find_slides(config)
+    slides = job_slides.find_slides(config, results.is_result_folder)
     source = config.tissue.source
     if source not in ("detect", "off") and not Path(source).is_dir():
         raise InputError(
@@ -60,9 +60,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     runs.check(config, workdir, started=False)  # each slide's folder is checked for changes later
     for warning in provenance.list_warnings(provenance.read_origins(config), config.mpp):
         print(f"warning: {warning}")
-    slides = _use_earlier_names(slides, workdir, may_rename=source in ("detect", "off"))
+    finished = results.list_finished(workdir) if workdir.is_dir() else ()
+    earlier = {summary["file"]: folder.name for folder, summary in finished}
+    may_rename = source in ("detect", "off")
+    slides = job_slides.use_earlier_names(slides, earlier, workdir, may_rename=may_rename)
     runs.save(config, dataset, workdir)  # before any slide: it marks the folder as a run's
-    outcomes = engines.ENGINES[config.engine](config, dataset, slides, workdir)
+    prepare = partial(_prepare, dataset=dataset)
+    outcomes = engines.ENGINES[config.engine](config, prepare, slides, workdir)
     failures: dict[str, str] = {}
     names = [slide.name for slide in slides]
     legend = make_legend(dataset, config.palette)
@@ -83,40 +87,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
 
 
-def _find_slides(config: ml_collections.ConfigDict) -> list[SlideFile]:
-    """Finds the slides with their resolutions; prints lines of the table that fit none of them."""
-    table = read_mpp_table(Path(config.mpp_table)) if config.mpp_table else {}
-    paths = catalog.find_slides(config.slides, results.is_result_folder)
-    slides = catalog.name_slides(paths, config.slide_mpp, table)
-    names = [name for file in slides for name in (file.name, file.path.name, file.path.stem)]
-    known = set(map(catalog.normalize_name, names))
-    unknown = sorted(name for name in table if catalog.normalize_name(name) not in known)
-    if unknown:
-        print(f"{config.mpp_table}: lines that fit none of the slides: {', '.join(unknown)}")
-    return slides
+def _prepare(config: ml_collections.ConfigDict, workdir: Path, dataset: Dataset) -> engines.Work:
+    """Loads the networks; returns what segments a slide with them."""
+    loaded = networks.prepare(config, workdir)
 
+    def work(slide: SlideFile, folder: Path, **options: Any) -> str:
+        return tissue_map.segment_slide(
+            config, dataset, loaded, slide, folder / slide.name, **options
+        )
 
-def _use_earlier_names(
-    slides: Sequence[SlideFile], workdir: Path, *, may_rename: bool
-) -> list[SlideFile]:
-    """Gives each slide the name under which the workdir has its finished map, if it has one.
-
-    A slide's name changes when another slide with the same name comes in. Without `may_rename`
-    (tissue masks are found by the new names) the earlier folder is only printed.
-    """
-    earlier = {}
-    if workdir.is_dir():
-        finished = results.list_finished(workdir)
-        earlier = {summary["file"]: folder.name for folder, summary in finished}
-    taken = {slide.name for slide in slides}
-    renamed = []
-    for slide in slides:
-        name = earlier.get(str(slide.path.absolute()), slide.name)
-        if name != slide.name and name not in taken and not (workdir / slide.name).exists():
-            if may_rename:
-                print(f"{slide.path}: its results stay in {workdir / name}, not {slide.name}")
-                slide = slide._replace(name=name)
-            else:
-                print(f"{slide.path}: {workdir / name} has an earlier map of it; remove that")
-        renamed.append(slide)
-    return renamed
+    return work

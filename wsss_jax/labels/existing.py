@@ -5,8 +5,9 @@ from pathlib import Path
 
 from data.dataset import Dataset, parse_label
 from wsss_jax.errors import InputError
-from wsss_jax.labels.patches import PatchFile, read_rows
+from wsss_jax.labels.patches import PatchFile
 from wsss_jax.labels.replay import CANNOT_TELL
+from wsss_jax.spreadsheets import read_rows
 
 NAMES = "names"  # instead of a CSV file: the labels are in the names of the patches
 _PATCH, _LABEL = "patch", "label"
@@ -38,10 +39,11 @@ def read_labels(source: str, patches: Mapping[str, PatchFile], dataset: Dataset)
         raise InputError(f"{table}: no such file; name a CSV, or {NAMES!r} for names of files")
     by_file = {patch.path.name: name for name, patch in patches.items()}
     labels: dict[str, str] = {}
-    for number, row in read_rows(table):
-        place = f"{table}: line {number}"
-        if _PATCH not in row:
-            raise InputError(f"{table} has no column {_PATCH!r}: name the patches there")
+    columns, rows = read_rows(table)
+    if _PATCH not in columns:
+        raise InputError(f"{table} has no column {_PATCH!r}: name the patches there")
+    for line, row in rows:
+        place = f"{table}:{line}"
         given = row[_PATCH]
         name = given if given in patches else by_file.get(Path(given).name, "")
         if not name:

@@ -1,16 +1,13 @@
 """The patches of a folder that people label, and where they lie in their slides."""
 
-import csv
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data import folders
 from data.folders import SPELLINGS
 from wsss_jax.errors import InputError
-from wsss_jax.spreadsheets import unescape_text
+from wsss_jax.sampling import tables
 
-TABLE, SLIDES = "patches.csv", "slides.csv"
 FOLDER = "patches"
 
 
@@ -20,13 +17,13 @@ class Place(NamedTuple):
     Attributes:
       slide: its name.
       left, top: upper left corner in level-0 pixels.
-      size: side in level-0 pixels.
+      size: side in level-0 pixels, which may be no whole number.
     """
 
     slide: str
     left: int
     top: int
-    size: int
+    size: float
 
 
 class PatchFile(NamedTuple):
@@ -56,7 +53,7 @@ def find_patches(root: Path) -> dict[str, PatchFile]:
     Raises:
       InputError: there are none, two have the same file name, or the table is damaged.
     """
-    if (root / TABLE).is_file():
+    if (root / tables.PATCHES).is_file():
         found = _read_table(root)
     elif (root / FOLDER).is_dir():
         paths = [root / FOLDER, *(p for p in (root / FOLDER).rglob("*") if p.is_dir())]
@@ -95,60 +92,30 @@ def _find_training(root: Path) -> dict[str, PatchFile]:
 
 def _read_table(root: Path) -> dict[str, PatchFile]:
     """Reads the patches that a table keeps, whose pictures must be there."""
-    table = root / TABLE
+    table = root / tables.PATCHES
     found = {}
-    for number, row in read_rows(table):
-        try:
-            if row["kept"] != "1":
-                continue
-            place = Place(row["slide"], *(int(row[name]) for name in ("left", "top", "size0")))
-            name, split = row["patch"], row["split"]
-        except (KeyError, ValueError) as error:
+    for row in tables.read_patches(table):
+        if not row.kept:
+            continue
+        path = PurePosixPath(row.patch)
+        if path.is_absolute() or ".." in path.parts:
             raise InputError(
-                f"{table}: line {number} lacks a column or a number: {error}; let "
-                "configs/sample.py write it again"
-            ) from error
-        path = root / name
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise InputError(f"{table}: line {number}: {name} is not in {root}")
-        if split not in SPELLINGS:
-            raise InputError(
-                f"{table}: line {number}: the split {split!r} is none of {', '.join(SPELLINGS)}"
+                f"{table}: {row.patch} is not in {root}: let configs/sample.py write it again"
             )
-        if not path.is_file():
-            raise InputError(f"{path}: no such file, but {table} keeps it: sample again")
-        found[name] = PatchFile(path, split, place)
+        if row.split not in SPELLINGS:
+            raise InputError(
+                f"{table}: the split {row.split!r} of {row.patch} is none of {', '.join(SPELLINGS)}"
+            )
+        if not (root / path).is_file():
+            raise InputError(f"{root / path}: no such file, but {table} keeps it: sample again")
+        place = Place(row.slide, row.left, row.top, row.size0)
+        found[row.patch] = PatchFile(root / path, row.split, place)
     return found
 
 
 def read_slide_paths(root: Path) -> dict[str, Path]:
     """Reads where the slides of the patches are, by name; empty without `slides.csv`."""
-    table = root / SLIDES
+    table = root / tables.SLIDES
     if not table.is_file():
         return {}
-    return {row["slide"]: Path(row["file"]) for _, row in read_rows(table) if row.get("file")}
-
-
-def read_rows(table: Path) -> list[tuple[int, Mapping[str, str]]]:
-    """Reads a CSV file: number of the line and row by column.
-
-    Raises:
-      InputError: it is no UTF-8 text, or a row has another number of cells than the first.
-    """
-    rows: list[tuple[int, Mapping[str, str]]] = []
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InputError(
-                        f"{table}: line {reader.line_num} has another number of cells than the "
-                        "first line: correct it"
-                    )
-                rows.append((reader.line_num, {c: unescape_text(t) for c, t in row.items()}))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{table}: line {reader.line_num + 1} cannot be read: {error}; save it as CSV in "
-                "UTF-8"
-            ) from error
-    return rows
+    return {row.slide: Path(row.file) for row in tables.read_slides(table)}

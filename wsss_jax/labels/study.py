@@ -15,12 +15,11 @@ from data.patch_files import read_values
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 from wsss_jax.labels.agreement import MISSING, measure_consensus
-from wsss_jax.labels.patches import read_rows
 from wsss_jax.labels.replay import Event, Replay
 from wsss_jax.labels.review import tabulate_votes
 from wsss_jax.labels.store import CHIEF, TAKEN_IN, Store
 from wsss_jax.report.figures import SERIES_COLORS, STYLE
-from wsss_jax.spreadsheets import escape_text, write_rows
+from wsss_jax.spreadsheets import escape_text, read_rows, write_rows
 
 TIMES = "times.csv"  # of a folder of drawings
 
@@ -114,21 +113,23 @@ def _read_times(table: Path, people: Sequence[str]) -> dict[str, tuple[float, ..
     if not table.is_file():
         raise InputError(f"{table}: no such file; it has the columns person, patch and seconds")
     seconds: dict[str, dict[str, float]] = {person: {} for person in people}
-    for number, row in read_rows(table):
+    columns, rows = read_rows(table)
+    if missing := [name for name in ("person", "patch", "seconds") if name not in columns]:
+        raise InputError(f"{table} has no column {missing[0]}: add it")
+    for line, row in rows:
+        person, patch = row["person"], row["patch"]
         try:
-            person, patch, value = row["person"], row["patch"], float(row["seconds"])
-        except KeyError as error:
-            raise InputError(f"{table} has no column {error}: add it") from error
+            value = float(row["seconds"])
         except ValueError as error:
             raise InputError(
-                f"{table}: line {number}: {row['seconds']!r} are no seconds: write a number"
+                f"{table}:{line}: {row['seconds']!r} are no seconds: write a number"
             ) from error
         if not 0 < value < math.inf:
-            raise InputError(f"{table}: line {number}: {value:g} seconds are impossible")
+            raise InputError(f"{table}:{line}: {value:g} seconds are impossible")
         if person not in seconds:
-            raise InputError(f"{table}: line {number}: there is no folder of {person}: correct it")
+            raise InputError(f"{table}:{line}: there is no folder of {person}: correct it")
         if patch in seconds[person]:
-            raise InputError(f"{table}: line {number}: {person} has {patch} twice: keep one")
+            raise InputError(f"{table}:{line}: {person} has {patch} twice: keep one")
         seconds[person][patch] = value
     return {person: tuple(of_person.values()) for person, of_person in seconds.items()}
 

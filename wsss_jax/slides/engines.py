@@ -1,22 +1,20 @@
-"""The engines that segment the slides of a job: this process, or workers of a Ray cluster."""
+"""The engines that do the slides of a job: this process, or workers of a Ray cluster."""
 
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import ml_collections
 
-from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import parallel
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.progress import catch_termination
-from wsss_jax.slides import tissue_map
-from wsss_jax.slides.mapping import memory, networks
-from wsss_jax.slides.mapping.networks import Networks, NetworksChanged
+from wsss_jax.slides.mapping import memory
+from wsss_jax.slides.mapping.networks import NetworksChanged
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.raw_slide import get_first_line
 
@@ -31,16 +29,47 @@ class Outcome(NamedTuple):
     error: str
 
 
+class Work(Protocol):
+    """What a job does with one slide."""
+
+    def __call__(
+        self,
+        slide: SlideFile,
+        folder: Path,
+        *,
+        show_progress: bool = True,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Does a slide.
+
+        Args:
+          slide: the slide.
+          folder: of all results; that of the slide is in it.
+          show_progress: whether to show a progress line.
+          after_batch: called now and then; its errors end the work.
+
+        Returns:
+          one line that says what was done.
+
+        Raises:
+          InputError: concerns this slide alone, unless it is `NetworksChanged`.
+        """
+
+
+# Prepares the work of a job in the process that does it: (configuration, folder of all results).
+Prepare = Callable[[ml_collections.ConfigDict, Path], Work]
+
+
 def run_locally(
     config: ml_collections.ConfigDict,
-    dataset: Dataset,
+    prepare: Prepare,
     slides: Sequence[SlideFile],
     workdir: Path,
 ) -> Iterator[Outcome]:
-    """Segments one slide after the other, in this process."""
-    loaded = networks.prepare(config, workdir)
+    """Does one slide after the other, in this process."""
+    work = prepare(config, workdir)
 
-    def segment_all() -> Iterator[Outcome]:
+    def do_all() -> Iterator[Outcome]:
         with catch_termination() as terminated:
 
             def check() -> None:
@@ -53,32 +82,32 @@ def run_locally(
             for number, slide in enumerate(slides):
                 if number:
                     check()
-                yield attempt(config, dataset, loaded, slide, workdir, after_batch=check)
+                yield attempt(config, work, slide, workdir, after_batch=check)
             terminated.clear()  # a signal after the last tile of all stops nothing
 
-    return segment_all()
+    return do_all()
 
 
 def attempt(
     config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    loaded: Networks,
+    work: Work,
     slide: SlideFile,
     workdir: Path,
     **options: Any,
 ) -> Outcome:
-    """Segments a slide; an error of the slide, or of its folder, becomes a line of text."""
-    folder = workdir / slide.name
+    """Does a slide; an error of the slide, or of its folder, becomes a line of text."""
     try:
-        done = tissue_map.segment_slide(config, dataset, loaded, slide, folder, **options)
-        return Outcome(slide, done, "")
+        return Outcome(slide, work(slide, workdir, **options), "")
     except NetworksChanged:
         raise  # concerns all slides
     except InputError as error:
         message = str(error)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"{folder}: {error.strerror}; free some space or name another --workdir"
+            folder, field = config_lib.find_folder(config, workdir)
+            message = (
+                f"{folder / slide.name}: {error.strerror}; free some space or name another {field}"
+            )
         else:
             where, what = error.filename or slide.path, error.strerror or error
             message = f"{where}: {what}; correct that and give the same command again"
@@ -93,7 +122,7 @@ def attempt(
 
 def run_on_ray(
     config: ml_collections.ConfigDict,
-    dataset: Dataset,
+    prepare: Prepare,
     slides: Sequence[SlideFile],
     workdir: Path,
 ) -> Iterator[Outcome]:
@@ -120,10 +149,10 @@ def run_on_ray(
     share = {"num_gpus": 1} if gpus else {"num_cpus": min(cores, _CORES)}
     worker = ray.remote(**share)(_Worker)
     slides = [slide._replace(path=slide.path.absolute()) for slide in slides]
-    arguments = _make_paths_absolute(config), dataset, workdir.absolute()
+    arguments = prepare, _make_paths_absolute(config), workdir.absolute()
     idle = [worker.remote(*arguments) for _ in range(count)]
 
-    def segment_all() -> Iterator[Outcome]:
+    def do_all() -> Iterator[Outcome]:
         waiting, working = deque(slides), dict[Any, tuple[Any, SlideFile]]()
         while waiting or working:
             while idle and waiting:
@@ -140,30 +169,30 @@ def run_on_ray(
                 yield Outcome(slide, "", f"{slide.path}: its worker died ({get_first_line(error)})")
                 idle.append(worker.remote(*arguments))
 
-    return segment_all()
+    return do_all()
 
 
 def _make_paths_absolute(config: ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
     """Returns the configuration for workers, which may start in other folders."""
     config = config_lib.thaw(config)
-    for section, field in ((config, "phase1"), (config, "phase2"), (config.tissue, "source")):
-        if section[field] and Path(section[field]).is_dir():
-            section[field] = str(Path(section[field]).absolute())
+    sections = [(config, "phase1"), (config, "phase2"), (config.tissue, "source")]
+    for section, field in sections:
+        if (path := section.get(field)) and Path(path).is_dir():
+            section[field] = str(Path(path).absolute())
     return config_lib.freeze(config)
 
 
 class _Worker:
-    """Keeps the networks loaded in a process of Ray."""
+    """Keeps what the work needs loaded in a process of Ray."""
 
-    def __init__(self, config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path):
+    def __init__(self, prepare: Prepare, config: ml_collections.ConfigDict, workdir: Path):
         parallel.cache_compiled_programs()
-        self._sources = config, dataset, networks.prepare(config, workdir)
-        self._workdir = workdir
+        self._config, self._work, self._workdir = config, prepare(config, workdir), workdir
 
     def attempt(self, slide: SlideFile) -> Outcome:
-        """Segments a slide; no progress lines, which would come from all workers at once."""
-        return attempt(*self._sources, slide, self._workdir, show_progress=False)
+        """Does a slide; no progress lines, which would come from all workers at once."""
+        return attempt(self._config, self._work, slide, self._workdir, show_progress=False)
 
 
-# (configuration, data set, slides, workdir) -> outcomes, as `config.engine` says
+# (configuration, preparation, slides, folder) -> outcomes, as `config.engine` says
 ENGINES: dict[str, Callable[..., Iterator[Outcome]]] = {"local": run_locally, "ray": run_on_ray}

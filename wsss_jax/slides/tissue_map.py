@@ -26,11 +26,15 @@ from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Layout, Parts, list_changes
 from wsss_jax.slides.mapping.tiling import Tiling
 from wsss_jax.slides.mapping.tissue import Tissue
-from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
+from wsss_jax.slides.mapping.tissue_search import (
+    collect_tissue_settings,
+    find_mask_file,
+    find_tissue,
+)
 from wsss_jax.slides.outputs import areas, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
-from wsss_jax.slides.reading.slide import Slide, check_mpp, open_slide
+from wsss_jax.slides.reading.slide import check_mpp, open_slide
 from wsss_jax.slides.reading.view import View
 from wsss_jax.wording import format_count, format_two_digits
 
@@ -278,7 +282,7 @@ def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> 
             "stride": config.stride,
             "window": config.window,
             "batch_size": config.batch_size,
-            "tissue": _collect_tissue_settings(config, slide, mask_file),
+            "tissue": collect_tissue_settings(config, slide, mask_file),
             "white": white,
             # Maps of versions without these fields have neither.
             **({"precision": precision} if precision else {}),
@@ -286,21 +290,3 @@ def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> 
         },
         "output": result_files.collect_settings(config, dataset),
     }
-
-
-def _collect_tissue_settings(
-    config: ml_collections.ConfigDict, slide: Slide, mask_file: Path | None
-) -> dict[str, Any]:
-    if config.tissue.source == "off":
-        return {"source": "off"}
-    if mask_file is None:
-        return config.tissue.to_dict()
-    if not mask_file.exists():
-        raise InputError(
-            f"{slide.path}: there is no tissue mask {mask_file}; add it, or set "
-            "--config.tissue.source=detect"
-        )
-    settings = {"mask": catalog.fingerprint(mask_file)}
-    if slide.is_scanned_in_part:
-        settings["mask_area"] = config.tissue.mask_area
-    return settings

@@ -45,7 +45,7 @@ class Surroundings:
           InputError: the slide is not there any more, or cannot be read.
         """
         side = place.size * field
-        corner = (side - place.size) // 2
+        corner = (side - place.size) / 2
         with self._lock:
             slide = self._get(place.slide)
             factor = side / _SIDE

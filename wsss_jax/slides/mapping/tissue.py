@@ -180,6 +180,26 @@ class Tissue:
         paste(region, x, y, inside, max(x, 0), max(y, 0))
         return region
 
+    def draw_pixels(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draws working pixels of tissue, each as likely as any other.
+
+        Returns:
+          (count, 2) int64, their x and y; (0, 2) without any tissue.
+        """
+        of_rows, of_columns = np.bincount(self._rows), np.bincount(self._columns)
+        sums = np.cumsum(of_rows * (self._mask @ of_columns))
+        if not sums[-1]:
+            return np.empty((0, 2), np.int64)
+        rows = np.searchsorted(sums, rng.integers(sums[-1], size=count), side="right")
+        first_rows, first_columns = np.cumsum(of_rows) - of_rows, np.cumsum(of_columns) - of_columns
+        pixels = np.empty((count, 2), np.int64)
+        for pixel, row in zip(pixels, rows, strict=True):
+            in_row = np.cumsum(self._mask[row] * of_columns)
+            column = np.searchsorted(in_row, rng.integers(in_row[-1]), side="right")
+            pixel[0] = first_columns[column] + rng.integers(of_columns[column])
+            pixel[1] = first_rows[row] + rng.integers(of_rows[row])
+        return pixels
+
     def _find_cells(self, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Finds the mask's row for each row of a region inside the slide, and likewise columns."""
         rows = self._rows[max(y, 0) : max(y + height, 0)]

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import ml_collections
@@ -10,7 +11,7 @@ import numpy as np
 
 from wsss_jax.errors import InputError
 from wsss_jax.slides.mapping.tissue import Tissue, detect_tissue, read_mask
-from wsss_jax.slides.reading.catalog import SlideFile, normalize_name
+from wsss_jax.slides.reading.catalog import SlideFile, fingerprint, normalize_name
 from wsss_jax.slides.reading.slide import Slide
 from wsss_jax.slides.reading.view import View
 
@@ -135,6 +136,29 @@ def _coarsen(overview: np.ndarray, mpp: float) -> tuple[np.ndarray, float]:
     height, width = overview.shape[:2]
     size = max(1, round(width / ratio)), max(1, round(height / ratio))
     return cv2.resize(overview, size, interpolation=cv2.INTER_AREA), mpp * width / size[0]
+
+
+def collect_tissue_settings(
+    config: ml_collections.ConfigDict, slide: Slide, mask_file: Path | None
+) -> dict[str, Any]:
+    """Collects all that the tissue of a slide depends on, as JSON can hold it.
+
+    Raises:
+      InputError: there is no such mask.
+    """
+    if config.tissue.source == "off":
+        return {"source": "off"}
+    if mask_file is None:
+        return config.tissue.to_dict()
+    if not mask_file.exists():
+        raise InputError(
+            f"{slide.path}: there is no tissue mask {mask_file}; add it, or set "
+            "--config.tissue.source=detect"
+        )
+    settings = {"mask": fingerprint(mask_file)}
+    if slide.is_scanned_in_part:
+        settings["mask_area"] = config.tissue.mask_area
+    return settings
 
 
 def find_mask_file(source: str, file: SlideFile) -> Path | None:

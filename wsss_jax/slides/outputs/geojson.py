@@ -1,8 +1,8 @@
-"""The regions of a label map as QuPath annotations: GeoJSON, written as a stream."""
+"""The regions of a label map, or squares, as QuPath annotations: GeoJSON, written as a stream."""
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 
 from wsss_jax.files import atomic_path
-from wsss_jax.report.legend import Legend
+from wsss_jax.report.legend import Color, Legend
 from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.outputs.regions import (
     ReadRows,
@@ -102,6 +102,63 @@ def write_geojson(
             separator = ",\n"
         file.write("\n]}\n")
     return covered
+
+
+class Square(NamedTuple):
+    """A square on a slide.
+
+    Attributes:
+      name: of the annotation; no other has it.
+      left, top, width, height: level-0 pixels. Where pixels are not square, the sides differ.
+      measurements: name -> number.
+    """
+
+    name: str
+    left: float
+    top: float
+    width: float
+    height: float
+    measurements: Mapping[str, float]
+
+
+def write_squares(
+    path: Path | str,
+    squares: Iterable[Square],
+    class_name: str,
+    color: Color,
+    origin: tuple[int, int] = (0, 0),
+) -> None:
+    """Writes squares as QuPath annotations of one class, a line each, atomically.
+
+    Args:
+      path: ends in `.geojson`.
+      squares: in any order.
+      class_name, color: of the annotations.
+      origin: see `MapFrame.origin`.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type":"FeatureCollection","features":[')
+        for number, square in enumerate(squares):
+            left, top = square.left - origin[0], square.top - origin[1]
+            right, bottom = left + square.width, top + square.height
+            corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+            feature = {
+                "type": "Feature",
+                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{square.name}")),
+                "properties": {
+                    "objectType": "annotation",
+                    "name": square.name,
+                    "classification": {"name": class_name, "color": list(color)},
+                    "isLocked": True,
+                    "measurements": square.measurements,
+                },
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [_round_ring(np.array(corners, np.float64)).tolist()],
+                },
+            }
+            file.write(",\n" * (number > 0) + "\n" * (number == 0) + _to_json(feature))
+        file.write("\n]}\n")
 
 
 def _describe_region(

@@ -1,4 +1,4 @@
-"""A slide at the working resolution, the one the networks were trained at."""
+"""A slide at the working resolution, the one of the patches that networks learn from."""
 
 import dataclasses
 import functools
@@ -47,12 +47,13 @@ class View:
         if min(self.scale) < 0.5 / _SLACK:
             raise InputError(
                 f"{slide.path}: its {coarsest:g} micrometers per pixel are over twice the {mpp:g} "
-                "that the networks were trained at; scan it finer, or train at a coarser resolution"
+                "at which it is to be read; scan it finer, or cut patches and train networks at a "
+                "coarser resolution"
             )
         if min(self.scale) < _COARSER:
             self.warning = (
-                f"its {coarsest:g} micrometers per pixel are coarser than the {mpp:g} that the "
-                "networks were trained at: it is enlarged, detail is missing"
+                f"its {coarsest:g} micrometers per pixel are coarser than the {mpp:g} at which it "
+                "is read: it is enlarged, detail is missing"
             )
         self.width = max(1, round(slide.width / self.scale[0]))
         self.height = max(1, round(slide.height / self.scale[1]))
@@ -90,6 +91,22 @@ class View:
                 make = functools.partial(read_block, self.slide, self._grid, left, top)
                 paste(image, x, y, self._blocks.get((left, top), make), left, top)
         return image
+
+    def read_alone(self, x: int, y: int, side: int) -> np.ndarray:
+        """Reads a square inside the slide past the cache: only what it covers is decoded.
+
+        For squares here and there. Values are those of `read`, but for rounding where the scale is
+        no whole number.
+
+        Returns:
+          (side, side, 3) uint8 RGB.
+
+        Raises:
+          InputError: the file cannot be decoded there.
+        """
+        if side * max(self._grid.ratio) > _SOURCE:
+            return self.read(x, y, side, side)
+        return read_block(self.slide, dataclasses.replace(self._grid, side=side), x, y)
 
     def read_overview(self, longest: int) -> tuple[np.ndarray, float]:
         """Reads the whole slide at low resolution.
