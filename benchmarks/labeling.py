@@ -105,7 +105,8 @@ class Annotator(threading.Thread):
                 queue = [each["patch"] for each in ask("GET", "/next")["patches"]]
             kind, value = (("set", "0=1"), ("set", "2=1"), ("done", "1010"))[number % 3]
             key = secrets.token_hex(16)
-            event = {"key": key, "kind": kind, "patch": queue[0], "value": value, "looked": 0}
+            event = {"person": 0, "key": key, "kind": kind, "patch": queue[0]}
+            event |= {"value": value, "looked": 0}
             begun = time.perf_counter()
             ask("POST", "/event", event)
             self.milliseconds.append(1000 * (time.perf_counter() - begun))

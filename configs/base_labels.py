@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 
-def _labels() -> dict:
+def _labels(rule: str) -> dict:
     """What pages and export have in common."""
     return {
         "data": {
@@ -16,11 +16,9 @@ def _labels() -> dict:
         # names of the classes, for a root without a description: one is written there
         "classes": (),
         "database": "",  # SQLite file with everything that people did; "" = <root>/labels.sqlite
-        "people": ("me",),  # who labels
-        "overlap": 1.0,  # share of the patches that all of them label; others are dealt out
-        "seed": 0,  # of dealing, and of the order in which each is shown the patches
+        "leave_out": (),  # people whose answers do not count, such as those of a trial
         # the final label: "unanimous", others are dropped (section IV of the paper), or "majority"
-        "rule": "unanimous",
+        "rule": rule,
         "out": "",  # folder of the data set that is exported; "" = <root>/labeled
     }
 
@@ -30,7 +28,10 @@ def label() -> ConfigDict:
     return ConfigDict(
         {
             "job": "label",
-            **_labels(),
+            **_labels("unanimous"),
+            "people": ("me",),  # who labels
+            "overlap": 1.0,  # share of the patches that all of them label; others are dealt out
+            "seed": 0,  # of dealing, and of the order in which each is shown the patches
             "chief": "chief",  # who sees what all say, settles and exports
             "host": "127.0.0.1",  # address to serve at; "0.0.0.0" = to all of the network
             "port": 8765,  # 0 = any that is free
@@ -61,5 +62,8 @@ def study() -> ConfigDict:
 
 
 def export_labels() -> ConfigDict:
-    """The data set that follows from the labels, without the pages."""
-    return ConfigDict({"job": "export_labels", **_labels()})
+    """The data set that follows from the labels, without the pages.
+
+    People, overlap and seed are those with which the patches were dealt last.
+    """
+    return ConfigDict({"job": "export_labels", **_labels("")})  # "" = as on the pages

@@ -112,8 +112,8 @@ def test_a_description_is_written_once_and_kept(tmp_path):
     draw(tmp_path / "patches", "a.png")
     with pytest.raises(InputError, match="name the classes"):
         project.load_project(make_config(tmp_path, ()))
-    for classes in (("tumor", "tumor"), ("x" * 200,)):
-        with pytest.raises(InputError):
+    for classes in (("tumor", "tumor"), ("x" * 200, "y"), ("alone",)):
+        with pytest.raises(InputError, match=r"config\.classes is "):
             project.load_project(make_config(tmp_path, classes))
         assert not (tmp_path / "dataset.json").exists()
     found = project.load_project(make_config(tmp_path))
@@ -175,7 +175,7 @@ def test_labels_that_were_there_count_as_one_person(tmp_path):
         store.add_people(["me"], ANNOTATOR)
         for each in (labels, labels, given, labels):  # the same once, others again
             label_job.take_in(store, "clinic", each)
-        assert len(list(store.list_events())) == 2 + 1 + 1
+        assert len(list(store.list_events())) == 2 + (1 + 1) + 2  # one is given up, and comes back
         (me,) = (p for p in store.list_people() if p.name == "me")
         patches = store.list_patches()
         events = [
@@ -183,7 +183,8 @@ def test_labels_that_were_there_count_as_one_person(tmp_path):
             ("2", Event(DONE, patches["training/q-[0 1].png"], "10")),
         ]
         store.add_events(me.number, events)
-        counts = project.export(config, found, project.make_desk(config, found, store))
+        settings = project.Settings(("me",), 1.0, 0, 1.0, "unanimous")
+        counts = project.export(found, project.make_desk(found, store, settings, ()), config.rule)
     assert counts == {"unanimous": 1, "disagreement": 1}
     (only,) = (tmp_path / "labeled" / "train").iterdir()
     assert only.name == "p-[1 0].png"  # the earlier label is not in the name twice
@@ -246,8 +247,50 @@ def test_an_export_needs_a_database_of_the_same_classes(tmp_path):
         jobs.run(config, tmp_path / "run")
     with open_store(tmp_path / "labels.sqlite", ("other",)):
         pass
-    with pytest.raises(InputError, match=r"people|classes"):
+    with pytest.raises(InputError, match="nobody has labeled yet"):
         jobs.run(config, tmp_path / "run")
+
+
+def test_an_export_is_dealt_as_the_pages_were_and_spares_the_patches(tmp_path):
+    draw(tmp_path / "train", *(f"p{number}.png" for number in range(8)))
+    found = project.load_project(make_config(tmp_path))
+    settings = project.Settings(("Ann", "Bob"), 0.3, 5, 1.0, "majority")
+    with project.open_to_write(found) as store:
+        store.add_patches(list(found.patches))
+        store.add_people(["Ann", "Bob", "trial"], ANNOTATOR)
+        store.save_settings(settings._asdict())
+        desk = project.make_desk(found, store, settings, ())
+        for person in desk.annotators:
+            for patch in desk.list_next(person.number, 99):
+                desk.take(person, f"key{patch}", Event(DONE, patch, "10"))
+        (trial,) = (p.number for p in store.list_people() if p.name == "trial")
+        first = min(desk.names)
+        store.add_events(trial, [("1", Event(DONE, first, "01"))])
+    config = base_labels.export_labels()
+    config.data.root, config.leave_out = str(tmp_path), ("trial",)
+    config.out = str(tmp_path)
+    with pytest.raises(InputError, match="is the folder of the patches themselves"):
+        jobs.run(config, tmp_path / "run")
+    assert len(list((tmp_path / "train").iterdir())) == 8
+    config.out = ""
+    jobs.run(config, tmp_path / "run")
+    exported = [path.name for path in (tmp_path / "labeled" / "train").iterdir()]
+    assert sorted(exported) == [f"p{number}-[1 0].png" for number in range(8)]
+    config.leave_out = ()
+    jobs.run(config, tmp_path / "run")
+    assert len(list((tmp_path / "labeled" / "train").iterdir())) == 7
+    config.leave_out = ("nobody",)
+    with pytest.raises(InputError, match="nobody called nobody"):
+        jobs.run(config, tmp_path / "run")
+
+
+def test_odd_patches_are_named_before_work_begins(tmp_path):
+    draw(tmp_path / "patches", "a.png", "b.png")
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(tmp_path / "patches" / "wide.png")
+    Image.fromarray(np.zeros((32, 32), np.uint16)).save(tmp_path / "patches" / "deep.png")
+    (tmp_path / "patches" / "broken.png").write_bytes(b"no picture")
+    odd = project.list_odd_patches(find_patches(tmp_path))
+    assert odd == ["patches/broken.png", "patches/deep.png", "patches/wide.png"]
 
 
 def test_a_slide_that_went_away_is_named(tmp_path):

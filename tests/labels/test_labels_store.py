@@ -94,6 +94,13 @@ def test_what_is_stored_is_there_after_a_restart(store):
     assert again.draft(ann.number, second) == {0: 1}
     assert again.answers(ann.number) == {first: Event(DONE, first, "010", 700, 6)}
     assert again.measure_progress(ann.number) == (1, len(NAMES), 0.7)
+    again.take(ann, "u1", Event(UNDO, 0))
+    again.take(ann, "u2", Event(UNDO, 0))
+    again.take(ann, "b2", Event(DONE, first, "010", 100, 8))  # a correction takes time, too
+    assert again.measure_progress(ann.number).seconds == pytest.approx(0.8)
+    again.take(ann, "u3", Event(UNDO, 0))
+    again.take(ann, "b3", Event(DONE, first, "010", 0, 9))
+    again.take(ann, "c3", Event(SET, second, "0=1", 0, 7))
     for key in ("d", "e"):
         assert again.take(ann, key, Event(UNDO, 0)).patch in (first, second)
     assert again.list_next(ann.number, 1) == [first]
@@ -143,17 +150,20 @@ def test_the_order_is_a_persons_own_and_keeps_when_patches_come():
     assert order.sort_patches(names, "Ann", 1) != ann
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_urgent_patches_come_first_but_for_a_random_share(share):
+def test_urgent_patches_come_first_beside_a_random_sample():
     names = [f"p{i:04}" for i in range(2000)]
     priority = {name: float(index) for index, name in enumerate(names)}
-    found = order.sort_patches(names, "Ann", 0, priority, share)
+    assert order.sort_patches(names, "Ann", 0, priority, 0.0) == names[::-1]
+    found = order.sort_patches(names, "Ann", 0, priority, 0.3)
     assert sorted(found) == names
-    if not share:
-        assert found == names[::-1]
-    # Of the first 400, a random one is urgent itself with a chance of about a fifth.
-    urgent = sum(priority[name] >= 2000 - 400 * (1 - share) for name in found[:400]) / 400
-    assert urgent == pytest.approx(1 - share + share * 0.14, abs=0.06)
+    shown = found[:400]
+    sample = [name for name in shown if order.is_random(name, 0.3, 0)]
+    others = [name for name in shown if not order.is_random(name, 0.3, 0)]
+    assert len(sample) / len(shown) == pytest.approx(0.3, abs=0.06)
+    assert others == sorted(others, reverse=True) and min(others) > "p1500"
+    # Rare classes are not rarer in the sample for coming first among the others.
+    ranks = [priority[name] for name in sample]
+    assert sum(ranks) / len(ranks) == pytest.approx(1000, abs=160)
 
 
 @pytest.mark.parametrize(
@@ -212,15 +222,43 @@ def test_events_that_make_no_sense_are_refused(store, event):
         b"{}",
         b"\xff",
         b"[" * 100_000,
-        b'{"key": 1, "kind": "undo", "patch": 0, "value": "", "looked": 0}',
-        b'{"key": "k", "kind": "undo", "patch": true, "value": "", "looked": 0}',
-        b'{"key": "k", "kind": "undo", "patch": 1e400, "value": "", "looked": 0}',
-        b'{"key": "k", "kind": "undo", "patch": -1, "value": "", "looked": 0}',
+        b'{"person": 0, "key": 1, "kind": "undo", "patch": 0, "value": "", "looked": 0}',
+        b'{"person": 0, "key": "k", "kind": "undo", "patch": true, "value": "", "looked": 0}',
+        b'{"person": 0, "key": "k", "kind": "undo", "patch": 1e400, "value": "", "looked": 0}',
+        b'{"person": 0, "key": "k", "kind": "undo", "patch": -1, "value": "", "looked": 0}',
     ],
 )
 def test_what_is_no_event_is_refused(body):
     with pytest.raises(InputError):
         parse_event(body, 0)
+
+
+def test_a_patch_of_one_person_stays_with_who_has_answered_it(store):
+    desk, people = seat(store, Dealing(overlap=0.0))
+    ann = people["Ann"]
+    mine = desk.list_next(ann.number, 99)
+    for patch in mine:
+        desk.take(ann, f"key{patch}", Event(DONE, patch, "100"))
+    store.add_people(["Cleo"], ANNOTATOR)
+    for annotators in (["Ann", "Bob", "Cleo"], ["Bob", "Cleo"]):  # somebody comes, somebody leaves
+        later = Desk(store, NAMES, annotators, Dealing(overlap=0.0))
+        assert {patch for patch, names in later.expected.items() if names == ("Ann",)} == set(mine)
+        for person in later.annotators:
+            assert person.name == "Ann" or not set(mine) & set(later.list_next(person.number, 99))
+
+
+def test_what_was_answered_can_be_taken_back_and_given_again(store):
+    """Also a patch that is another's since."""
+    desk, people = seat(store)
+    ann = people["Ann"]
+    patches = desk.list_next(ann.number, 99)
+    for patch in patches:
+        desk.take(ann, f"key{patch}", Event(DONE, patch, "100"))
+    desk, _ = seat(store, Dealing(overlap=0.0))
+    for patch in reversed(patches):
+        assert desk.take(ann, f"undo{patch}", Event(UNDO, 0)).patch == patch
+        desk.take(ann, f"again{patch}", Event(DONE, patch, "010"))
+        desk.take(ann, f"back{patch}", Event(UNDO, 0))
 
 
 def test_only_own_patches_can_be_answered(store):
@@ -231,12 +269,35 @@ def test_only_own_patches_can_be_answered(store):
     desk.take(people["Eve"], "key", Event(DONE, theirs, "100"))  # the chief settles all
 
 
+def test_classes_may_be_corrected_until_the_first_answer(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    for classes in (("tumor", "storma"), ("tumor", "stroma")):
+        with open_store(path, classes) as store:
+            assert store.list_classes() == classes
+
+
+def test_a_copy_of_the_file_alone_is_a_database(tmp_path, store):
+    """Of one that is open, too."""
+    for number in range(30):
+        store.add_events(1, [(str(number), Event(DONE, 1, "100"))])
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes(store.path.read_bytes())
+    with open_store(copy) as found:
+        assert found.list_classes() == CLASSES
+        assert len(list(found.list_events())) > 10
+
+
 def test_other_files_and_classes_are_refused(tmp_path, store):
+    desk, people = seat(store)
+    desk.take(people["Ann"], "key", Event(DONE, 1, "100"))
+
     def refuse(path, classes, text):
         with pytest.raises(InputError, match=text), open_store(path, classes):
             pass
 
     refuse(store.path, ("tumor",), "has labels of the classes tumor, stroma, other")
+    (tmp_path / "empty.sqlite").touch()
+    refuse(tmp_path / "empty.sqlite", CLASSES, "is empty: take a copy")
     with pytest.raises(InputError, match="is there as annotator"):
         store.add_people(["Ann"], TAKEN_IN)
     refuse(tmp_path / "none.sqlite", (), "no such label database")

@@ -228,7 +228,7 @@ def test_two_people_label_and_a_network_learns_from_it(tmp_path):
     # The same without a browser gives the same bytes.
     before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
     config = base_labels.export_labels()
-    config.data.root, config.people = str(root), ("Ann", "Bob")
+    config.data.root = str(root)
     jobs.run(config, tmp_path / "export")
     assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
     training = tiny_phase1(exported)

@@ -18,8 +18,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     found = project.load_project(config)
     with open_store(found.database) as store:
-        desk = project.make_desk(config, found, store)
-        counts = project.export(config, found, desk)
+        settings = project.load_settings(store)
+        desk = project.make_desk(found, store, settings, config.leave_out)
+        counts = project.export(found, desk, config.rule or settings.rule)
     for how, count in sorted(counts.items()):
         print(f"{count:7} {how}")
     print(f"exported to {found.out}")

@@ -1,13 +1,14 @@
 """Serves the pages on which people label patches, and the chief's."""
 
 import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
 
 from wsss_jax import config_rules as rules
 from wsss_jax.errors import InputError
-from wsss_jax.labels import priority, project
+from wsss_jax.labels import consensus, priority, project
 from wsss_jax.labels.existing import read_labels
 from wsss_jax.labels.patches import read_slide_paths
 from wsss_jax.labels.project import Project
@@ -15,11 +16,15 @@ from wsss_jax.labels.replay import DONE, Event, Replay
 from wsss_jax.labels.store import ANNOTATOR, CHIEF, TAKEN_IN, Store
 from wsss_jax.web import security, server
 from wsss_jax.web.chief import Chief
-from wsss_jax.web.labeling import KEYS, Labeling, Settings, make_app, now
+from wsss_jax.web.labeling import KEYS, Labeling, Pages, make_app, now
 from wsss_jax.web.surroundings import Surroundings
 
 FIELDS = {
     **project.FIELDS,
+    "rule": rules.one_of(*consensus.RULES),
+    "people": rules.sequence(rules.NAME),
+    "overlap": rules.PROBABILITY,
+    "seed": rules.SEED,
     "chief": rules.NAME,
     "host": rules.NAME,
     "port": rules.integer(0, 65535),
@@ -64,48 +69,77 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if config.order != "random":
         paths = {name: patch.path for name, patch in found.patches.items()}
         ranks = priority.rank(config.order, config.phase1, found.dataset.classes, paths)
+    if odd := project.list_odd_patches(found.patches):
+        print(
+            f"{len(odd)} of {len(found.patches)} patches cannot be read, or are not as large as "
+            f"the others, such as {odd[0]}: training will refuse them"
+        )
+    random_share = 1.0 if config.order == "random" else config.random_share
+    settings = project.Settings(
+        config.people, config.overlap, config.seed, random_share, config.rule
+    )
     with server.bind(config.host, config.port) as listening, project.open_to_write(found) as store:
         store.add_patches(list(found.patches))
         store.add_people(config.people, ANNOTATOR)
         store.add_people([config.chief], CHIEF)
         if existing:
             take_in(store, config.existing_by, existing)
-        desk = project.make_desk(config, found, store, ranks, config.random_share)
+        desk = project.make_desk(found, store, settings, config.leave_out, ranks)
+        store.save_settings(settings._asdict())
         port = listening.getsockname()[1]
-        settings = Settings(
-            frozenset(security.list_hosts(config.host, config.hosts)), f"label_{port}", config.idle
+        pages = Pages(
+            frozenset(security.list_hosts(config.host, config.hosts)),
+            f"label_{port}",
+            config.idle,
+            config.chief,
         )
         surroundings = Surroundings(read_slide_paths(Path(config.data.root)))
-        labeling = Labeling(desk, found.patches, surroundings, settings)
+        labeling = Labeling(desk, found.patches, surroundings, pages)
         chief = Chief(
             labeling,
             config.rule,
-            lambda: project.export(config, found, desk),
+            lambda: project.export(found, desk, config.rule),
             str(found.out),
         )
         _show_addresses(found, store, [*config.people, config.chief], config.host, port)
-        server.serve(make_app([*labeling.list_routes(), *chief.list_routes()], settings), listening)
+        try:
+            server.serve(
+                make_app([*labeling.list_routes(), *chief.list_routes()], pages), listening
+            )
+        finally:
+            print(f"all labels are in {found.database}")
 
 
-def take_in(store: Store, name: str, labels: dict[str, str]) -> None:
-    """Takes in labels that were there before, where they are not what was taken in last."""
+def take_in(store: Store, name: str, labels: Mapping[str, str]) -> None:
+    """Takes in labels that were there before; what was taken in before and is no more, goes."""
     store.add_people([name], TAKEN_IN)
     number = next(person.number for person in store.list_people() if person.name == name)
-    before = Replay(each.event for each in store.list_events() if each.person == number).answers
-    patches, time = store.list_patches(), now()
-    new = [
-        (secrets.token_hex(16), Event(DONE, patches[patch], label, 0, time))
-        for patch, label in labels.items()
-        if patches[patch] not in before or before[patches[patch]].value != label
-    ]
-    store.add_events(number, new)
-    print(f"{len(new)} labels taken in as those of {name!r}, {len(labels) - len(new)} were there")
+    replay = Replay(each.event for each in store.list_events() if each.person == number)
+    before = {patch: event.value for patch, event in replay.answers.items()}
+    patches = store.list_patches()
+    given = {patches[patch]: label for patch, label in labels.items()}
+    changed = {patch: label for patch, label in given.items() if before.get(patch) != label}
+    gone = dict.fromkeys(before.keys() - given.keys(), "")
+    time = now()
+    store.add_events(
+        number,
+        [
+            (secrets.token_hex(16), Event(DONE, patch, label, 0, time))
+            for patch, label in (changed | gone).items()
+        ],
+    )
+    print(
+        f"{len(changed)} labels taken in as those of {name!r}, {len(given) - len(changed)} were "
+        f"there, {len(gone)} are gone"
+    )
 
 
-def _show_addresses(found: Project, store: Store, people: list[str], host: str, port: int) -> None:
+def _show_addresses(
+    found: Project, store: Store, people: Sequence[str], host: str, port: int
+) -> None:
     """Prints where each person labels."""
     tokens = {person.name: person.token for person in store.list_people()}
-    address = server.format_address(host, port)
+    address = server.format_address(security.find_address(host), port)
     print(f"{len(found.patches)} patches, labels in {found.database}")
     width = max(map(len, people))
     for name in people:

@@ -3,20 +3,19 @@
 import filecmp
 import json
 import math
-import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.dataset import NOTATIONS, Dataset, format_label, save_dataset
+from data.dataset import Dataset, format_label, save_dataset
 from wsss_jax import spreadsheets
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable, hold_lock
-from wsss_jax.labels.patches import PatchFile
+from wsss_jax.labels.patches import PatchFile, strip_label
 from wsss_jax.labels.review import Agreement, Reviewed
 
 LABELS, AGREEMENT, DATASET = "labels.csv", "agreement.json", "dataset.json"
@@ -32,6 +31,7 @@ def export(
     reviewed: Sequence[Reviewed],
     people: Sequence[str],
     agreement: Agreement,
+    is_random: Callable[[int], bool],
 ) -> Counter[str]:
     """Writes a data set of the patches that have a label, in the layout that all jobs read.
 
@@ -47,6 +47,7 @@ def export(
       reviewed: all patches.
       people: whose answers are listed.
       agreement: of the people.
+      is_random: whether a patch, by its number, is of the random sample; see `order.is_random`.
 
     Returns:
       How many patches there are by what became of them.
@@ -56,14 +57,14 @@ def export(
     """
     wanted: dict[Path, Path] = {}
     counts: Counter[str] = Counter()
-    lines: list[list[Any]] = [["patch", "split", "file", "label", "how", *people]]
+    lines: list[list[Any]] = [["patch", "split", "file", "label", "how", "random", *people]]
     for each in reviewed:
         patch, (label, how) = patches[each.name], each.consensus
         file = ""
         if label is not None and not any(label):
             how = NO_CLASS
         elif label is not None:
-            stem = _strip_label(patch.path.stem)
+            stem = strip_label(patch.path.stem)
             if patch.split == TRAIN:
                 target = out / TRAIN / f"{stem}{format_label(label, dataset)}.png"
             else:
@@ -73,17 +74,27 @@ def export(
         counts[how] += 1
         text = "" if label is None else "".join(map(str, label))
         answers = [each.answers.get(person, "") for person in people]
-        cells = [each.name, patch.split, file, text, how, *answers]
+        is_drawn = str(int(is_random(each.number)))
+        cells = [each.name, patch.split, file, text, how, is_drawn, *answers]
         lines.append(list(map(spreadsheets.escape_text, cells)))
+    owned = [(out / name).resolve() for name in (TRAIN, UNDRAWN)]
+    for patch in patches.values():
+        if any(patch.path.resolve().is_relative_to(folder) for folder in owned):
+            raise InputError(
+                f"{out} is the folder of the patches themselves, such as {patch.path}: name "
+                "another --config.out"
+            )
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     with hold_lock(out / ".export.lock"):
-        _remove_others(out, wanted, {_strip_label(path.path.stem) for path in patches.values()})
+        others = _find_others(out, wanted, {strip_label(p.path.stem) for p in patches.values()})
         for target, source in wanted.items():
             if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(target) as path:
                     shutil.copyfile(source, path)
+        for path in others:
+            path.unlink()
         with atomic_path(out / DATASET) as path:
             save_dataset(dataset, path)
         with atomic_path(out / AGREEMENT) as path:
@@ -97,16 +108,8 @@ def export(
     return counts
 
 
-def _strip_label(stem: str) -> str:
-    """Leaves out the label that the name of a patch of a data set ends with."""
-    for pattern, prefix, *_ in NOTATIONS.values():
-        if pattern.search(stem):
-            return re.sub(r"-?\[[01, ]+\]$", "", stem) if prefix else stem
-    return stem
-
-
-def _remove_others(out: Path, wanted: Mapping[Path, Path], stems: set[str]) -> None:
-    """Removes what an earlier export has written of patches that are labeled otherwise now.
+def _find_others(out: Path, wanted: Mapping[Path, Path], stems: set[str]) -> list[Path]:
+    """Finds what an earlier export has written of patches that are labeled otherwise now.
 
     Raises:
       InputError: a file is of no patch: someone else has put it there.
@@ -118,14 +121,13 @@ def _remove_others(out: Path, wanted: Mapping[Path, Path], stems: set[str]) -> N
         for path in folder.iterdir()
         if path not in wanted and not path.name.startswith(".")
     ]
-    foreign = sorted(path for path in others if _strip_label(path.stem) not in stems)
+    foreign = sorted(path for path in others if strip_label(path.stem) not in stems)
     if foreign:
         raise InputError(
             f"{foreign[0]} was not written by an export (one of {len(foreign)}): move it, or name "
             "another folder"
         )
-    for path in others:
-        path.unlink()
+    return others
 
 
 def describe_agreement(agreement: Agreement, classes: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from wsss_jax.errors import InputError
 from wsss_jax.labels import order
 from wsss_jax.labels.replay import CANNOT_TELL, DONE, SET, UNDO, Event, Replay
-from wsss_jax.labels.store import CHIEF, Person, Store
+from wsss_jax.labels.store import ANNOTATOR, CHIEF, Person, Store
 
 _LONGEST_KEY = 64
 _LONGEST_LOOK = 24 * 3600 * 1000  # milliseconds
@@ -23,12 +23,14 @@ class Dealing(NamedTuple):
       seed: of dealing and sorting.
       priority: name of the patch -> how early it is to be shown; None = at random.
       random_share: of the patches that are shown at random in spite of a priority.
+      leave_out: names of people whose answers do not count.
     """
 
     overlap: float = 1.0
     seed: int = 0
     priority: Mapping[str, float] | None = None
     random_share: float = 1.0
+    leave_out: tuple[str, ...] = ()
 
 
 class Progress(NamedTuple):
@@ -74,23 +76,29 @@ class Desk:
           annotators: names of those who label.
           dealing: how.
         """
-        self._store, self._lock = store, threading.Lock()
+        self._store, self._lock, self._dealing = store, threading.Lock(), dealing
         self.classes = store.list_classes()
         numbers = store.list_patches()
         self.names = {numbers[name]: name for name in patches if name in numbers}
         self.people = {person.number: person for person in store.list_people()}
         by_name = {person.name: person for person in self.people.values()}
         self.annotators = tuple(by_name[name] for name in annotators)
-        dealt = {
-            name: order.deal_patch(name, annotators, dealing.overlap, dealing.seed)
-            for name in (self.names.values() if annotators else ())
+        settled = Replay()  # chiefs settle together: each can take back what another has
+        self._replays = {
+            number: settled if person.role == CHIEF else Replay()
+            for number, person in self.people.items()
         }
-        self.expected = {numbers[name]: people for name, people in dealt.items()}
+        # Of each person the last event's key, and what it took back, should it be sent again.
+        self._last: dict[int, tuple[str, Undone | None]] = {}
+        for recorded in store.list_events():
+            undone = self._replays[recorded.person].take(recorded.event)
+            self._last[recorded.person] = recorded.key, _name_undone(undone)
+        self.expected = {number: self._deal(number, annotators) for number in self.names}
         self._queues = {
             person.number: [
                 numbers[name]
                 for name in order.sort_patches(
-                    [name for name, people in dealt.items() if person.name in people],
+                    [self.names[n] for n, names in self.expected.items() if person.name in names],
                     person.name,
                     dealing.seed,
                     dealing.priority,
@@ -103,13 +111,37 @@ class Desk:
             person: {patch: place for place, patch in enumerate(queue)}
             for person, queue in self._queues.items()
         }
-        self._replays = {person: Replay() for person in self.people}
-        # Of each person the last event's key, and what it took back, should it be sent again.
-        self._last: dict[int, tuple[str, Undone | None]] = {}
-        for recorded in store.list_events():
-            undone = self._replays[recorded.person].take(recorded.event)
-            self._last[recorded.person] = recorded.key, _name_undone(undone)
         self._first = dict.fromkeys(self._queues, 0)  # no open patch is before this place
+
+    def _deal(self, number: int, annotators: Sequence[str]) -> tuple[str, ...]:
+        """Says who is to answer a patch; one for a single person stays with who has answered it."""
+        name, seed, overlap = self.names[number], self._dealing.seed, self._dealing.overlap
+        if not annotators:
+            return ()
+        if not order.is_shared(name, overlap, seed):
+            answered = [
+                person.name
+                for person in self.list_voters()
+                if person.role == ANNOTATOR and number in self._replays[person.number].answers
+            ]
+            if answered:
+                return tuple(answered)
+        return order.deal_patch(name, annotators, overlap, seed)
+
+    def list_voters(self) -> list[Person]:
+        """Lists people whose answers count, and who have given any."""
+        return [
+            person
+            for person in self.people.values()
+            if person.role != CHIEF
+            and person.name not in self._dealing.leave_out
+            and self._replays[person.number].answers
+        ]
+
+    def is_random(self, number: int) -> bool:
+        """Tells whether a patch is shown whatever its priority; see `order.is_random`."""
+        dealing = self._dealing
+        return order.is_random(self.names[number], dealing.random_share, dealing.seed)
 
     def list_next(self, person: int, count: int, after: int = 0) -> list[int]:
         """Lists the next patches that a person has not answered.
@@ -138,7 +170,9 @@ class Desk:
         """Whether a person may see and answer a patch: an annotator the own ones, a chief all."""
         if person.role == CHIEF:
             return patch in self.names
-        return patch in self._places.get(person.number, ())
+        own = patch in self._places.get(person.number, ())
+        # What was answered before patches were dealt otherwise can be taken back, and given again.
+        return own or (patch in self.names and self._replays[person.number].has(patch))
 
     def take(self, person: Person, key: str, event: Event) -> Undone | None:
         """Stores what a person did, and then takes it for true.
@@ -202,13 +236,14 @@ class Desk:
     def measure_progress(self, person: int) -> Progress:
         """Measures how far an annotator is, and how fast."""
         with self._lock:
-            answers, own = self._replays[person].answers, self._places[person]
+            replay, own = self._replays[person], self._places[person]
+            answers = replay.answers
             looks: list[int] = []
-            for event in reversed(answers.values()):
+            for patch in reversed(answers):
                 if len(looks) == _RECENT:
                     break
-                if event.looked:
-                    looks.append(event.looked)
+                if replay.looked[patch]:
+                    looks.append(replay.looked[patch])
             # Patches may have gone since they were answered.
             gone = sum(patch not in own for patch in answers)
         seconds = sum(looks) / len(looks) / 1000 if looks else None
@@ -219,26 +254,28 @@ def _name_undone(event: Event | None) -> Undone | None:
     return Undone(event.kind, event.patch) if event else None
 
 
-def parse_event(body: bytes, time: int) -> tuple[str, Event]:
-    """Reads an event as pages send it: JSON with key, kind, patch, value and looked.
+def parse_event(body: bytes, time: int) -> tuple[int, str, Event]:
+    """Reads an event as pages send it: JSON with person, key, kind, patch, value and looked.
+
+    Returns:
+      Number of the person whom the page is for, key, event.
 
     Raises:
       InputError: it is something else.
     """
     try:
         fields: Any = json.loads(body)
-        key, kind, patch, value, looked = (
-            fields[name] for name in ("key", "kind", "patch", "value", "looked")
+        person, key, kind, patch, value, looked = (
+            fields[name] for name in ("person", "key", "kind", "patch", "value", "looked")
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
-            f"an event is JSON with key, kind, patch, value, looked: {error}"
+            f"an event is JSON with person, key, kind, patch, value, looked: {error}"
         ) from error
-    texts, numbers = (key, kind, value), (patch, looked)
-    if not all(isinstance(text, str) for text in texts) or any(type(n) is not int for n in numbers):
-        raise InputError(
-            "key, kind and value of an event are texts, patch and looked whole numbers"
-        )
+    if not all(isinstance(text, str) and text.isascii() for text in (key, kind, value)):
+        raise InputError("key, kind and value of an event are texts of ASCII")
+    if not all(type(number) is int for number in (person, patch, looked)):
+        raise InputError("person, patch and looked of an event are whole numbers")
     if not 0 <= patch < 2**53:
         raise InputError(f"there is no patch {patch}")
-    return key, Event(kind, patch, value, looked, time)
+    return person, key, Event(kind, patch, value, looked, time)

@@ -10,6 +10,11 @@ from collections.abc import Mapping, Sequence
 _LARGEST = 2**64
 
 
+def is_shared(patch: str, overlap: float, seed: int) -> bool:
+    """Tells whether all annotators label a patch; arguments as of `deal_patch`."""
+    return _draw("overlap", seed, patch) < overlap
+
+
 def deal_patch(patch: str, people: Sequence[str], overlap: float, seed: int) -> tuple[str, ...]:
     """Says who labels a patch.
 
@@ -22,9 +27,20 @@ def deal_patch(patch: str, people: Sequence[str], overlap: float, seed: int) -> 
     Returns:
       Some of `people`, in their order.
     """
-    if _draw("overlap", seed, patch) < overlap:
+    if is_shared(patch, overlap, seed):
         return tuple(people)
     return (max(people, key=lambda person: _draw("deal", seed, patch, person)),)
+
+
+def is_random(patch: str, random_share: float, seed: int) -> bool:
+    """Tells whether a patch is of the random sample, which no priority has a part in.
+
+    Args:
+      patch: its name.
+      random_share: how many patches (0 to 1) are of it.
+      seed: another one draws another sample.
+    """
+    return _draw("sample", seed, patch) < random_share
 
 
 def sort_patches(
@@ -36,13 +52,15 @@ def sort_patches(
 ) -> list[str]:
     """Sorts patches into the order in which a person is shown them.
 
+    With a priority, patches of a random sample are mixed in, as many as are in it: what is counted
+    on those of them that were shown holds for all patches.
+
     Args:
       patches: their names.
       person: whose order.
       seed: another one gives another order.
       priority: of each patch; the highest come first. None = a random order.
-      random_share: of the patches shown (0 to 1), how many are drawn at random instead, so that
-        what is learned from them holds for all.
+      random_share: see `is_random`.
 
     Returns:
       All patches.
@@ -50,13 +68,15 @@ def sort_patches(
     shuffled = sorted(patches, key=lambda patch: _draw("order", seed, person, patch))
     if priority is None:
         return shuffled
-    first = sorted(shuffled, key=lambda patch: -priority[patch])  # equal ones stay shuffled
-    queues = (iter(first), iter(shuffled))
-    order: dict[str, None] = {}
+    sample = [patch for patch in shuffled if is_random(patch, random_share, seed)]
+    others = [patch for patch in shuffled if not is_random(patch, random_share, seed)]
+    others.sort(key=lambda patch: -priority[patch])  # equal ones stay shuffled
+    order = []
     for place in range(len(patches)):
-        at_random = _draw("random share", seed, person, str(place)) < random_share
-        order[next(patch for patch in queues[at_random] if patch not in order)] = None
-    return list(order)
+        at_random = _draw("turn", seed, person, str(place)) < random_share
+        queue = sample if (at_random and sample) or not others else others
+        order.append(queue.pop(0))
+    return order
 
 
 def _draw(purpose: str, seed: int, *names: str) -> float:

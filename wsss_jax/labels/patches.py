@@ -4,6 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data import folders
+from data.dataset import NOTATIONS
 from data.folders import SPELLINGS
 from wsss_jax.errors import InputError
 from wsss_jax.sampling import tables
@@ -71,10 +72,20 @@ def find_patches(root: Path) -> dict[str, PatchFile]:
         )
     stems: dict[str, str] = {}
     for name, patch in found.items():
-        twin = stems.setdefault(folders.fold_name(patch.path.stem), name)
+        twin = stems.setdefault(folders.fold_name(strip_label(patch.path.stem)), name)
         if twin != name:
-            raise InputError(f"{root}: {twin} and {name} have the same file name: rename one")
+            raise InputError(
+                f"{root}: {twin} and {name} have the same file name, but for a label: rename one"
+            )
     return dict(sorted(found.items()))
+
+
+def strip_label(stem: str) -> str:
+    """Leaves out the label that the name of a patch of a data set ends with."""
+    for pattern, *_ in NOTATIONS.values():
+        if found := pattern.search(stem):
+            return stem[: found.start()].removesuffix("-")
+    return stem
 
 
 def _find_training(root: Path) -> dict[str, PatchFile]:

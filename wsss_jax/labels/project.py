@@ -2,13 +2,15 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
+from PIL import Image
 
 from data.dataset import Dataset, load_dataset, save_dataset
+from data.patch_files import IMAGE_MODES
 from wsss_jax import config_rules as rules
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, hold_lock
@@ -16,7 +18,7 @@ from wsss_jax.labels import consensus, dataset_export
 from wsss_jax.labels.desk import Dealing, Desk
 from wsss_jax.labels.patches import PatchFile, find_patches
 from wsss_jax.labels.review import measure_agreement, review, tabulate_votes
-from wsss_jax.labels.store import ANNOTATOR, CHIEF, Store, open_store
+from wsss_jax.labels.store import Store, open_store
 from wsss_jax.report.colors import make_colorblind_palette
 
 FIELDS = {
@@ -24,10 +26,8 @@ FIELDS = {
     "data.dataset": rules.TEXT,
     "classes": rules.sequence(rules.NAME),
     "database": rules.TEXT,
-    "people": rules.sequence(rules.NAME),
-    "overlap": rules.PROBABILITY,
-    "seed": rules.SEED,
-    "rule": rules.one_of(*consensus.RULES),
+    "leave_out": rules.sequence(rules.NAME),
+    "rule": rules.one_of("", *consensus.RULES),
     "out": rules.TEXT,
 }
 _WHITE = (255, 255, 255)
@@ -84,7 +84,7 @@ def load_project(config: ml_collections.ConfigDict) -> Project:
     )
 
 
-def _describe(root: Path, classes: tuple[str, ...]) -> None:
+def _describe(root: Path, classes: Sequence[str]) -> None:
     """Writes a description of new data, whose colors all eyes tell apart."""
     palette = (*make_colorblind_palette(len(classes)), _WHITE)
     dataset = Dataset(
@@ -97,7 +97,11 @@ def _describe(root: Path, classes: tuple[str, ...]) -> None:
     )
     with atomic_path(root / _DESCRIPTION) as path:
         save_dataset(dataset, path)
-        load_dataset(str(path), root)  # names may be impossible
+        try:
+            load_dataset(str(path), root)
+        except InputError as error:
+            problem = str(error).removeprefix(f"{path}: ")
+            raise InputError(f"config.classes is {tuple(classes)}: {problem}") from error
 
 
 @contextlib.contextmanager
@@ -110,35 +114,88 @@ def open_to_write(project: Project) -> Iterator[Store]:
         yield store
 
 
-def export(config: ml_collections.ConfigDict, project: Project, desk: Desk) -> Counter[str]:
+def export(project: Project, desk: Desk, rule: str) -> Counter[str]:
     """Exports the data set that follows from the answers; see `dataset_export.export`."""
-    reviewed = review(desk, config.rule)
-    people = [person.name for person in desk.people.values() if person.role != CHIEF]
+    reviewed = review(desk, rule)
+    people = [person.name for person in desk.list_voters()]
     votes = tabulate_votes([each.answers for each in reviewed], people, project.dataset.num_classes)
     agreement = measure_agreement(votes, people)
     return dataset_export.export(
-        project.out, project.dataset, project.patches, reviewed, people, agreement
+        project.out,
+        project.dataset,
+        project.patches,
+        reviewed,
+        people,
+        agreement,
+        desk.is_random,
     )
 
 
+class Settings(NamedTuple):
+    """How patches are dealt and labels follow; kept in the database for later jobs.
+
+    Attributes:
+      people: names of the annotators.
+      overlap, seed, random_share: see `desk.Dealing`.
+      rule: of `consensus.RULES`.
+    """
+
+    people: tuple[str, ...]
+    overlap: float
+    seed: int
+    random_share: float
+    rule: str
+
+
+def load_settings(store: Store) -> Settings:
+    """Loads the settings with which the pages were served last.
+
+    Raises:
+      InputError: they never were.
+    """
+    found = store.load_settings()
+    if not found:
+        raise InputError(f"{store.path}: nobody has labeled yet: start configs/label.py")
+    return Settings(**{**found, "people": tuple(found["people"])})
+
+
 def make_desk(
-    config: ml_collections.ConfigDict,
     project: Project,
     store: Store,
+    settings: Settings,
+    leave_out: Sequence[str],
     priority: Mapping[str, float] | None = None,
-    random_share: float = 1.0,
 ) -> Desk:
-    """Seats the people at the patches that are there."""
-    people = {person.name: person.role for person in store.list_people()}
-    if unknown := [name for name in config.people if people.get(name) != ANNOTATOR]:
-        raise InputError(
-            f"{project.database} has no annotator {unknown[0]}: correct --config.people; there is: "
-            f"{', '.join(name for name, role in people.items() if role == ANNOTATOR)}"
-        )
+    """Seats the people at the patches that are there.
+
+    Raises:
+      InputError: the database has other classes, or nobody of a name that is left out.
+    """
     if store.list_classes() != project.dataset.classes:
         raise InputError(
             f"{project.database} has labels of the classes {', '.join(store.list_classes())}, the "
             f"data set has {', '.join(project.dataset.classes)}: correct its description"
         )
-    dealing = Dealing(config.overlap, config.seed, priority, random_share)
-    return Desk(store, list(project.patches), config.people, dealing)
+    known = [person.name for person in store.list_people()]
+    if unknown := [name for name in leave_out if name not in known]:
+        raise InputError(
+            f"config.leave_out: there is nobody called {unknown[0]}; there is: {', '.join(known)}"
+        )
+    dealing = Dealing(
+        settings.overlap, settings.seed, priority, settings.random_share, tuple(leave_out)
+    )
+    return Desk(store, list(project.patches), settings.people, dealing)
+
+
+def list_odd_patches(patches: Mapping[str, PatchFile]) -> list[str]:
+    """Lists patches of another size than most, or that cannot be read: training refuses them."""
+    sizes: dict[str, tuple[int, int] | None] = {}
+    for name, patch in patches.items():
+        try:
+            with Image.open(patch.path) as picture:
+                sizes[name] = picture.size if picture.mode in IMAGE_MODES else None
+        except (OSError, ValueError, Image.DecompressionBombError):
+            sizes[name] = None
+    counts = Counter(size for size in sizes.values() if size)
+    usual = counts.most_common(1)[0][0] if counts else None
+    return [name for name, size in sizes.items() if size is None or size != usual]

@@ -16,8 +16,8 @@ class Event(NamedTuple):
     Attributes:
       kind: "set" (a class of the patch), "done" (with the patch) or "undo".
       patch: number of the patch; 0 for "undo".
-      value: of "set", class and 0 or 1, such as "2=1"; of "done", the label such as "0110", or "?":
-        cannot tell; of "undo", empty.
+      value: of "set", class and 0 or 1, such as "2=1"; of "done", the label such as "0110", "?":
+        cannot tell, or empty: there is no answer any more; of "undo", empty.
       looked: milliseconds that the person looked at the patch; of "done" only, else 0.
       time: milliseconds since 1970.
     """
@@ -34,10 +34,12 @@ class Replay:
 
     Attributes:
       answers: patch -> the "done" event that holds, in the order of the last answers.
+      looked: patch -> milliseconds, of all its "done" events: corrections take time, too.
     """
 
     def __init__(self, events: Iterable[Event] = ()):
         self.answers: dict[int, Event] = {}
+        self.looked: dict[int, int] = {}
         self._holding: list[Event] = []  # not taken back
         self._by_patch: dict[int, list[Event]] = {}
         for event in events:
@@ -49,8 +51,8 @@ class Replay:
             self._holding.append(event)
             self._by_patch.setdefault(event.patch, []).append(event)
             if event.kind == DONE:
-                self.answers.pop(event.patch, None)  # the order is that of the last answers
-                self.answers[event.patch] = event
+                self.looked[event.patch] = self.looked.get(event.patch, 0) + event.looked
+                self._answer(event)
             return None
         if not self._holding:
             return None
@@ -58,11 +60,20 @@ class Replay:
         of_patch = self._by_patch[undone.patch]
         of_patch.pop()
         if undone.kind == DONE:
-            del self.answers[undone.patch]
+            self.answers.pop(undone.patch, None)
             for earlier in of_patch:  # an answer from before the patch was looked at again
                 if earlier.kind == DONE:
-                    self.answers[undone.patch] = earlier
+                    self._answer(earlier)
         return undone
+
+    def _answer(self, event: Event) -> None:
+        self.answers.pop(event.patch, None)  # the order is that of the last answers
+        if event.value:
+            self.answers[event.patch] = event
+
+    def has(self, patch: int) -> bool:
+        """Tells whether the person has ever done something with a patch."""
+        return patch in self._by_patch
 
     def draft(self, patch: int) -> dict[int, int]:
         """Returns what is set of a patch, answered or not: class -> 0 or 1."""
@@ -71,6 +82,9 @@ class Replay:
             if event.kind == SET:
                 index, _, value = event.value.partition("=")
                 draft[int(index)] = int(value)
-            elif event.value != CANNOT_TELL:  # the answer says what was not set one by one, too
+            elif event.value not in (
+                "",
+                CANNOT_TELL,
+            ):  # the answer says what was not set one by one, too
                 draft = dict(enumerate(map(int, event.value)))
         return draft

@@ -60,14 +60,12 @@ def review(desk: Desk, rule: str) -> list[Reviewed]:
       rule: of `consensus.RULES`.
     """
     answers: dict[int, dict[str, str]] = {number: {} for number in desk.names}
-    settled: dict[int, Event] = {}
-    for person in desk.people.values():
+    for person in desk.list_voters():
         for patch, event in desk.answers(person.number).items():
-            if person.role != CHIEF:
-                if patch in answers:
-                    answers[patch][person.name] = event.value
-            elif patch not in settled or settled[patch].time <= event.time:
-                settled[patch] = event  # of several chiefs, the last says what holds
+            if patch in answers:
+                answers[patch][person.name] = event.value
+    chiefs = [number for number, person in desk.people.items() if person.role == CHIEF]
+    settled = desk.answers(chiefs[0]) if chiefs else {}  # they settle together
     nothing = Event(DONE, 0)
     return [
         Reviewed(

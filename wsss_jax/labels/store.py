@@ -4,12 +4,13 @@ Events are added and never changed: what holds follows from them (`replay`). A f
 one process at a time; any number may read it.
 """
 
+import json
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsss_jax.errors import InputError
 from wsss_jax.labels.replay import Event
@@ -17,12 +18,14 @@ from wsss_jax.labels.replay import Event
 ANNOTATOR, CHIEF, TAKEN_IN = "annotator", "chief", "taken in"
 _VERSION = 1  # of the tables, in the file's user_version
 _APPLICATION = 0x7773_7373  # in the file's application_id: what `file` and others tell it by
+_CHECKPOINT = 16  # pages of 4 KiB that wait beside the file at most
 _TABLES = """
 create table classes (number integer primary key, name text not null unique);
 create table people (
     number integer primary key, name text not null unique, role text not null,
     token text not null unique
 );
+create table settings (name text primary key, value text not null);
 create table patches (number integer primary key, name text not null unique);
 create table events (
     number integer primary key autoincrement,
@@ -74,6 +77,19 @@ class Store:
 
     def list_classes(self) -> tuple[str, ...]:
         return tuple(name for (name,) in self._read("select name from classes order by number"))
+
+    def load_settings(self) -> dict[str, Any]:
+        """Loads the settings with which the patches were dealt last; empty before the first."""
+        rows = self._read("select name, value from settings order by name")
+        return {name: json.loads(value) for name, value in rows}
+
+    def save_settings(self, settings: Mapping[str, Any]) -> None:
+        """Keeps settings for later jobs."""
+        with self._write():
+            self._connection.executemany(
+                "insert or replace into settings values (?, ?)",
+                [(name, json.dumps(value)) for name, value in settings.items()],
+            )
 
     def list_people(self) -> list[Person]:
         rows = self._read("select number, name, role, token from people order by number")
@@ -158,6 +174,8 @@ def open_store(path: Path, classes: Sequence[str] = ()) -> Iterator[Store]:
     if not classes and not path.is_file():
         raise InputError(f"{path}: no such label database; configs/label.py makes it")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and not path.stat().st_size:
+        raise InputError(f"{path} is empty: take a copy from before, or remove it to begin anew")
     with _name_errors(path), closing(_connect(path, write=bool(classes))) as connection:
         if not classes:
             _check(path, connection)
@@ -166,17 +184,24 @@ def open_store(path: Path, classes: Sequence[str] = ()) -> Iterator[Store]:
         is_new = not connection.execute("select count(*) from sqlite_master").fetchone()[0]
         if not is_new:
             _check(path, connection)
-        path.chmod(0o600)  # it holds the tokens
+        with suppress(PermissionError):  # that of a colleague, who let us write it
+            path.chmod(0o600)  # it holds the tokens
         # Many readers beside the writer, and nothing is lost with the power either.
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")
+        # Soon in the file itself, for those who copy that alone.
+        connection.execute(f"pragma wal_autocheckpoint = {_CHECKPOINT}")
         if is_new:
             _make_tables(connection, classes)
         store = Store(path, connection)
+        if not next(store.list_events(), None):
+            _write_classes(connection, classes)  # they may have been misspelled
+        connection.execute("pragma wal_checkpoint(truncate)")
         if store.list_classes() != tuple(classes):
             raise InputError(
                 f"{path} has labels of the classes {', '.join(store.list_classes())}, the data set "
-                f"has {', '.join(classes)}: label it in another folder, or correct dataset.json"
+                f"has {', '.join(classes)}: name these classes in dataset.json, or, to begin anew, "
+                "move the database away"
             )
         yield store
 
@@ -194,9 +219,14 @@ def _make_tables(connection: sqlite3.Connection, classes: Sequence[str]) -> None
         connection.execute("begin immediate")
         for statement in _TABLES.split(";")[:-1]:
             connection.execute(statement)
-        connection.executemany("insert into classes values (?, ?)", list(enumerate(classes)))
         connection.execute(f"pragma application_id = {_APPLICATION}")
         connection.execute(f"pragma user_version = {_VERSION}")
+
+
+def _write_classes(connection: sqlite3.Connection, classes: Sequence[str]) -> None:
+    with connection:
+        connection.execute("delete from classes")
+        connection.executemany("insert into classes values (?, ?)", list(enumerate(classes)))
 
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:

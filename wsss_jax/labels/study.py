@@ -46,13 +46,15 @@ class Annotation(NamedTuple):
 def measure_labels(store: Store) -> Annotation:
     """Measures labels of patches.
 
-    The time of a patch is that of looking at it until its last answer; absence does not count.
+    The time of a patch is that of looking at it until its last answer, with what was taken back
+    meanwhile; absence does not count.
     """
     events: dict[int, list[Event]] = {}
     for recorded in store.list_events():
         events.setdefault(recorded.person, []).append(recorded.event)
     people = [p for p in store.list_people() if p.role not in (CHIEF, TAKEN_IN)]
-    answers = {p.name: Replay(events.get(p.number, ())).answers for p in people}
+    replays = {p.name: Replay(events.get(p.number, ())) for p in people}
+    answers = {name: replay.answers for name, replay in replays.items() if replay.answers}
     patches = sorted({patch for of_person in answers.values() for patch in of_person})
     by_patch = [
         {name: of[patch].value for name, of in answers.items() if patch in of} for patch in patches
@@ -61,8 +63,9 @@ def measure_labels(store: Store) -> Annotation:
     answered = (votes != MISSING).all(axis=-1).sum(axis=0)
     return Annotation(
         {
-            name: tuple(event.looked / 1000 for event in of.values() if event.looked)
+            name: tuple(seconds[patch] / 1000 for patch in of if seconds[patch])
             for name, of in answers.items()
+            for seconds in (replays[name].looked,)
         },
         int((answered >= 2).sum()),
         measure_consensus(votes),

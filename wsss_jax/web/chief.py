@@ -19,9 +19,10 @@ from wsss_jax.labels.replay import CANNOT_TELL, DONE, UNDO, Event
 from wsss_jax.labels.review import Agreement, Reviewed, measure_agreement, review, tabulate_votes
 from wsss_jax.labels.store import CHIEF
 from wsss_jax.web import security
-from wsss_jax.web.labeling import TEMPLATES, Labeling, now
+from wsss_jax.web.labeling import TEMPLATES, Labeling, now, parse_number
 
 _ON_A_PAGE = 20  # patches
+_PLACE = {"how": "how", "class": "chosen", "page": "page"}  # in an address -> in a form
 _FILTERS = {  # what the list can be narrowed to
     consensus.DISAGREEMENT: "disagreements",
     consensus.SETTLED: "settled",
@@ -46,6 +47,7 @@ class Chief:
         """
         self._labeling, self._desk = labeling, labeling.desk
         self._rule, self._export, self._out = rule, export, out
+        self._message = ""  # of the last export, until it is shown
 
     def list_routes(self) -> list[Route]:
         return [
@@ -58,10 +60,11 @@ class Chief:
     async def show_overview(self, request: Request) -> Response:
         self._labeling.identify(request, CHIEF)
         reviewed = await to_thread.run_sync(review, self._desk, self._rule)
-        return await self._render_overview(reviewed, "")
+        message, self._message = self._message, ""
+        return await self._render_overview(reviewed, message)
 
     async def _render_overview(self, reviewed: list[Reviewed], message: str) -> Response:
-        names = [p.name for p in self._desk.people.values() if p.role != CHIEF]
+        names = [person.name for person in self._desk.list_voters()]
         classes = self._desk.classes
         votes = tabulate_votes([each.answers for each in reviewed], names, len(classes))
         agreement = await to_thread.run_sync(measure_agreement, votes, names)
@@ -82,16 +85,14 @@ class Chief:
         self._labeling.identify(request, CHIEF)
         how = request.query_params.get("how", consensus.DISAGREEMENT)
         name = request.query_params.get("class", "")
-        number = request.query_params.get("page", "1")
+        number = parse_number(request.query_params.get("page", "1"))
         if how not in _FILTERS or (name and name not in self._desk.classes):
             raise HTTPException(400, "There is no such list.")
-        if not (number.isdecimal() and len(number) < 8):
-            raise HTTPException(400, "There is no such page.")
         index = self._desk.classes.index(name) if name else None
         reviewed = await to_thread.run_sync(review, self._desk, self._rule)
         found = [each for each in reviewed if each.consensus.how == how and _concerns(each, index)]
         pages = max(1, math.ceil(len(found) / _ON_A_PAGE))
-        page = min(max(1, int(number)), pages)
+        page = min(max(1, number), pages)
         shown = found[(page - 1) * _ON_A_PAGE : page * _ON_A_PAGE]
         html = TEMPLATES.get_template("patches.html").render(
             classes=self._desk.classes,
@@ -102,11 +103,34 @@ class Chief:
             count=len(found),
             page=page,
             pages=pages,
-            patches=[_describe(each, self._desk.classes) for each in shown],
+            patches=[self._describe(each) for each in shown],
             undo_key=secrets.token_hex(16),
             has_surroundings=any(each.place for each in self._labeling.patches.values()),
         )
         return HTMLResponse(html)
+
+    def _describe(self, each: Reviewed) -> dict[str, Any]:
+        """Describes a patch for the list: what people say, and what most of them do."""
+        classes, label = self._desk.classes, each.consensus.label
+        by_answer: dict[str, list[str]] = {}
+        for person, answer in each.answers.items():
+            by_answer.setdefault(answer, []).append(person)
+        votes = [answer for answer in each.answers.values() if answer != CANNOT_TELL]
+        return {
+            "number": each.number,
+            "name": each.name,
+            "picture": self._labeling.name_picture(each.number),
+            "key": secrets.token_hex(16),
+            "answers": [
+                (answer, name_answer(answer, classes), people)
+                for answer, people in by_answer.items()
+            ],
+            "checked": [
+                bool(label[c]) if label else 2 * sum(v[c] == "1" for v in votes) > len(votes)
+                for c in range(len(classes))
+            ],
+            "settled": name_answer("".join(map(str, label)), classes) if label else "",
+        }
 
     async def settle(self, request: Request) -> Response:
         """Takes the chief's answer for a patch, or takes the last one back."""
@@ -121,19 +145,17 @@ class Chief:
         patch, *_ = form.get("patch", [""])
         key, *_ = form.get("key", [""])
         value = answers.get(answer, answer)  # or one of those that people have given
-        if not (patch.isdecimal() and len(patch) < 16):
-            raise HTTPException(400, "There is no such patch.")
         event = (
             Event(UNDO, 0, time=now())
             if answer == "undo"
-            else Event(DONE, int(patch), value, time=now())
+            else Event(DONE, parse_number(patch), value, time=now())
         )
         try:
             await to_thread.run_sync(self._desk.take, person, key, event)
         except InputError as error:
             raise HTTPException(400, str(error)) from error
-        (how, *_), (chosen, *_) = form.get("how", [""]), form.get("chosen", [""])
-        return RedirectResponse(f"/chief/patches?{urlencode({'how': how, 'class': chosen})}", 303)
+        place = {name: form.get(field, [""])[0] for name, field in _PLACE.items()}
+        return RedirectResponse(f"/chief/patches?{urlencode(place)}", 303)
 
     async def export(self, request: Request) -> Response:
         self._labeling.identify(request, CHIEF)
@@ -141,14 +163,13 @@ class Chief:
         try:
             counts = await to_thread.run_sync(self._export)
         except InputError as error:
-            message = f"Not exported: {error}"
+            self._message = f"Not exported: {error}"
         except OSError as error:
-            message = f"Not exported: {error.filename or self._out}: {error.strerror}"
+            self._message = f"Not exported: {error.filename or self._out}: {error.strerror}"
         else:
             listed = ", ".join(f"{count} {how}" for how, count in sorted(counts.items()))
-            message = f"Exported to {self._out}: {listed}."
-        reviewed = await to_thread.run_sync(review, self._desk, self._rule)
-        return await self._render_overview(reviewed, message)
+            self._message = f"Exported to {self._out}: {listed}."
+        return RedirectResponse("/chief", 303)  # which may be loaded again
 
 
 async def _read_form(request: Request) -> dict[str, list[str]]:
@@ -168,28 +189,6 @@ def _concerns(each: Reviewed, index: int | None) -> bool:
         return True
     answers = each.answers.values()
     return any(answer[index] == "1" for answer in answers if answer != CANNOT_TELL)
-
-
-def _describe(each: Reviewed, classes: Sequence[str]) -> dict[str, Any]:
-    """Describes a patch for the list: what people say, and what most of them do."""
-    by_answer: dict[str, list[str]] = {}
-    for person, answer in each.answers.items():
-        by_answer.setdefault(answer, []).append(person)
-    votes = [answer for answer in each.answers.values() if answer != CANNOT_TELL]
-    label = each.consensus.label
-    return {
-        "number": each.number,
-        "name": each.name,
-        "key": secrets.token_hex(16),
-        "answers": [
-            (answer, name_answer(answer, classes), people) for answer, people in by_answer.items()
-        ],
-        "checked": [
-            bool(label[c]) if label else 2 * sum(v[c] == "1" for v in votes) > len(votes)
-            for c in range(len(classes))
-        ],
-        "settled": name_answer("".join(map(str, label)), classes) if label else "",
-    }
 
 
 def name_answer(answer: str, classes: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +24,9 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from wsss_jax.errors import InputError
-from wsss_jax.labels.desk import Desk, Progress, parse_event
+from wsss_jax.labels.desk import Desk, parse_event
 from wsss_jax.labels.patches import PatchFile
+from wsss_jax.labels.replay import Event
 from wsss_jax.labels.store import ANNOTATOR, CHIEF, Person
 from wsss_jax.report.pages import TEMPLATES as REPORT_TEMPLATES
 from wsss_jax.web import security
@@ -54,18 +57,20 @@ TEMPLATES.filters |= {
 }
 
 
-class Settings(NamedTuple):
+class Pages(NamedTuple):
     """How the pages behave.
 
     Attributes:
       hosts: names by which browsers may know the server; see `security.list_hosts`.
       cookie: its name, another one for each port: browsers do not tell ports apart.
       idle: seconds without any movement after which nobody is taken to be looking.
+      chief: name of the one who settles and exports.
     """
 
     hosts: frozenset[str]
     cookie: str
     idle: float
+    chief: str
 
 
 class Labeling:
@@ -76,9 +81,9 @@ class Labeling:
         desk: Desk,
         patches: Mapping[str, PatchFile],
         surroundings: Surroundings,
-        settings: Settings,
+        pages: Pages,
     ):
-        self.desk, self.patches, self.settings = desk, patches, settings
+        self.desk, self.patches, self._pages = desk, patches, pages
         self._surroundings = surroundings
         self._texts = json.loads((_ROOM / "texts.json").read_text(encoding="utf-8"))
         self._static = {name: (path.read_bytes(), t) for name, (path, t) in _STATIC.items()}
@@ -90,8 +95,8 @@ class Labeling:
             Route("/static/{name}", self.send_static),
             Route("/next", self.list_next),
             Route("/event", self.take_event, methods=["POST"]),
-            Route("/patch/{patch:int}", self.send_patch),
-            Route("/surroundings/{patch:int}/{field:int}", self.send_surroundings),
+            Route("/patch/{patch}", self.send_patch),
+            Route("/surroundings/{patch}/{field}", self.send_surroundings),
         ]
 
     def identify(self, request: Request, *roles: str) -> Person:
@@ -100,7 +105,7 @@ class Labeling:
         Raises:
           HTTPException: nobody who is known (401), or somebody in another role (403).
         """
-        token = request.cookies.get(self.settings.cookie, "")
+        token = request.cookies.get(self._pages.cookie, "")
         person = self._find(token)
         if person is None:
             raise HTTPException(401, "Open the address that was given to you.")
@@ -114,7 +119,8 @@ class Labeling:
             [
                 (person.token, person)
                 for person in self.desk.people.values()
-                if person.role == CHIEF or person in self.desk.annotators
+                if person in self.desk.annotators
+                or (person.role == CHIEF and person.name == self._pages.chief)
             ],
         )
 
@@ -123,9 +129,11 @@ class Labeling:
         token = request.path_params["token"]
         if self._find(token) is None:
             raise HTTPException(401, "This address opens nothing. Ask for your own.")
-        response = RedirectResponse("/", 303)
+        # A page instead of a redirection: browsers would not send the cookie along where the
+        # address was opened from another site, such as webmail.
+        response = HTMLResponse(TEMPLATES.get_template("enter.html").render())
         response.set_cookie(
-            self.settings.cookie, token, max_age=_YEAR, httponly=True, samesite="strict", path="/"
+            self._pages.cookie, token, max_age=_YEAR, httponly=True, samesite="strict", path="/"
         )
         return response
 
@@ -144,8 +152,9 @@ class Labeling:
                 "texts": self._texts,
                 "keys": KEYS,
                 "classes": self.desk.classes,
-                "idle": round(1000 * self.settings.idle),
-                "start": self._describe_next(person, 0),
+                "person": person.number,
+                "idle": round(1000 * self._pages.idle),
+                "start": await to_thread.run_sync(self._describe_next, person, 0),
             },
         )
         return HTMLResponse(page)
@@ -159,41 +168,59 @@ class Labeling:
 
     async def list_next(self, request: Request) -> Response:
         person = self.identify(request, ANNOTATOR)
-        after = request.query_params.get("after", "0")
-        if not (after.isdecimal() and len(after) < 16):
-            raise HTTPException(400, "after is the number of a patch")
-        return JSONResponse(self._describe_next(person, int(after)))
+        after = parse_number(request.query_params.get("after", "0"))
+        _refuse_another(person, parse_number(request.query_params.get("person", "0")))
+        # In a thread: a slow disk must not keep others waiting for their pictures.
+        return JSONResponse(await to_thread.run_sync(self._describe_next, person, after))
 
     def _describe_next(self, person: Person, after: int) -> dict[str, Any]:
         patches = self.desk.list_next(person.number, _AHEAD, after)
         return {
-            "patches": [{"patch": p, "draft": self.desk.draft(person.number, p)} for p in patches],
+            "patches": [self._describe_patch(person, patch) for patch in patches],
             "progress": self.desk.measure_progress(person.number)._asdict(),
         }
+
+    def _describe_patch(self, person: Person, patch: int) -> dict[str, Any]:
+        return {
+            "patch": patch,
+            "picture": self.name_picture(patch),
+            "draft": self.desk.draft(person.number, patch),
+        }
+
+    def name_picture(self, patch: int) -> str:
+        """Returns the address of a patch's picture: another one where the file is another."""
+        path = self.patches[self.desk.names[patch]].path
+        try:
+            status = path.stat()
+        except OSError:
+            return f"/patch/{patch}"
+        text = f"{path.absolute()}\0{status.st_mtime_ns}\0{status.st_size}"
+        return f"/patch/{patch}?v={zlib.crc32(os.fsencode(text)):08x}"
 
     async def take_event(self, request: Request) -> Response:
         person = self.identify(request, ANNOTATOR)
         try:
-            key, event = parse_event(await security.read_body(request), now())
-            # In a thread: the disk takes a while, and other people's pictures need not wait.
-            undone = await to_thread.run_sync(self.desk.take, person, key, event)
+            number, key, event = parse_event(await security.read_body(request), now())
+            _refuse_another(person, number)
+            return JSONResponse(await to_thread.run_sync(self._take, person, key, event))
         except InputError as error:
             raise HTTPException(400, str(error)) from error
         except security.TooLarge as error:
             raise HTTPException(413, "too large") from error
+
+    def _take(self, person: Person, key: str, event: Event) -> dict[str, Any]:
+        undone = self.desk.take(person, key, event)
         patch = undone.patch if undone else event.patch
-        progress: Progress = self.desk.measure_progress(person.number)
-        return JSONResponse(
-            {
-                "draft": self.desk.draft(person.number, patch) if patch else {},
-                "undone": undone._asdict() if undone else None,
-                "progress": progress._asdict(),
-            }
-        )
+        shown = self._describe_patch(person, patch) if patch in self.desk.names else {"draft": {}}
+        return {
+            **shown,
+            "undone": undone._asdict() if undone else None,
+            "progress": self.desk.measure_progress(person.number)._asdict(),
+        }
 
     def _get_patch(self, request: Request) -> PatchFile:
         person = self.identify(request, ANNOTATOR, CHIEF)
-        patch = request.path_params["patch"]
+        patch = parse_number(request.path_params["patch"])
         if not self.desk.is_theirs(person, patch):
             raise HTTPException(404, "There is no such patch.")
         return self.patches[self.desk.names[patch]]
@@ -204,36 +231,54 @@ class Labeling:
             content = await to_thread.run_sync(path.read_bytes)
         except OSError as error:
             raise HTTPException(404, "The picture is not there any more.") from error
-        return _send_picture(content, "image/png")
+        # Its address changes with the file.
+        return Response(content, media_type="image/png", headers={"cache-control": _PATCH_CACHE})
 
     async def send_surroundings(self, request: Request) -> Response:
-        patch, field = self._get_patch(request), request.path_params["field"]
+        patch, field = self._get_patch(request), parse_number(request.path_params["field"])
         if patch.place is None or field not in FIELDS:
             raise HTTPException(404, "There are no surroundings.")
         try:
             content = await to_thread.run_sync(self._surroundings.draw, patch.place, field)
         except (InputError, OSError) as error:
             raise HTTPException(404, str(error)) from error
-        return _send_picture(content, "image/jpeg")
+        return Response(content, media_type="image/jpeg")
 
 
 def _format(value: float | None, style: str) -> str:
     return "-" if value is None or math.isnan(value) else format(value, style)
 
 
-def make_app(routes: Sequence[Route], settings: Settings) -> Callable[..., Any]:
+def make_app(routes: Sequence[Route], pages: Pages) -> Callable[..., Any]:
     """Makes the application that answers these routes, behind its guard."""
     app = Starlette(routes=routes, exception_handlers={HTTPException: _show_problem})
-    return security.Guard(app, settings.hosts)
+    return security.Guard(app, pages.hosts)
+
+
+def parse_number(text: str) -> int:
+    """Reads a number of an address.
+
+    Raises:
+      HTTPException: it is none (404).
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise HTTPException(404, "There is no such thing.")
+    return int(text)
+
+
+def _refuse_another(person: Person, number: int) -> None:
+    """Refuses a page of another person, whose address was opened in the same browser since.
+
+    Raises:
+      HTTPException: it is another's (401).
+    """
+    if number and number != person.number:
+        raise HTTPException(401, f"{person.name} has opened this browser since.")
 
 
 def _show_problem(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     return PlainTextResponse(problem.detail, problem.status_code)
-
-
-def _send_picture(content: bytes, media_type: str) -> Response:
-    return Response(content, media_type=media_type, headers={"cache-control": _PATCH_CACHE})
 
 
 def now() -> int:

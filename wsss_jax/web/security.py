@@ -100,15 +100,34 @@ def list_hosts(host: str, further: Iterable[str] = ()) -> set[str]:
       host: address that it is bound to.
       further: other names, such as that of a proxy.
     """
-    hosts = {host.lower(), *(name.lower() for name in further)}
+    hosts = {host.lower(), *(name.lower() for name in further), "localhost", "127.0.0.1", "::1"}
     if is_loopback(host):
-        return hosts | {"localhost", "127.0.0.1", "::1"}
+        return hosts
     names = {socket.gethostname(), socket.getfqdn()}
     try:
         addresses = {str(info[4][0]) for name in names for info in socket.getaddrinfo(name, None)}
     except OSError:  # this machine's name has no address
         addresses = set()
-    return hosts | {name.lower() for name in names} | addresses
+    return hosts | {name.lower() for name in names} | addresses | {find_address(host)}
+
+
+def find_address(host: str) -> str:
+    """Finds the address by which others in the network reach a server.
+
+    Args:
+      host: address that it is bound to; if that means all addresses of this machine, it is the one
+        from which this machine reaches others, or the machine's name where it reaches none.
+    """
+    if host not in ("0.0.0.0", "::"):
+        return host
+    family = socket.AF_INET6 if host == "::" else socket.AF_INET
+    far = "2001:db8::1" if host == "::" else "192.0.2.1"  # for documentation: nobody has them
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((far, 9))  # sends nothing
+        except OSError:
+            return socket.gethostname().lower()
+        return str(probe.getsockname()[0])
 
 
 _T = TypeVar("_T")
