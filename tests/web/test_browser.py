@@ -5,8 +5,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,13 +15,13 @@ from configs import base_labels
 from data import patch_files, synthetic
 from data.dataset import derive_label, load_dataset, save_dataset
 from tests.conftest import tiny_phase1
+from tests.web.labeling_server import Server
 from wsss_jax import jobs
 from wsss_jax.labels.replay import Replay
 from wsss_jax.labels.store import open_store
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-REPOSITORY = Path(__file__).parents[2]
 PATCHES = 40
 MARK = f"--labeling-test-{os.getpid()}"  # by which this test's browsers are found
 SEED = int(os.environ.get("KILL_SEED", "0"))  # of what people do, and when something is killed
@@ -32,38 +30,6 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium"),
     pytest.mark.xdist_group("browser"),
 ]
-
-
-class Server:
-    """The program, as a user starts it; it can be killed and started again at the same port."""
-
-    def __init__(self, root, log):
-        self._root, self._log, self._port = root, log, 0
-        self.start()
-
-    def start(self):
-        command = [sys.executable, "main.py", "--config=configs/label.py"]
-        command += [f"--config.data.root={self._root}", f"--config.port={self._port}"]
-        command += ["--config.people=('Ann','Bob')"]
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
-        while "Ctrl-C" not in self._log.read_text():
-            assert self.process.poll() is None, self._log.read_text()
-            threading.Event().wait(0.1)
-        found = re.findall(
-            r"^ +(\S+) +(http://127\.0\.0\.1:(\d+)/\S+)", self._log.read_text(), re.M
-        )
-        self.addresses = {name: address for name, address, _ in found}
-        self._port = int(found[0][2])
-
-    def kill_and_start(self):
-        self.process.kill()
-        self.process.wait()
-        self.start()
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 75
 
 
 def kill_browsers():
@@ -157,7 +123,7 @@ def test_two_people_label_and_a_network_learns_from_it(tmp_path):
     truth = draw_project(root)
     dataset = synthetic.DATASET
     save_dataset(dataset, root / "dataset.json")
-    server = Server(root, tmp_path / "server.log")
+    server = Server(root, tmp_path / "server.log", ("Ann", "Bob"))
     dice = random.Random(SEED)
     with open_store(root / "labels.sqlite") as store:
         numbers = store.list_patches()
