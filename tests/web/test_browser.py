@@ -50,9 +50,10 @@ class Person:
     def shown(self):
         """Returns the number of the patch that is shown; 0 = all are answered."""
         source = self.page.get_attribute("#picture", "src") or ""
-        return int(re.search(r"/patch/(\d+)$", source)[1]) if source else 0
+        return int(re.search(r"/patch/(\d+)", source)[1]) if source else 0
 
     def press(self, key, condition, arg=None):
+        self.page.wait_for_selector("#picture[aria-busy=false]", state="attached", timeout=60_000)
         self.page.keyboard.press(key)
         self.keys += 1
         self.page.wait_for_function(condition, arg=arg, timeout=60_000)
