@@ -334,3 +334,66 @@ def test_pictures_are_where_the_server_says(page):
 
     page.open_changed(move)
     assert page.page.get_attribute("#picture", "src") == f"/patch/{page.shown()}?moved"
+
+
+# ---- what is seen
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "classes"),
+    [
+        (420, 800, 4),
+        (420, 800, 12),
+        (375, 553, 4),
+        (375, 553, 12),
+        (667, 375, 12),
+        (1400, 900, 34),
+    ],
+)
+def test_patch_and_actions_stay_in_view(make_page, width, height, classes):
+    page, address, _ = make_page(classes, viewport={"width": width, "height": height})
+    page.open(address)
+    bottom = "scrollTo(0, document.documentElement.scrollHeight)"
+    for _ in range(2):
+        assert page.is_in_view("#picture") and page.is_in_view("#next") and page.is_in_view("#undo")
+        page.page.evaluate(bottom)
+        assert page.is_in_view("#picture") and page.is_in_view("#next") and page.is_in_view("#undo")
+        before = page.page.locator("#next").bounding_box()
+        page.page.click("#next")
+        page.wait_until(lambda: "None of these" in page.says())
+        assert page.is_in_view("#message")
+        assert page.page.locator("#next").bounding_box() == before
+        for index in (0, classes - 1):
+            page.page.click(make_selector(index))
+            page.wait_until(lambda index=index: page.is_set(index))
+        page.page.evaluate(bottom)
+        first = page.shown()
+        page.page.click("#next")
+        page.wait_until(lambda first=first: page.shown() != first)
+        page.wait_for_picture()
+    assert page.page.evaluate("scrollX + scrollY") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_can_be_read(make_page, scheme):
+    page, address, _ = make_page(color_scheme=scheme)
+    page.open(address)
+    page.set(0)
+    page.press("1", "Enter")
+    page.wait_until(lambda: "None of these" in page.says())
+    assert min(page.list_contrasts())[0] > 4.5
+    for _ in range(PATCHES - 1):
+        page.leave("?")
+    page.press("?")
+    page.wait_until(lambda: "All patches" in page.says())
+    assert min(page.list_contrasts())[0] > 4.5
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys"), [(4, "1\u20134: yes"), (12, "1\u20139, 0, letters: yes")]
+)
+def test_help_is_of_what_is_there(make_page, classes, keys):
+    page, address, _ = make_page(classes)
+    page.open(address)
+    text = page.page.inner_text(".help.keys")
+    assert text.startswith(keys) and "S:" not in text
