@@ -5,26 +5,23 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from configs import base_labels
-from data import patch_files, synthetic
-from data.dataset import derive_label, load_dataset, save_dataset
+from data import synthetic
+from data.dataset import load_dataset
 from tests.conftest import tiny_phase1
+from tests.web.drawn_project import sample_project
+from tests.web.labeling_server import Server
 from wsss_jax import jobs
 from wsss_jax.labels.replay import Replay
 from wsss_jax.labels.store import open_store
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-REPOSITORY = Path(__file__).parents[2]
-PATCHES = 40
 MARK = f"--labeling-test-{os.getpid()}"  # by which this test's browsers are found
 SEED = int(os.environ.get("KILL_SEED", "0"))  # of what people do, and when something is killed
 pytestmark = [
@@ -32,38 +29,6 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium"),
     pytest.mark.xdist_group("browser"),
 ]
-
-
-class Server:
-    """The program, as a user starts it; it can be killed and started again at the same port."""
-
-    def __init__(self, root, log):
-        self._root, self._log, self._port = root, log, 0
-        self.start()
-
-    def start(self):
-        command = [sys.executable, "main.py", "--config=configs/label.py"]
-        command += [f"--config.data.root={self._root}", f"--config.port={self._port}"]
-        command += ["--config.people=('Ann','Bob')"]
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
-        while "Ctrl-C" not in self._log.read_text():
-            assert self.process.poll() is None, self._log.read_text()
-            threading.Event().wait(0.1)
-        found = re.findall(
-            r"^ +(\S+) +(http://127\.0\.0\.1:(\d+)/\S+)", self._log.read_text(), re.M
-        )
-        self.addresses = {name: address for name, address, _ in found}
-        self._port = int(found[0][2])
-
-    def kill_and_start(self):
-        self.process.kill()
-        self.process.wait()
-        self.start()
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 75
 
 
 def kill_browsers():
@@ -84,9 +49,10 @@ class Person:
     def shown(self):
         """Returns the number of the patch that is shown; 0 = all are answered."""
         source = self.page.get_attribute("#picture", "src") or ""
-        return int(re.search(r"/patch/(\d+)$", source)[1]) if source else 0
+        return int(re.search(r"/patch/(\d+)", source)[1]) if source else 0
 
     def press(self, key, condition, arg=None):
+        self.page.wait_for_selector("#picture[aria-busy=false]", state="attached", timeout=60_000)
         self.page.keyboard.press(key)
         self.keys += 1
         self.page.wait_for_function(condition, arg=arg, timeout=60_000)
@@ -134,17 +100,6 @@ class Person:
             )
 
 
-def draw_project(root):
-    """Draws patches in a folder; returns their true labels by file name."""
-    root.joinpath("patches").mkdir(parents=True)
-    rng, labels = np.random.default_rng(0), {}
-    for number in range(PATCHES):
-        image, mask = synthetic.draw_patch(rng, 32)
-        patch_files.write_image(root / "patches" / f"p{number}.png", image)
-        labels[f"patches/p{number}.png"] = derive_label(mask, synthetic.DATASET).tolist()
-    return labels
-
-
 def open_page(play, address):
     browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", MARK])
     page = browser.new_page(viewport={"width": 1400, "height": 900})
@@ -154,10 +109,10 @@ def open_page(play, address):
 
 def test_two_people_label_and_a_network_learns_from_it(tmp_path):
     root = tmp_path / "mine"
-    truth = draw_project(root)
-    dataset = synthetic.DATASET
-    save_dataset(dataset, root / "dataset.json")
-    server = Server(root, tmp_path / "server.log")
+    truth = sample_project(root, tmp_path / "slides")
+    total = len(truth)
+    assert total > 20
+    server = Server(root, tmp_path / "server.log", ("Ann", "Bob"))
     dice = random.Random(SEED)
     with open_store(root / "labels.sqlite") as store:
         numbers = store.list_patches()
@@ -173,9 +128,9 @@ def test_two_people_label_and_a_network_learns_from_it(tmp_path):
     keys = 0
     with playwright.sync_playwright() as play:
         for name in said:
-            server_dies, browser_dies = sorted(dice.sample(range(5, PATCHES - 5), 2))
+            server_dies, browser_dies = sorted(dice.sample(range(5, total - 5), 2))
             person = Person(open_page(play, server.addresses[name]), said[name])
-            for count in range(PATCHES):
+            for count in range(total):
                 if count == server_dies:
                     delay = dice.uniform(0, 0.3)
                     restart = threading.Timer(delay, server.kill_and_start)
@@ -194,7 +149,7 @@ def test_two_people_label_and_a_network_learns_from_it(tmp_path):
                     person.answer_wrongly_and_undo(dice)
                 person.answer_rightly()
             assert person.shown() == 0
-            assert person.page.inner_text("#progress") == f"{PATCHES} of {PATCHES}"
+            assert person.page.inner_text("#progress") == f"{total} of {total}"
             keys += person.keys
         for restart in restarts:
             restart.join()
@@ -224,7 +179,7 @@ def test_two_people_label_and_a_network_learns_from_it(tmp_path):
     assert names == {
         f"{Path(name).stem}-[{' '.join(map(str, label))}].png" for name, label in truth.items()
     }
-    assert load_dataset("", exported) == dataset
+    assert load_dataset("", exported) == synthetic.DATASET
     # The same without a browser gives the same bytes.
     before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
     config = base_labels.export_labels()
