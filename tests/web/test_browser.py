@@ -48,6 +48,7 @@ class Person:
 
     def shown(self):
         """Returns the number of the patch that is shown; 0 = all are answered."""
+        self.page.wait_for_selector("#picture[aria-busy=false]", state="attached", timeout=60_000)
         source = self.page.get_attribute("#picture", "src") or ""
         return int(re.search(r"/patch/(\d+)", source)[1]) if source else 0
 
@@ -120,10 +121,10 @@ def test_two_people_label_and_a_network_learns_from_it(tmp_path):
     for name, label in truth.items():
         for person in said:
             said[person][numbers[name]] = list(label)
-        if dice.random() < 0.2:  # Bob errs
-            said["Bob"][numbers[name]][dice.randrange(4)] ^= 1
-            if not any(said["Bob"][numbers[name]]):
-                said["Bob"][numbers[name]] = list(label)
+        if dice.random() < 0.3:  # Bob errs
+            wrong = list(label)
+            wrong[dice.randrange(4)] ^= 1
+            said["Bob"][numbers[name]] = wrong if any(wrong) else [1 - value for value in label]
     restarts: list[threading.Thread] = []
     keys = 0
     with playwright.sync_playwright() as play:
@@ -142,6 +143,8 @@ def test_two_people_label_and_a_network_learns_from_it(tmp_path):
                     person.set(half)
                     kill_browsers()
                     keys += person.keys
+                    for restart in restarts:  # somebody who opens it meanwhile tries again
+                        restart.join()
                     person = Person(open_page(play, server.addresses[name]), said[name])
                     person.page.wait_for_selector("#picture[src]")
                     assert person.shown() == patch and person.is_set(half)
