@@ -189,8 +189,10 @@ def test_what_a_spreadsheet_would_compute_comes_back(tmp_path, tissue_dir):
         (False, r"sub_categories is 7, but config\.clusters is empty: set .*sub_categories=0"),
     ],
 )
-def test_another_number_of_clusters_is_refused(with_clusters, words, clustered, tmp_path):
-    config = _configure_round1(clustered) if with_clusters else tiny_sccam("unused")
+def test_another_number_of_clusters_is_refused(
+    with_clusters, words, clustered, tissue_dir, tmp_path
+):
+    config = _configure_round1(clustered) if with_clusters else tiny_sccam(tissue_dir)
     config.model.sub_categories = 7
     config_lib.validate(config)
     with pytest.raises(InputError, match=rf"config\.model\.{words}") as caught:
