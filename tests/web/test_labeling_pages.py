@@ -110,8 +110,9 @@ def test_answers_are_stored_and_followed_by_the_next_patch(server):
     assert [each["patch"] for each in after] == rest[2:]
     for _ in range(2):  # sent again, since its answer was lost
         answer = ann.post("/event", json=make_event("c", "undo", 0)).json()
-        assert answer["undone"] == {"kind": "done", "patch": first}
-        assert answer["draft"] == {"1": 1}
+        undone = answer["undone"]
+        assert (undone["kind"], undone["patch"], answer["draft"]) == ("done", first, {"1": 1})
+        assert undone["picture"].startswith(f"/patch/{first}?v=")
     shown = ann.get("/next").json()["patches"][0]
     assert (shown["patch"], shown["draft"]) == (first, {"1": 1})
 

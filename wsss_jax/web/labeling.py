@@ -213,8 +213,8 @@ class Labeling:
         patch = undone.patch if undone else event.patch
         shown = self._describe_patch(person, patch) if patch in self.desk.names else {"draft": {}}
         return {
-            **shown,
-            "undone": undone._asdict() if undone else None,
+            "draft": shown["draft"],
+            "undone": {**shown, **undone._asdict()} if undone else None,
             "progress": self.desk.measure_progress(person.number)._asdict(),
         }
 
