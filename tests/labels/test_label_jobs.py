@@ -74,6 +74,8 @@ def test_patches_of_a_table_are_those_it_keeps(tmp_path):
     assert list(found) == ["patches/s/a.png", "patches/s/b.png"]
     assert found["patches/s/a.png"].place == Place("=s", 10, 20, 448.5)
     assert found["patches/s/b.png"].split == "val"
+    # At the resolution of the patches slides are segmented later.
+    assert project.load_project(make_config(tmp_path)).dataset.mpp == 1.0
     assert str(read_slide_paths(tmp_path)["=s"]) == "/slides/s.svs"
 
 

@@ -34,11 +34,13 @@ class PatchFile(NamedTuple):
       path: of the picture.
       split: "train", "val" or "test".
       place: in its slide, if that is known.
+      mpp: micrometers per pixel, if that is known.
     """
 
     path: Path
     split: str
     place: Place | None
+    mpp: float | None = None
 
 
 def find_patches(root: Path) -> dict[str, PatchFile]:
@@ -120,7 +122,7 @@ def _read_table(root: Path) -> dict[str, PatchFile]:
         if not (root / path).is_file():
             raise InputError(f"{root / path}: no such file, but {table} keeps it: sample again")
         place = Place(row.slide, row.left, row.top, row.size0)
-        found[row.patch] = PatchFile(root / path, row.split, place)
+        found[row.patch] = PatchFile(root / path, row.split, place, row.mpp)
     return found
 
 

@@ -69,7 +69,8 @@ def load_project(config: ml_collections.ConfigDict) -> Project:
                 f"{description}: no such file; name the classes, such as "
                 "--config.classes=\"('tumor','stroma')\", and it is written"
             )
-        _describe(root, config.classes)
+        resolutions = {patch.mpp for patch in patches.values()}
+        _describe(root, config.classes, resolutions.pop() if len(resolutions) == 1 else None)
     dataset = load_dataset(config.data.dataset, root)
     if config.classes and tuple(config.classes) != dataset.classes:
         raise InputError(
@@ -84,8 +85,14 @@ def load_project(config: ml_collections.ConfigDict) -> Project:
     )
 
 
-def _describe(root: Path, classes: Sequence[str]) -> None:
-    """Writes a description of new data, whose colors all eyes tell apart."""
+def _describe(root: Path, classes: Sequence[str], mpp: float | None) -> None:
+    """Writes a description of new data, whose colors all eyes tell apart.
+
+    Args:
+      root: where.
+      classes: C names.
+      mpp: micrometers per pixel of the patches, at which slides are then segmented.
+    """
     palette = (*make_colorblind_palette(len(classes)), _WHITE)
     dataset = Dataset(
         name=root.resolve().name,
@@ -94,6 +101,7 @@ def _describe(root: Path, classes: Sequence[str]) -> None:
         white=True,
         label_notation="spaces",
         present_share=0.0,
+        mpp=mpp,
     )
     with atomic_path(root / _DESCRIPTION) as path:
         save_dataset(dataset, path)
