@@ -43,7 +43,7 @@ def test_slides_are_read_as_they_were_written(tmp_path):
         (",train,", ",trian,", r"slides\.csv: the split 'trian' of a; write train, val or test"),
         (",800,", ",many,", r"slides\.csv:2: patches is 'many'; give a whole number"),
         (",0.499,800", ",half,800", r"slides\.csv:2: mpp0_down is 'half'; give a number"),
-        (",800,700,,", "", r"slides\.csv:2: patches is None; give a whole number"),
+        (",800,700,,", "", r"slides\.csv:2: another number of cells"),
     ],
 )
 def test_a_damaged_table_is_one_line(tmp_path, before, after, words):
@@ -70,7 +70,7 @@ def test_patches_are_named_by_path_or_name(tmp_path):
         ("patch;keep\na;1\n", r"keep\.csv:1: the column patch is missing"),
         ("patch,keep\na,yes\n", r"keep\.csv:2: keep is 'yes'; give 1 or 0"),
         ("patch,keep\na,1\nb/a.png,0\n", r"keep\.csv: a is to be kept and dropped; keep one"),
-        ("patch,keep\na\n", r"keep\.csv:2: keep is None; give 1 or 0"),
+        ("patch,keep\na\n", r"keep\.csv:2: another number of cells"),
     ],
 )
 def test_a_bad_list_of_decisions_is_one_line(tmp_path, text, words):

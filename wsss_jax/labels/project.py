@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
-from PIL import Image
 
+from data import pictures
 from data.dataset import Dataset, load_dataset, save_dataset
 from data.patch_files import IMAGE_MODES
 from wsss_jax import config_rules as rules
@@ -200,9 +200,10 @@ def list_odd_patches(patches: Mapping[str, PatchFile]) -> list[str]:
     sizes: dict[str, tuple[int, int] | None] = {}
     for name, patch in patches.items():
         try:
-            with Image.open(patch.path) as picture:
+            # Not checked for damage of its pixels: that would take as long as reading them all.
+            with pictures.open_picture(patch.path, pictures.PATCH_FORMATS, checked=True) as picture:
                 sizes[name] = picture.size if picture.mode in IMAGE_MODES else None
-        except (OSError, ValueError, Image.DecompressionBombError):
+        except (InputError, OSError):
             sizes[name] = None
     counts = Counter(size for size in sizes.values() if size)
     usual = counts.most_common(1)[0][0] if counts else None
