@@ -304,7 +304,7 @@ def test_an_undone_patch_that_is_gone_is_passed_over(page):
     def name_a_gone_patch(route):
         response = route.fetch()
         answer = response.json()
-        answer["undone"]["patch"] = GONE
+        answer["undone"] = {"kind": "done", "patch": GONE}  # of one that is there it says more
         route.fulfill(response=response, json=answer)
 
     page.page.route("**/event", name_a_gone_patch)
