@@ -190,7 +190,7 @@ def other_jobs(root: Path, runs: Path, regions: Path) -> dict[str, ml_collection
         "export": export,
         "convert": convert,
         "cluster": base_sccam.cluster("tiny", 1),
-        "tables": tiny_tables.make_config("plain", "phase1", "gated"),
+        "tables": tiny_tables.make_config("plain", "phase1"),
     }
 
 
