@@ -29,7 +29,6 @@ def export(
     dataset: Dataset,
     patches: Mapping[str, PatchFile],
     reviewed: Sequence[Reviewed],
-    people: Sequence[str],
     agreement: Agreement,
     is_random: Callable[[int], bool],
 ) -> Counter[str]:
@@ -45,8 +44,7 @@ def export(
       dataset: its description.
       patches: by name.
       reviewed: all patches.
-      people: whose answers are listed.
-      agreement: of the people.
+      agreement: of the people whose answers are listed.
       is_random: whether a patch, by its number, is of the random sample; see `order.is_random`.
 
     Returns:
@@ -57,7 +55,9 @@ def export(
     """
     wanted: dict[Path, Path] = {}
     counts: Counter[str] = Counter()
-    lines: list[list[Any]] = [["patch", "split", "file", "label", "how", "random", *people]]
+    lines: list[list[Any]] = [
+        ["patch", "split", "file", "label", "how", "random", *agreement.people]
+    ]
     for each in reviewed:
         patch, (label, how) = patches[each.name], each.consensus
         file = ""
@@ -73,7 +73,7 @@ def export(
             file = target.relative_to(out).as_posix()
         counts[how] += 1
         text = "" if label is None else "".join(map(str, label))
-        answers = [each.answers.get(person, "") for person in people]
+        answers = [each.answers.get(person, "") for person in agreement.people]
         is_drawn = str(int(is_random(each.number)))
         cells = [each.name, patch.split, file, text, how, is_drawn, *answers]
         lines.append(list(map(spreadsheets.escape_text, cells)))

@@ -17,7 +17,7 @@ from wsss_jax.files import atomic_path, hold_lock
 from wsss_jax.labels import consensus, dataset_export
 from wsss_jax.labels.desk import Dealing, Desk
 from wsss_jax.labels.patches import PatchFile, find_patches
-from wsss_jax.labels.review import measure_agreement, review, tabulate_votes
+from wsss_jax.labels.review import compare_people, review
 from wsss_jax.labels.store import Store, open_store
 from wsss_jax.report.colors import make_colorblind_palette
 
@@ -125,16 +125,12 @@ def open_to_write(project: Project) -> Iterator[Store]:
 def export(project: Project, desk: Desk, rule: str) -> Counter[str]:
     """Exports the data set that follows from the answers; see `dataset_export.export`."""
     reviewed = review(desk, rule)
-    people = [person.name for person in desk.list_voters()]
-    votes = tabulate_votes([each.answers for each in reviewed], people, project.dataset.num_classes)
-    agreement = measure_agreement(votes, people)
     return dataset_export.export(
         project.out,
         project.dataset,
         project.patches,
         reviewed,
-        people,
-        agreement,
+        compare_people(desk, reviewed),
         desk.is_random,
     )
 

@@ -105,6 +105,13 @@ def tabulate_votes(
     return votes
 
 
+def compare_people(desk: Desk, reviewed: Sequence[Reviewed]) -> Agreement:
+    """Measures how far those agree whose answers count; see `measure_agreement`."""
+    people = [person.name for person in desk.list_voters()]
+    votes = tabulate_votes([each.answers for each in reviewed], people, len(desk.classes))
+    return measure_agreement(votes, people)
+
+
 def measure_agreement(votes: np.ndarray, people: Sequence[str]) -> Agreement:
     """Measures how far people agree.
 

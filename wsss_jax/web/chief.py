@@ -16,7 +16,7 @@ from starlette.routing import Route
 from wsss_jax.errors import InputError
 from wsss_jax.labels import consensus
 from wsss_jax.labels.replay import CANNOT_TELL, DONE, UNDO, Event
-from wsss_jax.labels.review import Agreement, Reviewed, measure_agreement, review, tabulate_votes
+from wsss_jax.labels.review import Agreement, Reviewed, compare_people, review
 from wsss_jax.labels.store import CHIEF
 from wsss_jax.web import security
 from wsss_jax.web.labeling import TEMPLATES, Labeling, now, parse_number
@@ -64,14 +64,12 @@ class Chief:
         return await self._render_overview(reviewed, message)
 
     async def _render_overview(self, reviewed: list[Reviewed], message: str) -> Response:
-        names = [person.name for person in self._desk.list_voters()]
-        classes = self._desk.classes
-        votes = tabulate_votes([each.answers for each in reviewed], names, len(classes))
-        agreement = await to_thread.run_sync(measure_agreement, votes, names)
+        # In a thread: of many patches it takes a while, in which others go on.
+        agreement = await to_thread.run_sync(compare_people, self._desk, reviewed)
         counts = Counter(each.consensus.how for each in reviewed)
         page = TEMPLATES.get_template("chief.html").render(
             message=message,
-            classes=classes,
+            classes=self._desk.classes,
             people=[(p.name, self._desk.measure_progress(p.number)) for p in self._desk.annotators],
             filters=[(how, title, counts[how]) for how, title in _FILTERS.items()],
             agreement=agreement,
