@@ -1,12 +1,16 @@
+import contextlib
 import json
 import os
 import resource
+import signal
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wsss_jax import checkpoints as checkpoint_files
 from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint, load_variables
 from wsss_jax.errors import InputError
 
@@ -246,3 +250,24 @@ def test_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="no checkpoint there; train that phase first"):
         load_variables(tmp_path, None, _state(0).variables)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_waits_until_a_checkpoint_is_read(tmp_path, monkeypatch):
+    """Threads that read it print errors if the event loop that they report to is gone."""
+    with contextlib.closing(_save(tmp_path, [0.1])):
+        pass
+    check_arrays, read = checkpoint_files.check_arrays, []
+
+    def interrupt(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        check_arrays(*arguments)
+        read.append(True)
+
+    monkeypatch.setattr(checkpoint_files, "check_arrays", interrupt)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    try:
+        with pytest.raises(SystemExit, match="75"):
+            load_variables(tmp_path, "miou")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read

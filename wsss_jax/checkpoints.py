@@ -18,6 +18,7 @@ from wsss_jax import parallel
 from wsss_jax.checkpoint_arrays import check_arrays, compute_checksums, get_shapes, make_abstract
 from wsss_jax.checkpoint_steps import CompleteSteps, format_error, is_checkpoint, remove_deleted
 from wsss_jax.errors import InputError
+from wsss_jax.progress import catch_termination
 from wsss_jax.state import State
 
 FOLDER = "checkpoints"
@@ -189,7 +190,8 @@ class Checkpoints:
         """Restores the first of the steps that is not damaged."""
         for step in steps:
             try:
-                return restore(step)
+                with catch_termination():  # threads report to the event loop
+                    return restore(step)
             except InputError:
                 raise
             except Exception as error:  # Orbax raises many kinds for a damaged folder
