@@ -114,6 +114,21 @@ def sample(slides: str, out: str) -> ConfigDict:
     )
 
 
+def view(maps: str) -> ConfigDict:
+    """Pages on which maps are looked at."""
+    return ConfigDict(
+        {
+            "job": "view",
+            "maps": maps,  # workdir of the job "segment"
+            "slides": "",  # folder of the slides, if they have been moved since; "" = they have not
+            "people": ("me",),  # who looks; each gets an address
+            "host": "127.0.0.1",  # address to serve at; "0.0.0.0" = to all of the network
+            "port": 8766,  # 0 = any that is free
+            "hosts": (),  # further names by which browsers know this machine, such as a proxy's
+        }
+    )
+
+
 def doctor(variant: str = "paper") -> ConfigDict:
     """The state of the installation and, if one is named, of a slide."""
     return ConfigDict({"job": "doctor", "slide": "", **_slide_settings("", "", variant)})

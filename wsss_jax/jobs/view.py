@@ -1,0 +1,68 @@
+"""Serves the maps of a workdir, to be looked at in a browser."""
+
+from pathlib import Path
+
+import ml_collections
+
+from wsss_jax import config_rules as rules
+from wsss_jax.errors import InputError
+from wsss_jax.slides.outputs import cohort
+from wsss_jax.slides.viewing.collection import Collection
+from wsss_jax.web import security, server
+from wsss_jax.web.access import Access
+from wsss_jax.web.pages import make_app
+from wsss_jax.web.tokens import load_tokens
+from wsss_jax.web.viewer import Viewer
+from wsss_jax.wording import format_count
+
+FIELDS = {
+    "maps": rules.TEXT,
+    "slides": rules.TEXT,
+    "people": rules.sequence(rules.NAME),
+    "host": rules.NAME,
+    "port": rules.integer(0, 65535),
+    "hosts": rules.sequence(rules.NAME),
+}
+
+
+def check(config: ml_collections.ConfigDict, prefix: str) -> None:
+    """Refuses to serve nobody; see `config.validate`."""
+    if not config.people:
+        raise InputError(f"{prefix}people is empty: name at least one person")
+    if len(set(config.people)) < len(config.people):
+        raise InputError(f"{prefix}people: a name is there twice")
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Serves the pages until it is stopped.
+
+    Raises:
+      InputError: no maps, a port that is taken.
+      SystemExit: SIGINT, SIGTERM or SIGHUP came, which is how it ends.
+    """
+    folder = Path(config.maps)
+    if not config.maps or not (folder / cohort.INDEX).is_file():
+        raise InputError(
+            f"config.maps: {config.maps or '(empty)'} has no {cohort.INDEX}: name the workdir of "
+            "the job 'segment', --config.maps=runs/maps"
+        )
+    slides = Path(config.slides) if config.slides else None
+    if slides is not None and not slides.is_dir():
+        raise InputError(f"config.slides: {slides} is no folder")
+    maps = Collection(folder, slides)
+    tokens = load_tokens(workdir, config.people)
+    with server.bind(config.host, config.port) as listening:
+        port = listening.getsockname()[1]
+        access = Access(f"view_{port}", lambda: [(token, name) for name, token in tokens.items()])
+        viewer = Viewer(folder, maps, access)
+        address = server.format_address(security.find_address(config.host), port)
+        print(f"{format_count(len(maps.list_names()), 'map')} in {folder}")
+        width = max(map(len, tokens))
+        for name, token in tokens.items():
+            print(f"  {name:<{width}}  {address}/enter/{token}")
+        print("Whoever has an address sees all slides. Ctrl-C ends.", flush=True)
+        hosts = security.list_hosts(config.host, config.hosts)
+        try:
+            server.serve(make_app(viewer.list_routes(), hosts), listening)
+        finally:
+            maps.close()
