@@ -30,7 +30,15 @@ from wsss_jax.web.pages import LOOKS, STATIC, TEMPLATES, StaticFiles, parse_numb
 
 PAGE = "view.html"  # beside the report of a slide
 OPENSEADRAGON = "openseadragon-6.1.1.min.js"
-_SCRIPTS = ("paint.js", "stage.js", "region.js", "places.js", "corrections.js", "view.js")
+_SCRIPTS = (
+    "paint.js",
+    "drawer.js",
+    "stage.js",
+    "region.js",
+    "places.js",
+    "corrections.js",
+    "view.js",
+)
 FILES = LOOKS | {
     **{name: STATIC / name for name in ("view.css", "served.css")},
     **{name: STATIC / name for name in _SCRIPTS},

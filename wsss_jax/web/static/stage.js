@@ -29,6 +29,25 @@
       };
     }
 
+    // Whole pixels of the screen: browsers would stretch and blur the rest.
+    const element = document.getElementById("stage");
+    function align() {
+      const box = element.getBoundingClientRect();
+      const [left, top] = [Math.ceil(box.left) - box.left, Math.ceil(box.top) - box.top];
+      const half = document.body.classList.contains("beside") ? 2 : 1;
+      const across = Math.floor((box.width - left) / half);
+      const down = Math.floor(box.height - top);
+      for (const pane of [tissuePane, mapPane, document.getElementById("marks")]) {
+        const isRight = half === 2 && pane === mapPane;
+        pane.style.left = `${left + (isRight ? across : 0)}px`;
+        pane.style.top = `${top}px`;
+        pane.style.width = `${across}px`;
+        pane.style.height = `${down}px`;
+      }
+    }
+    align();
+    new ResizeObserver(align).observe(element);
+
     const common = {
       prefixUrl: "",
       preserveViewport: true, // where it is said in the address
@@ -46,10 +65,7 @@
     const map = window.OpenSeadragon({
       ...common,
       element: mapPane,
-      drawer: "canvas",
-      // A value is a class: nothing between two of them.
-      imageSmoothingEnabled: false,
-      subPixelRoundingForTransparency: window.OpenSeadragon.SUBPIXEL_ROUNDING_OCCURRENCES.ALWAYS,
+      drawer: app.MapDrawer,
       immediateRender: true,
     });
     for (const viewer of [tissue, map]) {
@@ -135,6 +151,13 @@
       getScale,
       whenMoved: (handler) => moved.push(handler),
       refresh: follow,
+      // Whether everything that is to be seen is there.
+      isStill: () => [tissue, map].every((viewer) => {
+        const { world } = viewer;
+        const items = Array.from({ length: world.getItemCount() }, (_, i) => world.getItemAt(i));
+        return items.length && items.every((item) => item.opacity === 0 || item.getFullyLoaded()) &&
+          viewer.viewport.getZoom(true) === viewer.viewport.getZoom(false);
+      }),
       // Corners of what is on the screen, in pixels of the slide.
       getView() {
         const bounds = leader.viewport.getBoundsNoRotate(true);
@@ -179,6 +202,7 @@
       setBeside(isBeside) {
         leader = tissue;
         document.body.classList.toggle("beside", isBeside);
+        align();
       },
     };
   };
