@@ -125,6 +125,11 @@ def view(maps: str) -> ConfigDict:
             "host": "127.0.0.1",  # address to serve at; "0.0.0.0" = to all of the network
             "port": 8766,  # 0 = any that is free
             "hosts": (),  # further names by which browsers know this machine, such as a proxy's
+            # folder for pages that need no server, instead of serving: <folder>/<map>/view.html
+            "export": "",
+            "export_maps": (),  # folders of the maps; () = all of the workdir
+            # micrometers per pixel of the finest tiles of tissue; 0.0 = those of the slide
+            "export_mpp": 0.0,
         }
     )
 

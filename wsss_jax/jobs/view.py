@@ -1,4 +1,4 @@
-"""Serves the maps of a workdir, to be looked at in a browser."""
+"""Serves the maps of a workdir, to be looked at in a browser, or writes pages without a server."""
 
 from pathlib import Path
 
@@ -7,12 +7,13 @@ import ml_collections
 from wsss_jax import config_rules as rules
 from wsss_jax.errors import InputError
 from wsss_jax.slides.outputs import cohort
+from wsss_jax.slides.viewing import static_copy
 from wsss_jax.slides.viewing.collection import Collection
 from wsss_jax.web import security, server
 from wsss_jax.web.access import Access
 from wsss_jax.web.pages import make_app
 from wsss_jax.web.tokens import load_tokens
-from wsss_jax.web.viewer import Viewer
+from wsss_jax.web.viewer import Viewer, write_copy
 from wsss_jax.wording import format_count
 
 FIELDS = {
@@ -22,6 +23,9 @@ FIELDS = {
     "host": rules.NAME,
     "port": rules.integer(0, 65535),
     "hosts": rules.sequence(rules.NAME),
+    "export": rules.TEXT,
+    "export_maps": rules.sequence(rules.NAME),
+    "export_mpp": rules.number(0, 100),
 }
 
 
@@ -34,7 +38,7 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Serves the pages until it is stopped.
+    """Serves the pages until it is stopped, or writes copies of them.
 
     Raises:
       InputError: no maps, a port that is taken.
@@ -50,6 +54,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if slides is not None and not slides.is_dir():
         raise InputError(f"config.slides: {slides} is no folder")
     maps = Collection(folder, slides)
+    if config.export:
+        _export(config, maps)
+        return
     tokens = load_tokens(workdir, config.people)
     with server.bind(config.host, config.port) as listening:
         port = listening.getsockname()[1]
@@ -66,3 +73,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             server.serve(make_app(viewer.list_routes(), hosts), listening)
         finally:
             maps.close()
+
+
+def _export(config: ml_collections.ConfigDict, maps: Collection) -> None:
+    """Writes pages that need no server."""
+    names = config.export_maps or maps.list_names()
+    for name in names:
+        folder = Path(config.export) / name
+        with maps.use(name) as opened:
+            size = write_copy(opened, maps.find_folder(name), folder, config.export_mpp)
+        print(f"{folder / static_copy.PAGE}: {size / 1e6:.1f} MB with its tiles")
+    maps.close()

@@ -21,14 +21,13 @@ from starlette.routing import Route
 from wsss_jax.errors import InputError
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.slides.outputs import cohort, results
-from wsss_jax.slides.viewing import counting, page_state, pictures
+from wsss_jax.slides.viewing import counting, page_state, pictures, static_copy
 from wsss_jax.slides.viewing.collection import Collection, SlideMap
 from wsss_jax.slides.viewing.grid import Box, TileGrid
 from wsss_jax.web import security
 from wsss_jax.web.access import Access
 from wsss_jax.web.pages import LOOKS, STATIC, TEMPLATES, StaticFiles, parse_number
 
-PAGE = "view.html"  # beside the report of a slide
 OPENSEADRAGON = "openseadragon-6.1.1.min.js"
 _SCRIPTS = (
     "paint.js",
@@ -45,7 +44,6 @@ FILES = LOOKS | {
     OPENSEADRAGON: STATIC / "vendor" / OPENSEADRAGON,
 }
 _FEW_CORNERS, _MOST_CORNERS = 3, 2000
-_THUMBNAIL = 240  # pixels, longer side of the picture of a place
 _CACHE = "private, max-age=3600"  # of tiles, whose address changes with the map
 # Reports and the page of the cohort are single files: their style is in them.
 _FILE_POLICY = (
@@ -167,7 +165,7 @@ def render_page(state: Mapping[str, Any], person: str, static: str = "/static/")
     """Renders the page of a map.
 
     Args:
-      state: from `page_state.describe_map`.
+      state: from `page_state.describe_map`, with the name of its `folder` and its `version`.
       person: who looks at it; "" = a copy without a server.
       static: where the page finds styles and scripts.
     """
@@ -178,6 +176,24 @@ def render_page(state: Mapping[str, Any], person: str, static: str = "/static/")
         static=static,
         scripts=(OPENSEADRAGON, *_SCRIPTS),
     )
+
+
+def write_copy(opened: SlideMap, source: Path, folder: Path, finest: float) -> int:
+    """Writes a page with its tiles as files; see `static_copy.write_copy`.
+
+    Args:
+      opened: the map.
+      source: its folder of results.
+      folder: for the copy.
+      finest: micrometers per pixel of the finest tiles of tissue; 0 = those of the slide.
+    """
+    written = static_copy.write_copy(
+        opened, folder, finest, draw_tile, lambda state: render_page(state, "", "page/")
+    )
+    static_copy.copy_files(FILES, folder / "page")
+    report = source / slide_pages.REPORT
+    static_copy.copy_report(report, folder, b'<link rel="stylesheet" href="page/served.css">')
+    return written
 
 
 def _send_page(path: Path) -> Response:
@@ -235,7 +251,7 @@ def _draw_place(opened: SlideMap, number: int) -> bytes:
     places = page_state.list_places(opened.summary)
     if number >= len(places) or opened.tissue is None:
         raise InputError(f"there is no picture of place {number}")
-    return pictures.encode_tissue(opened.tissue.read_box(places[number]["box"], _THUMBNAIL))
+    return pictures.draw_place(opened.tissue, places[number]["box"])
 
 
 async def _read_json(request: Request) -> Any:

@@ -1,10 +1,14 @@
 """Encodes tiles."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from wsss_jax.slides.viewing.tissue_tiles import TissueTiles
+
+_PLACE = 240  # pixels, longer side of the picture of a place that deserves a look
 _QUALITY = 85  # of JPEG
 
 
@@ -20,3 +24,8 @@ def encode_gray(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)  # most of the time is this
     return file.getvalue()
+
+
+def draw_place(tissue: TissueTiles, box: Sequence[float]) -> bytes:
+    """Draws a part of a slide, left, top, width and height in level-0 pixels, as a small JPEG."""
+    return encode_tissue(tissue.read_box(box, _PLACE))

@@ -151,10 +151,32 @@
     return `${label}${share === null || share === undefined ? "" : ` ${share.toFixed(2)}`} · ${at}`;
   }
 
+  // A copy without a server has a small map in the page.
+  let overview = null;
+  if (state.overview) {
+    const picture = new Image();
+    picture.addEventListener("load", () => {
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [picture.width, picture.height];
+      overview = canvas.getContext("2d", { willReadFrequently: true });
+      overview.drawImage(picture, 0, 0);
+    });
+    picture.src = state.overview.picture;
+  }
+
+  function readOverview(x, y) {
+    const [stepX, stepY] = state.overview.step;
+    const [column, row] = [Math.floor(x / stepX), Math.floor(y / stepY)];
+    if (!overview) return null;
+    if (column < 0 || row < 0 || column >= overview.canvas.width || row >= overview.canvas.height)
+      return { label: -1 };
+    return { label: overview.getImageData(column, row, 1, 1).data[0] };
+  }
+
   async function readPoint(x, y) {
     const number = ++asked;
     if (state.overview) {
-      find("readout").textContent = describe(x, y, app.readOverview(x, y));
+      find("readout").textContent = describe(x, y, readOverview(x, y));
       return;
     }
     try {
