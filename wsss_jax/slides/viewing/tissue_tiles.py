@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -13,6 +14,8 @@ from wsss_jax.slides.reading.cache import make_white, paste
 from wsss_jax.slides.reading.slide import Slide, check_mpp
 from wsss_jax.slides.reading.view import View
 from wsss_jax.slides.viewing.grid import Box, TileGrid, make_grid
+
+_SLACK = 1.01  # levels are rounded: one that is this much coarser still serves
 
 
 class TissueTiles:
@@ -63,12 +66,40 @@ class TissueTiles:
         if box.left >= view.width or box.top >= view.height:
             return tile
         side = max(box.width, box.height)
+        if view.is_cheap(side) and (whole := self._find_whole_ratio(level)):
+            return self._reduce(box, *whole)
         if view.is_cheap(side):
             part = view.read_alone(box.left, box.top, side)
         else:
             part = self._enlarge(box, (view.width, view.height))
         paste(tile, 0, 0, part, 0, 0)
         return tile
+
+    def _find_whole_ratio(self, level: int) -> tuple[int, int] | None:
+        """Finds the slide's level of which each pixel of a level is a square of whole pixels.
+
+        Returns:
+          the number of the slide's level, and the side of that square; None = there is none, as
+          where pixels are not square.
+        """
+        step, (across, down) = self.grid.get_step(level), check_mpp(self._slide)
+        levels = self._slide.levels
+        coarsest = max(
+            (i for i, each in enumerate(levels) if each.downsample <= step * _SLACK),
+            key=lambda i: levels[i].downsample,
+        )
+        ratio = step / levels[coarsest].downsample
+        # Over the whole slide, less than half a pixel of the level off.
+        drift = abs(ratio - round(ratio)) * max(self.grid.padded) / step
+        return (coarsest, round(ratio)) if across == down and drift < 0.5 else None
+
+    def _reduce(self, box: Box, level: int, ratio: int) -> np.ndarray:
+        """Reads the means of squares of a level of the slide, many times faster than `View`."""
+        region = (value * ratio for value in box)
+        pixels = self._slide.read(level, *region)
+        if ratio == 1:
+            return pixels
+        return cv2.resize(pixels, (box.width, box.height), interpolation=cv2.INTER_AREA)
 
     def read_box(self, box: Sequence[float], longest: int) -> np.ndarray:
         """Reads a part of the slide as a small picture.
