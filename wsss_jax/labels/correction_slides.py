@@ -120,7 +120,7 @@ class CorrectedSlides:
         if file in self._open:
             self._open.move_to_end(file)
             return self._open[file]
-        if Path(file.name).name != file.name:
+        if not file.name or Path(file.name).name != file.name:
             raise InputError(f"{file.name!r} is no name of a slide: rename it")
         summaries.check_slide_name(file)
         slide = open_slide(file.path, file.mpp)
@@ -164,7 +164,6 @@ class CorrectedSlides:
     def _assign_split(self, file: SlideFile, slide: SlideRecord) -> SlideRecord:
         """Finds patient and split; a slide that was for validation or test stays so."""
         found = place_slide(file, self._training, self._patients)
-        split = found.split
-        if split == _TRAIN and found.patient == slide.patient:
-            split = slide.split  # the data set may not be at hand any more
-        return slide._replace(patient=found.patient, split=split)
+        if found.split == _TRAIN != slide.split:
+            return slide  # the data set that said so may not be at hand any more
+        return slide._replace(patient=found.patient, split=found.split)
