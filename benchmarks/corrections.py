@@ -34,6 +34,8 @@ from wsss_jax.slides.reading.catalog import SlideFile
 DATASET = synthetic.DATASET
 ARMS = ("none", "random", "least certain", "worst")
 _MPP = 1.0
+_WIDTH, _BLOCKS = 1 / 16, (1, 1, 2, 1)  # of networks that one core trains in minutes
+_STRIDE = 32  # of the maps, pixels: half a patch
 _SQUARE = 256  # pixels, side of what is drawn at once: a stain and some regions of its own
 _MOST_OVERLAP = 0.25  # of two corrected patches, as of those that `configs/sample.py` cuts
 
@@ -155,9 +157,9 @@ def train(
     """Trains phase 1, makes masks, and trains phase 2, into `folder`; goes on from `before`."""
     epochs = args.epochs if before is None else args.more_epochs
     first = shorten(base_small.phase1(str(root), args.size, variant="tuned"), epochs)
-    first.data.more, first.seed = tuple(more), args.seed
+    first.data.more, first.seed, first.model.width = tuple(more), args.seed, _WIDTH
     second = shorten(base_small.phase2(str(folder / "masks"), "tuned"), epochs)
-    second.seed = args.seed
+    second.seed, second.model.width, second.model.blocks = args.seed, 2 * _WIDTH, _BLOCKS
     if before is not None:
         first.init, second.init = str(before / "phase1"), str(before / "phase2")
     jobs.run(first, folder / "phase1")
@@ -178,7 +180,7 @@ def score(folder: Path, root: Path) -> float:
 def map_slides(slides: Path, runs: Path, workdir: Path) -> None:
     """Makes the maps that are corrected, with probabilities."""
     config = base_slides.segment(f"{slides}/m*.svs", str(runs / "phase1"), str(runs / "phase2"))
-    config.mpp, config.probabilities = _MPP, True
+    config.mpp, config.probabilities, config.stride = _MPP, True, _STRIDE
     config.tissue.source = "off"
     jobs.run(config, workdir)
 
@@ -264,12 +266,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/corrections"))
     parser.add_argument("--size", type=int, default=64, help="pixels of a patch")
     parser.add_argument("--squares", type=int, default=3, help="side of a slide, in 256 pixels")
-    parser.add_argument("--labels", type=int, default=96, help="labeled patches before")
-    parser.add_argument("--mapped", type=int, default=4, help="slides with maps to correct")
-    parser.add_argument("--tested", type=int, default=4, help="slides of the test")
+    parser.add_argument("--labels", type=int, default=128, help="labeled patches before")
+    parser.add_argument("--mapped", type=int, default=3, help="slides with maps to correct")
+    parser.add_argument("--tested", type=int, default=3, help="slides of the test")
     parser.add_argument("--corrections", type=int, default=48)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--more-epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--more-epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     settings = {**vars(args), "folder": str(args.folder)}
