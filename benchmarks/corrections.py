@@ -252,7 +252,6 @@ def run_seed(folder: Path, args: argparse.Namespace) -> dict[str, float]:
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns a row for each seed, and one with the means."""
-    jax.config.update("jax_compilation_cache_dir", str(args.folder / "compiled"))
     rows: list[dict[str, Any]] = []
     for seed in range(args.seeds):
         seeded = argparse.Namespace(**{**vars(args), "seed": seed})
@@ -274,6 +273,7 @@ def main() -> None:
     parser.add_argument("--more-epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
+    jax.config.update("jax_compilation_cache_dir", str(args.folder / "compiled"))
     settings = {**vars(args), "folder": str(args.folder)}
     measure.report("corrections", settings, run(args))
 
