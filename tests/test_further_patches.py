@@ -80,6 +80,10 @@ def test_names_that_are_taken_are_refused(tissue_dir, tmp_path):
     twice = write_more(tmp_path / "twice", "A_x00000_y00000")
     with pytest.raises(InputError, match=rf"A_x0.*the name of a patch in {once}"):
         open_training(tissue_dir, once, twice)
+    path = Path(twice) / "train" / "A_x00000_y00000-[1 0 0 1].png"
+    path.rename(path.with_name("a_x00000_y00000-[0 1 0 0].png"))  # a contradiction
+    with pytest.raises(InputError, match="but for a label: remove one of the two"):
+        open_training(tissue_dir, once, twice)
     with pytest.raises(InputError, match="no such folder nowhere"):
         open_training(tissue_dir, "nowhere")
     with pytest.raises(InputError, match=r"config\.data\.more works with"):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data import folders
-from data.dataset import Dataset, load_dataset
+from data.dataset import Dataset, load_dataset, strip_label
 from data.folders import Patch
 from data.patients import name_patient
 from wsss_jax.errors import InputError
@@ -30,16 +30,16 @@ def list_patches(
         that is taken, or one of a patient whose patches are for validation or test.
     """
     held_out = _find_held_out(root) if further else {}
-    names = {folders.fold_name(patch.stem): root for patch in patches}
+    names = {_fold(patch): root for patch in patches}
     added: list[Patch] = []
     for folder in map(Path, further):
         _check_description(folder, dataset, resize=resize)
         for patch in folders.list_labeled_patches(folder, "train", dataset):
-            name = folders.fold_name(patch.stem)
+            name = _fold(patch)
             if name in names:
                 raise InputError(
-                    f"{_FIELD}: {patch.image} has the name of a patch in {names[name]}: remove one "
-                    "of the two"
+                    f"{_FIELD}: {patch.image} has the name of a patch in {names[name]}, but for a "
+                    "label: remove one of the two"
                 )
             patient = name_patient(patch.stem)
             if patient in held_out:
@@ -50,6 +50,11 @@ def list_patches(
             names[name] = folder
             added.append(patch)
     return added
+
+
+def _fold(patch: Patch) -> str:
+    """Returns the same text for names that differ by their label, or that file systems mix up."""
+    return folders.fold_name(strip_label(patch.stem))
 
 
 def _check_description(folder: Path, dataset: Dataset, *, resize: bool) -> None:

@@ -330,7 +330,18 @@ def test_the_export_is_that_of_labels(slide, root):
         ann.undo(slide)
         ann.undo(slide)
         ann.answer(slide, 300, 100, "0001")
-    assert len(export(root)) == 2
+        assert len(export(root)) == 2
+        bob.undo(slide)
+        bob.answer(slide, 300, 290, "0001")
+        ann.undo(slide)
+        assert len(export(root)) == 2  # what is taken back is not trained on any more
+        names = {path.name for path in (root / "labeled" / "train").iterdir()}
+        assert names == {"a_x00036_y00036-[1 0 1 0].png", "a_x00236_y00226-[0 0 0 1].png"}
+        other = root / "labeled" / "train" / "mine-[1 0 1 0].png"
+        other.touch()
+        with pytest.raises(InputError, match=r"mine.* was not written by an export"):
+            export(root)
+        other.unlink()
     description = json.loads((root / "labeled" / "dataset.json").read_text())
     assert description["mpp"] == 1.0 and len(description["classes"]) == 4
 
