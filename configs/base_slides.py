@@ -125,6 +125,10 @@ def view(maps: str) -> ConfigDict:
             "host": "127.0.0.1",  # address to serve at; "0.0.0.0" = to all of the network
             "port": 8766,  # 0 = any that is free
             "hosts": (),  # further names by which browsers know this machine, such as a proxy's
+            "corrections": "",  # folder for corrections of the maps; "" = they are only looked at
+            # CSV with the columns slide and patient (and split), for corrections of slides whose
+            # patients the data set does not tell; "" = none
+            "patients": "",
             # folder for pages that need no server, instead of serving: <folder>/<map>/view.html
             "export": "",
             "export_maps": (),  # folders of the maps; () = all of the workdir

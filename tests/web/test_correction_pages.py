@@ -10,10 +10,12 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tests.labels.correction_tools import ORIGIN, draw_slide
+from wsss_jax.errors import InputError
 from wsss_jax.labels.corrections import Corrections, open_corrections
+from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.web import security
 from wsss_jax.web.corrections import CorrectionPages, parse_sent
-from wsss_jax.web.labeling import Pages, make_app
+from wsss_jax.web.pages import make_app
 
 HERE = "http://127.0.0.1:8765"
 NASTY = "<img src=x onerror='alert(1)'>"
@@ -43,14 +45,20 @@ def identify(request: Request) -> str:
 @pytest.fixture
 def site(tmp_path) -> Iterator[Site]:
     slides = {
-        name: (draw_slide(tmp_path / "slides", f"s{seed}", seed=seed).path, None)
+        name: SlideFile(draw_slide(tmp_path / "slides", f"s{seed}", seed=seed).path, name, None)
         for seed, name in enumerate(("a", "b", NASTY.replace("/", "_")))
     }
-    slides["gone"] = (tmp_path / "gone.svs", None)
-    pages = Pages(frozenset(security.list_hosts("127.0.0.1")), "view_8765", 30, "")
+    slides["gone"] = SlideFile(tmp_path / "gone.svs", "gone", None)
+
+    def find_slide(name: str) -> SlideFile:
+        if name not in slides:
+            raise InputError("there is no such slide")
+        return slides[name]
+
     with open_corrections(tmp_path / "corrections", ORIGIN) as corrections:
-        routes = CorrectionPages(corrections, slides, identify).list_routes()
-        yield Site(TestClient(make_app(routes, pages), base_url=HERE), corrections)
+        routes = CorrectionPages(corrections, find_slide, identify).list_routes()
+        app = make_app(routes, security.list_hosts("127.0.0.1"))
+        yield Site(TestClient(app, base_url=HERE), corrections)
 
 
 def test_a_correction_is_stored_listed_and_taken_back(site):

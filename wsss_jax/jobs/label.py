@@ -16,8 +16,8 @@ from wsss_jax.labels.replay import DONE, Event, Replay
 from wsss_jax.labels.store import ANNOTATOR, CHIEF, TAKEN_IN, Store
 from wsss_jax.web import security, server
 from wsss_jax.web.chief import Chief
-from wsss_jax.web.labeling import KEYS, Labeling, Pages
-from wsss_jax.web.pages import make_app, now
+from wsss_jax.web.labeling import Labeling, Pages
+from wsss_jax.web.pages import KEYS, make_app, now
 from wsss_jax.web.surroundings import Surroundings
 
 FIELDS = {

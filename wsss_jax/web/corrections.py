@@ -1,8 +1,7 @@
 """The addresses at which a page of maps sends corrections, and asks which there are."""
 
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from anyio import to_thread
@@ -15,7 +14,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.labels.corrections import Asked, Corrections
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.web import security
-from wsss_jax.web.labeling import now
+from wsss_jax.web.pages import now
 
 
 class Sent(NamedTuple):
@@ -40,18 +39,17 @@ class CorrectionPages:
     def __init__(
         self,
         corrections: Corrections,
-        slides: Mapping[str, tuple[Path, float | None]],
+        find_slide: Callable[[str], SlideFile],
         identify: Callable[[Request], str],
     ):
         """Prepares the addresses.
 
         Args:
           corrections: those that are there.
-          slides: name -> file, and micrometers per level-0 pixel if the user gave them.
+          find_slide: finds a slide by its name; raises InputError where there is none.
           identify: name of the person who sends a request; raises HTTPException for nobody.
         """
-        self._corrections, self._identify = corrections, identify
-        self._slides = {name: SlideFile(path, name, mpp) for name, (path, mpp) in slides.items()}
+        self._corrections, self._find_slide, self._identify = corrections, find_slide, identify
 
     def list_routes(self) -> list[Route]:
         return [
@@ -72,8 +70,10 @@ class CorrectionPages:
         """Lists the corrections of all people on a slide."""
         self._identify(request)
         slide = request.path_params["slide"]
-        if slide not in self._slides:
-            raise HTTPException(404, "There is no such slide.")
+        try:
+            self._find_slide(slide)
+        except InputError as error:
+            raise HTTPException(404, str(error)) from error
         found = await to_thread.run_sync(self._corrections.list_of_slide, slide)
         return JSONResponse([each._asdict() for each in found])
 
@@ -83,8 +83,7 @@ class CorrectionPages:
         person = self._identify(request)
         try:
             sent = parse_sent(await security.read_body(request), takes_back=takes_back)
-            if sent.slide not in self._slides:
-                raise InputError("there is no such slide")
+            self._find_slide(sent.slide)
             asked = Asked(person, sent.key, now())
             # In a thread: the slide is read.
             return JSONResponse(await to_thread.run_sync(act, asked, sent))
@@ -95,7 +94,7 @@ class CorrectionPages:
 
     def _take(self, asked: Asked, sent: Sent) -> dict[str, Any]:
         assert sent.center is not None
-        slide = self._slides[sent.slide]
+        slide = self._find_slide(sent.slide)
         return self._corrections.take(asked, slide, sent.center, sent.answer)._asdict()
 
     def _undo(self, asked: Asked, sent: Sent) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from wsss_jax.labels.replay import Event
 from wsss_jax.labels.store import ANNOTATOR, CHIEF, Person
 from wsss_jax.web import security
 from wsss_jax.web.access import Access
-from wsss_jax.web.pages import LOOKS, STATIC, TEMPLATES, TEXTS, StaticFiles, now, parse_number
+from wsss_jax.web.pages import KEYS, LOOKS, STATIC, TEMPLATES, TEXTS, StaticFiles, now, parse_number
 from wsss_jax.web.surroundings import FIELDS, Surroundings
 
 _FILES = LOOKS | {name: STATIC / name for name in ("label.css", "chief.css", "label.js")}
-KEYS = "1234567890qwertyuiopdfghjklzxcvbnm"  # of the classes; a and s mean something else
 _AHEAD = 25  # patches that a page is told at once
 _PATCH_CACHE = "private, max-age=3600"
 

@@ -20,6 +20,7 @@ _ROOM = Path(__file__).parent
 STATIC = _ROOM / "static"
 TEXTS = _ROOM / "texts.json"
 LOOKS = {"page.css": REPORT_TEMPLATES / "page.css"}  # of every page: name -> file
+KEYS = "1234567890qwertyuiopdfghjklzxcvbnm"  # of the classes; a and s mean something else
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 TEMPLATES = jinja2.Environment(

@@ -19,6 +19,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from wsss_jax.errors import InputError
+from wsss_jax.labels.correction_folder import Field
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.slides.outputs import cohort, results
 from wsss_jax.slides.viewing import counting, page_state, pictures, static_copy
@@ -26,7 +27,7 @@ from wsss_jax.slides.viewing.collection import Collection, SlideMap
 from wsss_jax.slides.viewing.grid import Box, TileGrid
 from wsss_jax.web import security
 from wsss_jax.web.access import Access
-from wsss_jax.web.pages import LOOKS, STATIC, TEMPLATES, StaticFiles, parse_number
+from wsss_jax.web.pages import KEYS, LOOKS, STATIC, TEMPLATES, StaticFiles, parse_number
 
 OPENSEADRAGON = "openseadragon-6.1.1.min.js"
 _SCRIPTS = (
@@ -58,15 +59,19 @@ _T = TypeVar("_T")
 class Viewer:
     """Answers requests about the maps of a workdir."""
 
-    def __init__(self, workdir: Path, maps: Collection, access: Access[str]):
+    def __init__(
+        self, workdir: Path, maps: Collection, access: Access[str], corrected: Field | None = None
+    ):
         """Prepares the pages.
 
         Args:
           workdir: of the maps.
           maps: those in it.
           access: who may see them, by name.
+          corrected: the patches in which they may be corrected; None = they may not.
         """
         self._workdir, self._maps, self._access = workdir, maps, access
+        self._corrected = corrected
         self._static = StaticFiles(FILES)
 
     def list_routes(self) -> list[Route]:
@@ -96,8 +101,17 @@ class Viewer:
         state = await self._ask(request, page_state.describe_map)
         name = request.path_params["name"]
         version = (self._maps.find_folder(name) / results.SUMMARY).stat().st_mtime_ns
-        page = render_page({**state, "folder": name, "version": f"{version:x}"}, person)
-        return HTMLResponse(page)
+        state |= {"folder": name, "version": f"{version:x}"}
+        if self._corrected is not None:
+            side = self._corrected.size * self._corrected.mpp  # micrometers
+            count = len(state["classes"])
+            state["corrections"] = {
+                "person": person,
+                "size": [side / mpp for mpp in state["mpp"]],
+                "keys": KEYS[:count],
+                "titles": list(KEYS[:count].upper()),
+            }
+        return HTMLResponse(render_page(state, person))
 
     async def _ask(self, request: Request, ask: Callable[[SlideMap], _T]) -> _T:
         """Asks a map something, in a thread."""

@@ -14,7 +14,7 @@ from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.outputs import result_files, results
 from wsss_jax.slides.outputs.label_maps import read_frame
 from wsss_jax.slides.outputs.tiled_pyramid import TiledPyramid, open_pyramid
-from wsss_jax.slides.reading.catalog import fingerprint
+from wsss_jax.slides.reading.catalog import SlideFile, fingerprint
 from wsss_jax.slides.reading.slide import open_slide
 from wsss_jax.slides.viewing.map_layers import MapLayers
 from wsss_jax.slides.viewing.tissue_tiles import TissueTiles
@@ -152,6 +152,16 @@ class Collection:
         if not is_plain or results.read_summary(folder) is None:
             raise InputError(f"{self._workdir}: no finished map {name!r}")
         return folder
+
+    def find_slide(self, name: str) -> SlideFile:
+        """Finds the slide of a map; it is called as the folder of the map.
+
+        Raises:
+          InputError: there is no such map.
+        """
+        summary = results.read_summary(self.find_folder(name))
+        assert summary is not None
+        return SlideFile(self._find_slide(summary), name, _get_given_mpp(summary))
 
     def _close_unused(self) -> None:
         kept = {opened for opened, _ in list(self._open.values())[-_OPEN:]}
