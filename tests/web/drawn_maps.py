@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ from starlette.testclient import TestClient
 
 from data.synthetic import DATASET
 from data.synthetic_slides import draw_section, write_pyramid
+from tests.labels.correction_tools import ORIGIN as ORIGIN_OF_PATCHES
 from tests.slides.slide_runs import segment_by_color
+from wsss_jax.labels.corrections import open_corrections
 from wsss_jax.report.colors import make_legend
 from wsss_jax.slides.outputs import cohort
 from wsss_jax.slides.viewing.collection import Collection
 from wsss_jax.web import security
 from wsss_jax.web.access import Access
+from wsss_jax.web.corrections import CorrectionPages
 from wsss_jax.web.pages import make_app
 from wsss_jax.web.viewer import Viewer
 
@@ -53,11 +57,22 @@ def read_probabilities(folder: Path) -> np.ndarray:
 class Pages:
     """The pages of a workdir, asked as a browser asks."""
 
-    def __init__(self, maps: Path, slides: Path | None = None):
+    def __init__(self, maps: Path, slides: Path | None = None, corrections: Path | None = None):
+        self._stack = ExitStack()
         self.collection = Collection(maps, slides)
+        self._stack.callback(self.collection.close)
         access = Access("view_8766", lambda: [(TOKEN, "me")])
-        viewer = Viewer(maps, self.collection, access)
-        self.app = make_app(viewer.list_routes(), security.list_hosts("127.0.0.1"))
+        routes, field = [], None
+        if corrections is not None:
+            field = ORIGIN_OF_PATCHES.field
+            opened = self._stack.enter_context(open_corrections(corrections, ORIGIN_OF_PATCHES))
+            pages = CorrectionPages(opened, self.collection.find_slide, access.identify)
+            routes = pages.list_routes()
+        viewer = Viewer(maps, self.collection, access, field)
+        self.app = make_app([*viewer.list_routes(), *routes], security.list_hosts("127.0.0.1"))
+
+    def close(self) -> None:
+        self._stack.close()
 
     def visit(self, entered: bool = True) -> TestClient:
         client = TestClient(self.app, base_url=ORIGIN, headers={"origin": ORIGIN})

@@ -37,8 +37,8 @@ pytestmark = [
 class Server:
     """Serves maps in a thread, until it is stopped."""
 
-    def __init__(self, maps, port=0):
-        self.pages = Pages(maps)
+    def __init__(self, maps, port=0, corrections=None):
+        self.pages = Pages(maps, corrections=corrections)
         listening = socket.create_server(("127.0.0.1", port))
         self.port = listening.getsockname()[1]
         settings = uvicorn.Config(self.pages.app, log_level="warning", lifespan="off")
@@ -49,7 +49,7 @@ class Server:
     def stop(self):
         self._server.should_exit = True
         self._thread.join()
-        self.pages.collection.close()
+        self.pages.close()
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +284,50 @@ def test_a_server_that_is_started_again_goes_on(browser, root):
     page.wait_for_function("() => document.getElementById('message').hidden")
     page.reload()
     wait(page)
+    page.close()
+    again.stop()
+
+
+def test_corrections_outlive_the_server(browser, root, tmp_path):
+    server = Server(root / "maps", corrections=tmp_path / "corrections")
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(f"http://127.0.0.1:{server.port}/enter/{TOKEN}")
+    page.wait_for_url("**/maps/")
+    show(page, server, "#x=300&y=200&width=400")
+    box = page.locator("#tissue").bounding_box()
+
+    def correct(x, y, keys, saved):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        page.keyboard.press("c")
+        for key in keys:
+            page.keyboard.press(key)
+        page.wait_for_function(
+            "text => document.getElementById('corrected').textContent === text", arg=saved
+        )
+
+    correct(0.25, 0.5, ["1", "3", "3", "Enter"], "Saved: tumor")
+    correct(0.5, 0.5, ["Enter", "Enter"], "Saved: none of them")
+    correct(0.75, 0.5, ["2", "?"], "Saved: cannot tell")
+    page.wait_for_function("() => document.querySelectorAll('.correction').length === 3")
+    listed = server.pages.visit().get("/corrections/drawn").json()
+    assert [each["answer"] for each in listed] == ["1000", "0000", "?"]
+    x = BOUNDS[0] + (300 - 0.25 * 400) / MPP  # where it was pointed at, by the address
+    assert listed[0]["x"] == pytest.approx(x, abs=2)
+    server.stop()
+    page.mouse.move(box["x"] + 100, box["y"] + 500)
+    page.keyboard.press("c")
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => document.getElementById('corrected').textContent.startsWith('Not saved')"
+    )
+    again = Server(root / "maps", server.port, tmp_path / "corrections")
+    page.keyboard.press("Enter")  # the answer is still there
+    page.wait_for_function("() => document.querySelectorAll('.correction').length === 4")
+    page.click("#undo")
+    page.wait_for_function("() => document.querySelectorAll('.correction').length === 3")
+    listed = again.pages.visit().get("/corrections/drawn").json()
+    assert [each["answer"] for each in listed] == ["1000", "0000", "?"]
     page.close()
     again.stop()
 

@@ -45,7 +45,7 @@ def root(tmp_path_factory):
 def pages(root):
     pages = Pages(root / "maps")
     yield pages
-    pages.collection.close()
+    pages.close()
 
 
 @pytest.fixture
@@ -344,4 +344,4 @@ def test_many_maps_are_open_in_turn(root, tmp_path):
         for number in range(9):
             answer = client.get(f"/maps/m{number}/tiles/classes/0/0_0.png")
             assert answer.content == first
-    pages.collection.close()
+    pages.close()

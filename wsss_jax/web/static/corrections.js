@@ -18,6 +18,7 @@
     let place = null; // center of the one that is being answered
     let pointer = null;
     let isBusy = false;
+    let isConfirming = false; // that no class is there
 
     const frame = document.createElementNS(SVG, "rect");
     frame.classList.add("chosen");
@@ -55,7 +56,7 @@
     }
 
     async function ask(path, body) {
-      isBusy = true;
+      if (body) isBusy = true; // one change at a time
       try {
         const answer = await fetch(path, body && {
           method: "POST",
@@ -68,7 +69,7 @@
         status.textContent = `Not saved: ${error.message}`;
         return null;
       } finally {
-        isBusy = false;
+        if (body) isBusy = false;
       }
     }
 
@@ -82,6 +83,7 @@
 
     function open(x, y) {
       place = [x, y];
+      isConfirming = false;
       form.hidden = false;
       start.setAttribute("aria-pressed", true);
       answers.forEach((button) => button.setAttribute("aria-pressed", false));
@@ -101,12 +103,19 @@
       document.body.classList.toggle("choosing", is);
     }
 
-    async function save() {
+    const makeKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");
+
+    async function save(isUnsure) {
       if (!place || isBusy) return;
-      const answer = answers.map((button) => Number(button.getAttribute("aria-pressed") === "true")).join("");
+      const chosen = answers.map((button) => Number(button.getAttribute("aria-pressed") === "true"));
+      if (!isUnsure && !chosen.includes(1) && !isConfirming) {
+        isConfirming = true;
+        status.textContent = "None of these? Save once more.";
+        return;
+      }
+      const answer = isUnsure ? CANNOT_TELL : chosen.join("");
       const [x, y] = place;
-      const key = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
-      if (await ask("/correction", { key, slide: state.folder, x, y, answer })) {
+      if (await ask("/correction", { key: makeKey(), slide: state.folder, x, y, answer })) {
         close();
         status.textContent = `Saved: ${name(answer)}`;
         await load();
@@ -115,8 +124,7 @@
 
     async function undo() {
       if (isBusy) return;
-      const key = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
-      if (await ask("/correction/undo", { key, slide: state.folder })) {
+      if (await ask("/correction/undo", { key: makeKey(), slide: state.folder })) {
         status.textContent = "The last correction is taken back.";
         await load();
       }
@@ -133,13 +141,15 @@
     answers.forEach((button) => button.addEventListener("click", () => toggle(Number(button.dataset.answer))));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      save();
+      save(false);
     });
+    document.getElementById("cannot-tell").addEventListener("click", () => save(true));
     document.getElementById("drop").addEventListener("click", close);
     document.getElementById("undo").addEventListener("click", undo);
 
     function toggle(index) {
       const button = answers[index];
+      isConfirming = false;
       button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
     }
 
@@ -150,7 +160,8 @@
       take(key) {
         if (!place) return false;
         const index = settings.keys.indexOf(key.toLowerCase());
-        if (key === "Enter") save();
+        if (key === "Enter") save(false);
+        else if (key === CANNOT_TELL) save(true);
         else if (key === "Escape") close();
         else if (index >= 0 && index < answers.length) toggle(index);
         else return false;
