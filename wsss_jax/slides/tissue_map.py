@@ -31,7 +31,7 @@ from wsss_jax.slides.mapping.tissue_search import (
     find_mask_file,
     find_tissue,
 )
-from wsss_jax.slides.outputs import areas, result_files, results
+from wsss_jax.slides.outputs import areas, map_files, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import check_mpp, open_slide
@@ -92,7 +92,7 @@ def segment_slide(
             tissue_map = run.compute_map(before, show_progress, after_batch)
             seconds = {"tiles": time.monotonic() - start}
             parts, pixels = tissue_map.parts, tissue_map.tissue_pixels
-            made = result_files.write_maps(sources, folder, parts, names, pixels, before)
+            made = map_files.write_maps(sources, folder, parts, names, pixels, before)
             pictures = result_files.make_pictures(sources, folder, parts, names, run.read_overview)
             seconds["all"] = time.monotonic() - start
             summary = run.summarize(tissue_map, made, seconds)
@@ -245,7 +245,7 @@ class _Run:
         """Returns the content of `slide.json`.
 
         Args:
-          tissue_map, made: the map, and what `result_files.write_maps` returned.
+          tissue_map, made: the map, and what `map_files.write_maps` returned.
           seconds: spent until the map was stitched ("tiles"), and until all was written ("all").
         """
         note = tissue_map.tissue_note

@@ -1,7 +1,7 @@
-"""The files made from a finished map: maps, polygons, tables, pictures, report and summary.
+"""The files made from a finished map: which there are; and pictures, report and summary.
 
-A file is written again only if settings that it depends on have changed: other colors of the
-pictures leave maps, polygons and areas as they are.
+`map_files` writes maps, polygons and tables. A file is written again only if settings that it
+depends on have changed: other colors of the pictures leave maps, polygons and areas as they are.
 """
 
 import json
@@ -23,9 +23,7 @@ from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Parts
-from wsss_jax.slides.outputs import areas, pyramid, report_data, results
-from wsss_jax.slides.outputs.geojson import PolygonRule, write_geojson
-from wsss_jax.slides.reading import catalog
+from wsss_jax.slides.outputs import report_data, results
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide
 from wsss_jax.slides.reading.view import View
@@ -145,54 +143,6 @@ def find_outdated(
     }
 
 
-def write_maps(
-    sources: Sources,
-    folder: Path,
-    parts: Parts,
-    names: Collection[str],
-    tissue_pixels: int,
-    before: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Writes those of the files `names` that are maps, polygons and tables.
-
-    Args:
-      sources: what they are made from.
-      folder: where to write.
-      parts: the whole map.
-      names: of the files, from `find_outdated`.
-      tissue_pixels: pixels of the tissue mask.
-      before: the summary of an earlier run, for the numbers of files that stay.
-
-    Returns:
-      what the summary says of the map: "areas", "ratios" and "pixels_in_polygons".
-    """
-    config, dataset, file = sources.config, sources.dataset, sources.file
-    frame, legend = sources.frame, make_legend(dataset, "dataset")
-    if LABEL_MAP in names:
-        pyramid.write_label_map(folder / LABEL_MAP, parts.read, frame, legend)
-    if COLOR_MAP in names:
-        pyramid.write_color_map(folder / COLOR_MAP, parts.read, frame, sources.picture_legend)
-    if PROBABILITIES in names:
-        path = folder / PROBABILITIES
-        pyramid.write_probability_maps(path, parts.read_probability, frame, legend)
-    numbers = ("areas", "ratios", "pixels_in_polygons")
-    known: dict[str, Any] = {key: (before or {}).get(key) for key in numbers}
-    if POLYGONS in names or known["pixels_in_polygons"] is None:
-        content = catalog.fingerprint(file.path)
-        slide_id = f"{file.name}/{content['bytes']}/{content['crc32']}"
-        rule = PolygonRule(config.geojson.min_area, config.geojson.simplify)
-        covered = write_geojson(folder / POLYGONS, parts.read, frame, legend, slide_id, rule)
-        known["pixels_in_polygons"] = covered.tolist()
-    if {AREAS, RATIOS} & set(names):
-        counts = areas.count_pixels(parts.read, frame.height, dataset.num_classes)
-        known["areas"] = areas.tabulate_areas(counts, legend.names, frame, tissue_pixels)
-        known["ratios"] = areas.compute_ratios(counts, legend.names, dataset.roles)
-        areas.write_areas(folder / AREAS, {file.name: known["areas"]})
-        if known["ratios"]:
-            areas.write_ratios(folder / RATIOS, {file.name: known["ratios"]})
-    return known
-
-
 def make_pictures(
     sources: Sources,
     folder: Path,
@@ -203,7 +153,7 @@ def make_pictures(
     """Makes what the pictures show, and writes them if they are among `names`.
 
     Args:
-      sources, folder, parts, names: as for `write_maps`.
+      sources, folder, parts, names: as for `map_files.write_maps`.
       overview: what `View.read_overview` returns at `OVERVIEW`, called only if needed.
     """
     config, view = sources.config, sources.view
@@ -240,9 +190,9 @@ def summarize_slide(
     """Makes the part of `slide.json` that describes the slide, its networks and its map.
 
     Args:
-      sources: as for `write_maps`.
+      sources: as for `map_files.write_maps`.
       folder: of the slide.
-      known: what `write_maps` returned.
+      known: what `map_files.write_maps` returned.
       tissue_note: one sentence on the tissue mask, or "".
     """
     config, dataset, networks, file, slide, view = sources
