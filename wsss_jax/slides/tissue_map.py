@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import progress
 from wsss_jax.errors import InputError
-from wsss_jax.files import clear_unfinished, hold_lock
+from wsss_jax.files import clear_unfinished, hold_lock, remove
 from wsss_jax.masks import WhiteRule
 from wsss_jax.report import slide_pages
 from wsss_jax.slides.mapping import stitching
@@ -143,7 +143,8 @@ class _Run:
         mask_file = find_mask_file(config.tissue.source, sources.file)
         self.sources, self.folder = sources, folder
         self.settings = _collect_settings(sources, mask_file)
-        self._wanted = result_files.list_files(config, areas.list_ratios(sources.dataset.roles))
+        ratios = areas.list_ratios(sources.dataset.roles)
+        self._wanted = result_files.list_files(config, ratios, sources.slide.vendor)
         # Both read the slide, which may take long: only if they are needed, and once.
         read_overview = lru_cache(partial(view.read_overview, result_files.OVERVIEW))
         self.read_overview: Callable[[], tuple[np.ndarray, float]] = read_overview
@@ -188,7 +189,7 @@ class _Run:
         # Without a summary any file with the name of a result is one of an unfinished run.
         listed = result_files.FILES.keys() if before is None else before["files"]
         for name in (result_files.FILES.keys() & set(listed)) - self._wanted - {results.SUMMARY}:
-            (self.folder / name).unlink(missing_ok=True)
+            remove(self.folder / name)
         (self.folder / results.SUMMARY).unlink(missing_ok=True)
         clear_unfinished(self.folder)
         return names

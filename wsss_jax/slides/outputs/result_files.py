@@ -15,7 +15,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.pictures import open_picture
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, measure_size
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.colors import make_legend
 from wsss_jax.report.legend import Legend
@@ -32,14 +32,22 @@ OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made fr
 LABEL_MAP = "label_map.ome.tif"
 COLOR_MAP = "label_map_rgb.tif"
 PROBABILITIES = "probabilities.ome.tif"
+OME_ZARR = "label_map.ome.zarr"
+DICOM_SEG = "label_map.dcm"
 POLYGONS = "tissue.geojson"
+POLYGONS_GZIP = "tissue.geojson.gz"
+GEOPARQUET = "tissue.parquet"
 AREAS = "areas.csv"
 RATIOS = "ratios.csv"
 FILES = {
     LABEL_MAP: "label map, a value for each class, pyramidal OME-TIFF (QuPath, tifffile, bioio)",
     COLOR_MAP: "label map in colors, pyramidal RGB TIFF (OpenSlide, tiatoolbox, large_image)",
     PROBABILITIES: "mean probability of each class, 0 to 255, pyramidal OME-TIFF",
+    OME_ZARR: "label map as labels of OME-Zarr 0.5 (napari and others), 0 is no class",
+    DICOM_SEG: "label map as DICOM segmentation, a segment for each class",
     POLYGONS: "regions as annotations for QuPath, in pixels of the slide",
+    POLYGONS_GZIP: "regions as GeoJSON, compressed: gunzip it for QuPath",
+    GEOPARQUET: "regions with their areas, GeoParquet (geopandas and others)",
     AREAS: "areas, for spreadsheets",
     RATIOS: "ratios of areas, for spreadsheets",
     slide_pictures.OVERLAY: "classes over the tissue",
@@ -52,7 +60,11 @@ _DEPENDS: dict[str, tuple[str, ...]] = {
     LABEL_MAP: ("classes", "palette"),
     COLOR_MAP: ("picture_palette",),
     PROBABILITIES: ("classes", "palette", "probabilities"),
+    OME_ZARR: ("classes", "palette"),
+    DICOM_SEG: ("classes", "palette", "roles"),
     POLYGONS: ("classes", "palette", "geojson"),
+    POLYGONS_GZIP: ("classes", "palette", "geojson"),
+    GEOPARQUET: ("classes", "geojson"),
     AREAS: ("classes", "roles", "tables"),
     RATIOS: ("classes", "roles", "tables"),
     **dict.fromkeys(_PICTURES, ("classes", "picture_palette", "picture")),
@@ -91,32 +103,41 @@ def collect_settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dic
         "palette": [list(color) for color in dataset.palette],
         "roles": dict(dataset.roles),
         "probabilities": config.probabilities,
-        "geojson": config.geojson.to_dict(),
+        "geojson": {name: config.geojson[name] for name in ("min_area", "simplify")},
         "picture": config.picture,
         "picture_palette": [list(color) for color in in_pictures.palette],
         "tables": _TABLES,
+        # Only what differs from what versions without these fields did.
+        **({"geojson_file": config.geojson.file} if config.geojson.file != "plain" else {}),
+        **{name: True for name in ("ome_zarr", "geoparquet", "dicom_seg") if config[name]},
     }
 
 
-def list_files(config: ml_collections.ConfigDict, ratios: Collection[str]) -> set[str]:
+def list_files(
+    config: ml_collections.ConfigDict, ratios: Collection[str], vendor: str | None
+) -> set[str]:
     """Lists the files of a finished slide, without report and summary.
 
     Args:
       config: of the job "segment".
       ratios: the ratios that the data set has the classes for, by key.
+      vendor: of the slide, see `Slide`.
     """
-    left_out = set()
-    if not config.probabilities:
-        left_out.add(PROBABILITIES)
-    if not ratios:
-        left_out.add(RATIOS)
-    return _DEPENDS.keys() - left_out
+    wanted = {
+        PROBABILITIES: config.probabilities,
+        OME_ZARR: config.ome_zarr,
+        DICOM_SEG: config.dicom_seg and vendor == "dicom",
+        POLYGONS: config.geojson.file != "gzip",
+        POLYGONS_GZIP: config.geojson.file != "plain",
+        GEOPARQUET: config.geoparquet,
+        RATIOS: bool(ratios),
+    }
+    return {name for name in _DEPENDS if wanted.get(name, True)}
 
 
 def is_whole(folder: Path, summary: Mapping[str, Any], name: str) -> bool:
     """Tells whether a file exists and has as many bytes as the summary says, if it says so."""
-    path = folder / name
-    size = path.stat().st_size if path.is_file() else 0
+    size = measure_size(folder / name)
     sizes = summary.get("sizes")
     return size > 0 and (not isinstance(sizes, dict) or sizes.get(name, size) == size)
 
@@ -201,7 +222,7 @@ def summarize_slide(
         name: covered / count if count else None
         for name, covered, count in zip(dataset.classes, known["pixels_in_polygons"], pixels)
     }
-    names = list_files(config, known["ratios"])
+    names = list_files(config, known["ratios"], slide.vendor)
     return {
         "name": file.name,
         "file": str(file.path.absolute()),
@@ -230,10 +251,11 @@ def summarize_slide(
 def _check_polygons(folder: Path, shares: Mapping[str, float | None]) -> list[str]:
     """Returns warnings on a file of polygons that is large, or far from the label map."""
     warnings = []
-    megabytes = (folder / POLYGONS).stat().st_size // 1_000_000
+    name = POLYGONS if (folder / POLYGONS).is_file() else POLYGONS_GZIP
+    megabytes = measure_size(folder / name) // 1_000_000
     if megabytes > _LARGE_FILE:
         warnings.append(
-            f"{POLYGONS} has {megabytes} MB, which viewers open slowly or not at all: set "
+            f"{name} has {megabytes} MB, which viewers open slowly or not at all: set "
             "--config.geojson.min_area=2000 and --config.geojson.simplify=2"
         )
     deviations = [
@@ -243,7 +265,7 @@ def _check_polygons(folder: Path, shares: Mapping[str, float | None]) -> list[st
     ]
     if deviations:
         warnings.append(
-            f"the polygons of {POLYGONS} hold {', '.join(deviations)}: measure on the label map "
+            f"the polygons of {name} hold {', '.join(deviations)}: measure on the label map "
             f"and take areas from {AREAS}, or set --config.geojson.min_area=0"
         )
     return warnings
@@ -271,6 +293,6 @@ def write_report(
     )
     slide_pages.write_report(folder / slide_pages.REPORT, report)
     written = [*summary["files"], slide_pictures.SMALL, slide_pages.REPORT]
-    summary = {**summary, "sizes": {name: (folder / name).stat().st_size for name in written}}
+    summary = {**summary, "sizes": {name: measure_size(folder / name) for name in written}}
     with atomic_path(folder / results.SUMMARY) as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
