@@ -19,7 +19,7 @@ def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> Co
                 # square micrometers: smaller regions are left out, smaller holes filled
                 "min_area": 10.0,
                 "simplify": 1.0,  # farthest that an outline may move, pixels; both 0: exact
-                # "plain", "gzip" (compressed, about a tenth; QuPath does not open it) or "both"
+                # "plain", "gzip" (compressed, about a sixth; QuPath does not open it) or "both"
                 "file": "plain",
             },
             # Further files, for other programs:
