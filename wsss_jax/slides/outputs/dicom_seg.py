@@ -103,7 +103,8 @@ def write_dicom_seg(
             f"{slide_files[0]}: its segmentation would have over 4 GiB, which DICOM does not "
             "allow; set --config.dicom_seg=False, or a coarser --config.mpp"
         )
-    digest.update(repr((source.SOPInstanceUID, dataset, networks, __version__)).encode())
+    origin = (source.SOPInstanceUID, frame, dataset, networks, __version__)
+    digest.update(repr(origin).encode())
     header = _make_header(source, frame, dataset, networks, digest.hexdigest())
     header.NumberOfFrames = len(frames)
     template = header.PerFrameFunctionalGroupsSequence[0]
@@ -119,7 +120,7 @@ def write_dicom_seg(
 
 
 def _read_level0(files: Sequence[Path], frame: MapFrame) -> "Header":
-    """Reads the header of the slide's largest image, the one that the map's pixels refer to."""
+    """Reads the header of level 0, or of the first file of it."""
     import pydicom
 
     try:
@@ -130,13 +131,19 @@ def _read_level0(files: Sequence[Path], frame: MapFrame) -> "Header":
             "--config.dicom_seg=False"
         ) from error
     volumes = [each for each in headers if "VOLUME" in each.get("ImageType", [])]
-    found = max(volumes, key=lambda each: each.TotalPixelMatrixColumns, default=None)
-    size = found and (found.TotalPixelMatrixColumns, found.TotalPixelMatrixRows)
-    if found is None or size != tuple(frame.slide_size):
+    width, height = frame.slide_size
+    matching = [
+        each
+        for each in volumes
+        if each.get("TotalPixelMatrixColumns") == width
+        and each.get("TotalPixelMatrixRows") == height
+    ]
+    if not matching:
         raise InputError(
-            f"{files[0]}: no image of {' x '.join(map(str, frame.slide_size))} pixels is among "
-            "the files of the slide; set --config.dicom_seg=False"
+            f"{files[0]}: no image of {width} x {height} pixels is among the files of the slide; "
+            "set --config.dicom_seg=False"
         )
+    found = matching[0]
     found.decode()
     for name in _MAY_BE_EMPTY:
         if name not in found:
