@@ -94,8 +94,10 @@ def write_dicom_seg(
       networks: text that tells networks apart, for the algorithm's version.
 
     Raises:
-      InputError: the headers of the slide lack something, or the pixels would be over 4 GiB.
+      InputError: highdicom is not installed, the headers of the slide lack something, or the pixels
+        would be over 4 GiB.
     """
+    check_installed()  # other machines of a cluster may lack it
     source = _read_level0(slide_files, frame)
     frames, digest = _find_frames(read_rows, frame, dataset.num_classes)
     if len(frames) * FRAME_BYTES > MOST_BYTES:
