@@ -19,7 +19,13 @@ def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> Co
                 # square micrometers: smaller regions are left out, smaller holes filled
                 "min_area": 10.0,
                 "simplify": 1.0,  # farthest that an outline may move, pixels; both 0: exact
+                # "plain", "gzip" (compressed, about a sixth; QuPath does not open it) or "both"
+                "file": "plain",
             },
+            # Further files, for other programs:
+            "ome_zarr": False,  # label map as OME-Zarr 0.5 labels
+            "geoparquet": False,  # regions with their areas as GeoParquet
+            "dicom_seg": False,  # of DICOM slides: label map as DICOM segmentation; needs highdicom
             "picture": 1200,  # longer side of the pictures in the report, pixels
             # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
             "palette": "dataset",

@@ -81,17 +81,25 @@ def clear_unfinished(folder: Path) -> None:
     """Removes what killed processes left unfinished in a folder; not what is being written."""
     for path in folder.glob(f"{UNFINISHED}*"):
         if not (path / _FOLDER_LOCK).is_file():
-            _remove(path)
+            remove(path)
             continue
         with suppress(InputError), hold_lock(path / _FOLDER_LOCK):  # InputError: being written
-            _remove(path)
+            remove(path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it; nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
+
+
+def measure_size(path: Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder; 0 if there is none."""
+    if path.is_dir():
+        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    return path.stat().st_size if path.is_file() else 0
 
 
 @contextmanager
@@ -194,7 +202,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         _move_hidden(temporary, path)
         for leftover in temporary.iterdir():
             if leftover.name != _FOLDER_LOCK:
-                _remove(leftover)
+                remove(leftover)
         try:
             yield temporary
             check_empty(path)

@@ -1,3 +1,4 @@
+import gzip
 import json
 import uuid
 
@@ -11,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from rasterio import features
 
 from configs import base_slides
+from tests.slides import qupath_reader
 from wsss_jax.report.legend import Legend
 from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.outputs import geojson, regions
@@ -24,23 +26,18 @@ MAPS = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
 )
 
 
-def check_rfc7946(collection):
-    """What RFC 7946 asks of the members, and QuPath 0.6 of the geometries (JTS on a .01 grid)."""
+def check_rfc7946(text):
+    """What RFC 7946 asks of the members, and what QuPath 0.6 does (see `qupath_reader`)."""
+    collection = json.loads(text)
     assert collection.keys() == {"type", "features"} and collection["type"] == "FeatureCollection"
     for feature in collection["features"]:
         assert feature.keys() == {"type", "id", "properties", "geometry"}
         assert feature["type"] == "Feature" and isinstance(feature["id"], str)
         kind, coordinates = feature["geometry"]["type"], feature["geometry"]["coordinates"]
-        assert feature["geometry"].keys() == {"type", "coordinates"}
-        assert kind in ("Polygon", "MultiPolygon")
         for rings in [coordinates] if kind == "Polygon" else coordinates:
             for number, ring in enumerate(rings):
-                assert len(ring) >= 4 and ring[0] == ring[-1]
-                assert all(len(position) == 2 for position in ring)
                 assert shapely.LinearRing(ring).is_ccw == (number == 0)
-        shape = shapely.geometry.shape(feature["geometry"])
-        reduced = shapely.set_precision(shape, 0.01, mode="pointwise")
-        assert reduced.is_valid and not reduced.is_empty and reduced.area > 0
+    return qupath_reader.read_annotations(text)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +45,8 @@ def write(tmp_path_factory):
     """Writes a map in bands of `band` rows, or fewer, and returns the features.
 
     `limits` are those of `regions`, by name; `frame` has what differs from a map of the slide's own
-    pixels, half a micrometer wide. `write.covered` is what `write_geojson` returned.
+    pixels, half a micrometer wide. `write.covered` is what `write_geojson` returned,
+    `write.annotations` what QuPath reads.
     """
     path = tmp_path_factory.mktemp("geojson") / "map.geojson"
 
@@ -68,9 +66,9 @@ def write(tmp_path_factory):
                 rule,
                 editable=editable,
             )
-        collection = json.loads(path.read_text(encoding="utf-8"))
-        check_rfc7946(collection)
-        return collection["features"]
+        text = path.read_text(encoding="utf-8")
+        write.annotations = check_rfc7946(text)
+        return json.loads(text)["features"]
 
     return write
 
@@ -172,6 +170,76 @@ def test_any_scale_gives_polygons_that_qupath_reads(write, labels, x, y, offset,
         value = NAMES.index(feature["properties"]["classification"]["name"])
         covered[value] += shapely.geometry.shape(feature["geometry"]).area
     np.testing.assert_allclose(write.covered, covered / (x * y), atol=1e-6, rtol=1e-6)
+
+
+@given(MAPS, st.floats(1, 9), st.floats(0, 3), st.integers(90_000, 300_000))
+@settings(max_examples=60, deadline=None)
+def test_polygons_stay_valid_in_single_precision(write, labels, scale, tolerance, far):
+    """QuPath keeps the corners of polygons without holes as float32: 1/64 pixel at 200,000."""
+    write(
+        labels,
+        rule=PolygonRule(simplify=tolerance),
+        scale=(scale, scale),
+        origin=(-far, -far),
+    )
+    for annotation in write.annotations:
+        kept = qupath_reader.keep_single_precision(annotation.shape)
+        assert kept.is_valid and kept.area == pytest.approx(annotation.shape.area, rel=0.1)
+
+
+def test_qupath_reads_what_was_written(write):
+    labels = np.array([[0, 0, 1], [0, 2, 3]])
+    write(labels, scale=(4.0, 4.0))
+    read = {each.class_name: each for each in write.annotations}
+    assert read.keys() == set(NAMES) and all(each.locked for each in write.annotations)
+    assert [read[name].color for name in NAMES] == LEGEND.palette[:3]
+    assert [read[name].shape.area for name in NAMES] == [48, 16, 16]
+    assert read["TAS"].measurements == {geojson.AREA: 0.25}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda feature: feature.update(id="1"),
+        lambda feature: feature["properties"].update(objectType="cell"),
+        lambda feature: feature["properties"]["classification"].update(color=[0, 0, 256]),
+        lambda feature: feature["properties"]["classification"].update(colorRGB=1),
+        lambda feature: feature["properties"]["measurements"].update(a="1"),
+        lambda feature: feature["geometry"]["coordinates"][0].pop(),
+        lambda feature: feature["geometry"].update(coordinates=[]),
+        lambda feature: feature["geometry"]["coordinates"][0].reverse() or feature.pop("type"),
+        lambda feature: feature["geometry"].update(
+            coordinates=[[[0, 0], [1, 1], [1, 0], [0, 1], [0, 0]]]  # crosses itself
+        ),
+        lambda feature: feature["geometry"].update(
+            coordinates=[[[0, 0], [0.001, 0], [0.001, 0.001], [0, 0]]]
+        ),
+    ],
+)
+def test_the_reader_refuses_what_qupath_would_not_keep(write, change):
+    collection = {"type": "FeatureCollection", "features": write([[0]])}
+    change(collection["features"][0])
+    with pytest.raises((AssertionError, KeyError, IndexError, ValueError)):
+        qupath_reader.read_annotations(json.dumps(collection))
+
+
+def test_compressed_files_are_the_same_each_time(tmp_path):
+    def write_map(name):
+        labels = np.random.default_rng(0).integers(0, 4, (60, 60)).astype(np.uint8)
+        frame = MapFrame(60, 60, 0.5, (1.0, 1.0), (60, 60))
+        path = tmp_path / name
+        read_rows = lambda y0, y1, step: labels[y0:y1:step, ::step]  # noqa: E731
+        covered = geojson.write_geojson(path, read_rows, frame, LEGEND, "a", EXACT)
+        return path.read_bytes(), covered.tolist()
+
+    plain, first = write_map("a.geojson")
+    packed, second = write_map("a.geojson.gz")
+    assert gzip.decompress(packed) == plain and first == second
+    assert len(packed) < len(plain) / 5
+    assert packed[3:8] == bytes(5)  # no name, no time
+    assert write_map("other.geojson.gz") == (packed, first)
+    geojson.compress(tmp_path / "a.geojson", tmp_path / "third.gz")
+    assert (tmp_path / "third.gz").read_bytes() == packed
 
 
 def test_rings_that_rounding_joins_are_repaired(write):
@@ -311,8 +379,9 @@ def test_squares(tmp_path):
     ]
     path = tmp_path / "kept.geojson"
     geojson.write_squares(path, squares, "patch", (0, 114, 178), origin=(5, 6))
-    collection = json.loads(path.read_text("utf-8"))
-    check_rfc7946(collection)
+    text = path.read_text("utf-8")
+    check_rfc7946(text)
+    collection = json.loads(text)
     first, second = collection["features"]
     assert first["properties"] == {
         "objectType": "annotation",

@@ -24,6 +24,7 @@ check = check_gate
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 OPTIONAL = {  # package -> its use
     "wsidicom": "DICOM slides that OpenSlide does not take",
+    "highdicom": "--config.dicom_seg",
     "ray": "--config.engine=ray",
     "torch": "the comparison with PyTorch",
 }

@@ -16,7 +16,7 @@ from wsss_jax.methods.gate import check_gate
 from wsss_jax.report.colors import make_legend
 from wsss_jax.slides import engines, job_slides, settings, tissue_map
 from wsss_jax.slides.mapping import networks, provenance
-from wsss_jax.slides.outputs import cohort, results
+from wsss_jax.slides.outputs import cohort, dicom_seg, results
 from wsss_jax.slides.reading.catalog import SlideFile
 
 FIELDS = {
@@ -28,6 +28,10 @@ FIELDS = {
     "probabilities": rules.BOOLEAN,
     "geojson.min_area": rules.number(0, rules.LARGEST_AREA),
     "geojson.simplify": rules.number(0, 1000),
+    "geojson.file": rules.added(rules.one_of("plain", "gzip", "both"), "plain"),
+    "ome_zarr": rules.added(rules.BOOLEAN, False),
+    "geoparquet": rules.added(rules.BOOLEAN, False),
+    "dicom_seg": rules.added(rules.BOOLEAN, False),
     "picture": rules.integer(64, 2048),
     "palette": rules.added(rules.PALETTE, "dataset"),
 }
@@ -55,6 +59,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"config.tissue.source: there is no folder {source}; name one with masks, or set "
             "detect or off"
         )
+    if config.dicom_seg:
+        dicom_seg.check_installed()
     config, dataset = settings.complete(config)
     check_writable(workdir)
     runs.check(config, workdir, started=False)  # each slide's folder is checked for changes later

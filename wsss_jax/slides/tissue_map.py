@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.dataset import Dataset
 from wsss_jax import progress
 from wsss_jax.errors import InputError
-from wsss_jax.files import clear_unfinished, hold_lock
+from wsss_jax.files import clear_unfinished, hold_lock, remove
 from wsss_jax.masks import WhiteRule
 from wsss_jax.report import slide_pages
 from wsss_jax.slides.mapping import stitching
@@ -31,7 +31,7 @@ from wsss_jax.slides.mapping.tissue_search import (
     find_mask_file,
     find_tissue,
 )
-from wsss_jax.slides.outputs import areas, result_files, results
+from wsss_jax.slides.outputs import areas, map_files, result_files, results
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import check_mpp, open_slide
@@ -92,7 +92,7 @@ def segment_slide(
             tissue_map = run.compute_map(before, show_progress, after_batch)
             seconds = {"tiles": time.monotonic() - start}
             parts, pixels = tissue_map.parts, tissue_map.tissue_pixels
-            made = result_files.write_maps(sources, folder, parts, names, pixels, before)
+            made = map_files.write_maps(sources, folder, parts, names, pixels, before)
             pictures = result_files.make_pictures(sources, folder, parts, names, run.read_overview)
             seconds["all"] = time.monotonic() - start
             summary = run.summarize(tissue_map, made, seconds)
@@ -143,7 +143,8 @@ class _Run:
         mask_file = find_mask_file(config.tissue.source, sources.file)
         self.sources, self.folder = sources, folder
         self.settings = _collect_settings(sources, mask_file)
-        self._wanted = result_files.list_files(config, areas.list_ratios(sources.dataset.roles))
+        ratios = areas.list_ratios(sources.dataset.roles)
+        self._wanted = result_files.list_files(config, ratios, sources.slide.vendor)
         # Both read the slide, which may take long: only if they are needed, and once.
         read_overview = lru_cache(partial(view.read_overview, result_files.OVERVIEW))
         self.read_overview: Callable[[], tuple[np.ndarray, float]] = read_overview
@@ -188,7 +189,7 @@ class _Run:
         # Without a summary any file with the name of a result is one of an unfinished run.
         listed = result_files.FILES.keys() if before is None else before["files"]
         for name in (result_files.FILES.keys() & set(listed)) - self._wanted - {results.SUMMARY}:
-            (self.folder / name).unlink(missing_ok=True)
+            remove(self.folder / name)
         (self.folder / results.SUMMARY).unlink(missing_ok=True)
         clear_unfinished(self.folder)
         return names
@@ -245,7 +246,7 @@ class _Run:
         """Returns the content of `slide.json`.
 
         Args:
-          tissue_map, made: the map, and what `result_files.write_maps` returned.
+          tissue_map, made: the map, and what `map_files.write_maps` returned.
           seconds: spent until the map was stitched ("tiles"), and until all was written ("all").
         """
         note = tissue_map.tissue_note

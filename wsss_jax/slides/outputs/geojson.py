@@ -1,11 +1,14 @@
 """The regions of a label map, or squares, as QuPath annotations: GeoJSON, written as a stream."""
 
+import gzip
 import json
+import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import shapely
@@ -23,6 +26,7 @@ from wsss_jax.slides.outputs.regions import (
 
 DECIMALS = 2  # of coordinates, in level-0 pixels; QuPath keeps as many
 CHANGE = 0.02  # most that simplification may change the area of a region, as a share of it
+_PIECE = 2**16  # bytes compressed at once
 AREA = "Area um^2 (label map)"  # QuPath has an "Area µm^2" of its own, of the outline
 
 
@@ -59,7 +63,7 @@ def write_geojson(
     with x and y as numbers, outlines counterclockwise, holes clockwise.
 
     Args:
-      path: ends in `.geojson`.
+      path: ends in `.geojson`, or in `.geojson.gz` for a compressed file.
       read_rows: reads the map of label values 0..C; C, excluded, gets no polygons.
       frame: of the map. Its last column and row may reach beyond the slide, polygons do not.
       legend: of the classes.
@@ -73,20 +77,14 @@ def write_geojson(
     """
     covered = np.zeros(len(legend.names))
     pixel = float(np.prod(frame.scale))
-    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{slide_id}")
-    least = rule.min_area / frame.mpp**2
-    move = partial(_move_ring, frame=frame)
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, _open_text(temporary) as file:
         file.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
-        for region in find_regions(read_rows, frame.width, frame.height, legend.excluded, least):
-            polygons = make_polygons(region.rings, move, rule.simplify)
-            if not polygons:
-                continue  # thinner than the coordinates tell apart
+        for region, polygons in trace_polygons(read_rows, frame, legend.excluded, rule):
             covered[region.value] += (
                 sum(measure_area(ring) for rings in polygons for ring in rings) / pixel
             )
-            head = _describe_region(region, legend, None if editable else frame.mpp, namespace)
+            head = _describe_region(region, legend, None if editable else frame.mpp, slide_id)
             file.write(separator + _to_json(head)[:-1])
             kind = "Polygon" if len(polygons) == 1 else "MultiPolygon"
             file.write(f',"geometry":{{"type":"{kind}","coordinates":')
@@ -102,6 +100,49 @@ def write_geojson(
             separator = ",\n"
         file.write("\n]}\n")
     return covered
+
+
+def trace_polygons(
+    read_rows: ReadRows, frame: MapFrame, excluded: int, rule: PolygonRule
+) -> Iterator[tuple[Region, list[list[np.ndarray]]]]:
+    """Yields the regions of a map with their polygons, each a list of rings.
+
+    Rings are (N, 2), level-0 pixels from the viewer's origin, multiples of what `DECIMALS` tells
+    apart; outlines run clockwise with x and y as numbers, holes counterclockwise. Regions thinner
+    than that are left out. The arguments are those of `write_geojson`.
+    """
+    least = rule.min_area / frame.mpp**2
+    move = partial(_move_ring, frame=frame)
+    for region in find_regions(read_rows, frame.width, frame.height, excluded, least):
+        if polygons := make_polygons(region.rings, move, rule.simplify):
+            yield region, polygons
+
+
+def compress(source: Path, target: Path) -> None:
+    """Writes what a file holds as gzip, atomically; the same bytes as `write_geojson` at `.gz`."""
+    with atomic_path(target) as temporary:
+        _compress(source, temporary)
+
+
+def _compress(source: Path, target: Path) -> None:
+    """Writes a gzip file that always has the same bytes: its header has neither name nor time."""
+    with (
+        source.open("rb") as file,
+        target.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+    ):
+        # What zlib makes of a text depends on the pieces that it gets.
+        shutil.copyfileobj(file, packed, _PIECE)
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[IO[str]]:
+    """Opens a temporary file to write text, compressed at the end if its name ends in `.gz`."""
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    with plain.open("w", encoding="utf-8") as file:
+        yield file
+    if plain != path:
+        _compress(plain, path)
 
 
 class Square(NamedTuple):
@@ -161,15 +202,21 @@ def write_squares(
         file.write("\n]}\n")
 
 
+def identify_region(region: Region, slide_id: str) -> uuid.UUID:
+    """Makes the identifier of a region, which follows from its place and `slide_id`."""
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"wsss_jax/{slide_id}")
+    x, y = region.rings[0][0].tolist()  # upper left of a pixel that no other region has
+    return uuid.uuid5(namespace, f"{x},{y}")
+
+
 def _describe_region(
-    region: Region, legend: Legend, mpp: float | None, namespace: uuid.UUID
+    region: Region, legend: Legend, mpp: float | None, slide_id: str
 ) -> dict[str, object]:
     """Makes a GeoJSON feature without its geometry; without `mpp` it can be edited."""
     measurements = {} if mpp is None else {AREA: round(region.pixels * mpp**2, 4)}
-    x, y = region.rings[0][0].tolist()  # upper left of a pixel that no other region has
     return {
         "type": "Feature",
-        "id": str(uuid.uuid5(namespace, f"{x},{y}")),
+        "id": str(identify_region(region, slide_id)),
         "properties": {
             "objectType": "annotation",
             "classification": {

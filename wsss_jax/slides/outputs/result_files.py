@@ -1,7 +1,7 @@
-"""The files made from a finished map: maps, polygons, tables, pictures, report and summary.
+"""The files made from a finished map: which there are; and pictures, report and summary.
 
-A file is written again only if settings that it depends on have changed: other colors of the
-pictures leave maps, polygons and areas as they are.
+`map_files` writes maps, polygons and tables. A file is written again only if settings that it
+depends on have changed: other colors of the pictures leave maps, polygons and areas as they are.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.pictures import open_picture
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, measure_size
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.colors import make_legend
 from wsss_jax.report.legend import Legend
@@ -23,9 +23,7 @@ from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Parts
-from wsss_jax.slides.outputs import areas, pyramid, report_data, results
-from wsss_jax.slides.outputs.geojson import PolygonRule, write_geojson
-from wsss_jax.slides.reading import catalog
+from wsss_jax.slides.outputs import report_data, results
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide
 from wsss_jax.slides.reading.view import View
@@ -34,14 +32,22 @@ OVERVIEW = 2048  # pixels, longer side of the overview that pictures are made fr
 LABEL_MAP = "label_map.ome.tif"
 COLOR_MAP = "label_map_rgb.tif"
 PROBABILITIES = "probabilities.ome.tif"
+OME_ZARR = "label_map.ome.zarr"
+DICOM_SEG = "label_map.dcm"
 POLYGONS = "tissue.geojson"
+POLYGONS_GZIP = "tissue.geojson.gz"
+GEOPARQUET = "tissue.parquet"
 AREAS = "areas.csv"
 RATIOS = "ratios.csv"
 FILES = {
     LABEL_MAP: "label map, a value for each class, pyramidal OME-TIFF (QuPath, tifffile, bioio)",
     COLOR_MAP: "label map in colors, pyramidal RGB TIFF (OpenSlide, tiatoolbox, large_image)",
     PROBABILITIES: "mean probability of each class, 0 to 255, pyramidal OME-TIFF",
+    OME_ZARR: "label map as labels of OME-Zarr 0.5 (napari and others), 0 is no class",
+    DICOM_SEG: "label map as DICOM segmentation, a segment for each class",
     POLYGONS: "regions as annotations for QuPath, in pixels of the slide",
+    POLYGONS_GZIP: "regions as GeoJSON, compressed: gunzip it for QuPath",
+    GEOPARQUET: "regions with their areas, GeoParquet (geopandas and others)",
     AREAS: "areas, for spreadsheets",
     RATIOS: "ratios of areas, for spreadsheets",
     slide_pictures.OVERLAY: "classes over the tissue",
@@ -54,7 +60,11 @@ _DEPENDS: dict[str, tuple[str, ...]] = {
     LABEL_MAP: ("classes", "palette"),
     COLOR_MAP: ("picture_palette",),
     PROBABILITIES: ("classes", "palette", "probabilities"),
+    OME_ZARR: ("classes", "palette"),
+    DICOM_SEG: ("classes", "palette", "roles"),
     POLYGONS: ("classes", "palette", "geojson"),
+    POLYGONS_GZIP: ("classes", "palette", "geojson"),
+    GEOPARQUET: ("classes", "geojson"),
     AREAS: ("classes", "roles", "tables"),
     RATIOS: ("classes", "roles", "tables"),
     **dict.fromkeys(_PICTURES, ("classes", "picture_palette", "picture")),
@@ -93,32 +103,41 @@ def collect_settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dic
         "palette": [list(color) for color in dataset.palette],
         "roles": dict(dataset.roles),
         "probabilities": config.probabilities,
-        "geojson": config.geojson.to_dict(),
+        "geojson": {name: config.geojson[name] for name in ("min_area", "simplify")},
         "picture": config.picture,
         "picture_palette": [list(color) for color in in_pictures.palette],
         "tables": _TABLES,
+        # Only what differs from what versions without these fields did.
+        **({"geojson_file": config.geojson.file} if config.geojson.file != "plain" else {}),
+        **{name: True for name in ("ome_zarr", "geoparquet", "dicom_seg") if config[name]},
     }
 
 
-def list_files(config: ml_collections.ConfigDict, ratios: Collection[str]) -> set[str]:
+def list_files(
+    config: ml_collections.ConfigDict, ratios: Collection[str], vendor: str | None
+) -> set[str]:
     """Lists the files of a finished slide, without report and summary.
 
     Args:
       config: of the job "segment".
       ratios: the ratios that the data set has the classes for, by key.
+      vendor: of the slide, see `Slide`.
     """
-    left_out = set()
-    if not config.probabilities:
-        left_out.add(PROBABILITIES)
-    if not ratios:
-        left_out.add(RATIOS)
-    return _DEPENDS.keys() - left_out
+    wanted = {
+        PROBABILITIES: config.probabilities,
+        OME_ZARR: config.ome_zarr,
+        DICOM_SEG: config.dicom_seg and vendor == "dicom",
+        POLYGONS: config.geojson.file != "gzip",
+        POLYGONS_GZIP: config.geojson.file != "plain",
+        GEOPARQUET: config.geoparquet,
+        RATIOS: bool(ratios),
+    }
+    return {name for name in _DEPENDS if wanted.get(name, True)}
 
 
 def is_whole(folder: Path, summary: Mapping[str, Any], name: str) -> bool:
     """Tells whether a file exists and has as many bytes as the summary says, if it says so."""
-    path = folder / name
-    size = path.stat().st_size if path.is_file() else 0
+    size = measure_size(folder / name)
     sizes = summary.get("sizes")
     return size > 0 and (not isinstance(sizes, dict) or sizes.get(name, size) == size)
 
@@ -145,54 +164,6 @@ def find_outdated(
     }
 
 
-def write_maps(
-    sources: Sources,
-    folder: Path,
-    parts: Parts,
-    names: Collection[str],
-    tissue_pixels: int,
-    before: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Writes those of the files `names` that are maps, polygons and tables.
-
-    Args:
-      sources: what they are made from.
-      folder: where to write.
-      parts: the whole map.
-      names: of the files, from `find_outdated`.
-      tissue_pixels: pixels of the tissue mask.
-      before: the summary of an earlier run, for the numbers of files that stay.
-
-    Returns:
-      what the summary says of the map: "areas", "ratios" and "pixels_in_polygons".
-    """
-    config, dataset, file = sources.config, sources.dataset, sources.file
-    frame, legend = sources.frame, make_legend(dataset, "dataset")
-    if LABEL_MAP in names:
-        pyramid.write_label_map(folder / LABEL_MAP, parts.read, frame, legend)
-    if COLOR_MAP in names:
-        pyramid.write_color_map(folder / COLOR_MAP, parts.read, frame, sources.picture_legend)
-    if PROBABILITIES in names:
-        path = folder / PROBABILITIES
-        pyramid.write_probability_maps(path, parts.read_probability, frame, legend)
-    numbers = ("areas", "ratios", "pixels_in_polygons")
-    known: dict[str, Any] = {key: (before or {}).get(key) for key in numbers}
-    if POLYGONS in names or known["pixels_in_polygons"] is None:
-        content = catalog.fingerprint(file.path)
-        slide_id = f"{file.name}/{content['bytes']}/{content['crc32']}"
-        rule = PolygonRule(config.geojson.min_area, config.geojson.simplify)
-        covered = write_geojson(folder / POLYGONS, parts.read, frame, legend, slide_id, rule)
-        known["pixels_in_polygons"] = covered.tolist()
-    if {AREAS, RATIOS} & set(names):
-        counts = areas.count_pixels(parts.read, frame.height, dataset.num_classes)
-        known["areas"] = areas.tabulate_areas(counts, legend.names, frame, tissue_pixels)
-        known["ratios"] = areas.compute_ratios(counts, legend.names, dataset.roles)
-        areas.write_areas(folder / AREAS, {file.name: known["areas"]})
-        if known["ratios"]:
-            areas.write_ratios(folder / RATIOS, {file.name: known["ratios"]})
-    return known
-
-
 def make_pictures(
     sources: Sources,
     folder: Path,
@@ -203,7 +174,7 @@ def make_pictures(
     """Makes what the pictures show, and writes them if they are among `names`.
 
     Args:
-      sources, folder, parts, names: as for `write_maps`.
+      sources, folder, parts, names: as for `map_files.write_maps`.
       overview: what `View.read_overview` returns at `OVERVIEW`, called only if needed.
     """
     config, view = sources.config, sources.view
@@ -240,9 +211,9 @@ def summarize_slide(
     """Makes the part of `slide.json` that describes the slide, its networks and its map.
 
     Args:
-      sources: as for `write_maps`.
+      sources: as for `map_files.write_maps`.
       folder: of the slide.
-      known: what `write_maps` returned.
+      known: what `map_files.write_maps` returned.
       tissue_note: one sentence on the tissue mask, or "".
     """
     config, dataset, networks, file, slide, view = sources
@@ -251,7 +222,7 @@ def summarize_slide(
         name: covered / count if count else None
         for name, covered, count in zip(dataset.classes, known["pixels_in_polygons"], pixels)
     }
-    names = list_files(config, known["ratios"])
+    names = list_files(config, known["ratios"], slide.vendor)
     return {
         "name": file.name,
         "file": str(file.path.absolute()),
@@ -280,10 +251,11 @@ def summarize_slide(
 def _check_polygons(folder: Path, shares: Mapping[str, float | None]) -> list[str]:
     """Returns warnings on a file of polygons that is large, or far from the label map."""
     warnings = []
-    megabytes = (folder / POLYGONS).stat().st_size // 1_000_000
+    name = POLYGONS if (folder / POLYGONS).is_file() else POLYGONS_GZIP
+    megabytes = measure_size(folder / name) // 1_000_000
     if megabytes > _LARGE_FILE:
         warnings.append(
-            f"{POLYGONS} has {megabytes} MB, which viewers open slowly or not at all: set "
+            f"{name} has {megabytes} MB, which viewers open slowly or not at all: set "
             "--config.geojson.min_area=2000 and --config.geojson.simplify=2"
         )
     deviations = [
@@ -293,7 +265,7 @@ def _check_polygons(folder: Path, shares: Mapping[str, float | None]) -> list[st
     ]
     if deviations:
         warnings.append(
-            f"the polygons of {POLYGONS} hold {', '.join(deviations)}: measure on the label map "
+            f"the polygons of {name} hold {', '.join(deviations)}: measure on the label map "
             f"and take areas from {AREAS}, or set --config.geojson.min_area=0"
         )
     return warnings
@@ -321,6 +293,6 @@ def write_report(
     )
     slide_pages.write_report(folder / slide_pages.REPORT, report)
     written = [*summary["files"], slide_pictures.SMALL, slide_pages.REPORT]
-    summary = {**summary, "sizes": {name: (folder / name).stat().st_size for name in written}}
+    summary = {**summary, "sizes": {name: measure_size(folder / name) for name in written}}
     with atomic_path(folder / results.SUMMARY) as path:
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

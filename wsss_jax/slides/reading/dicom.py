@@ -81,6 +81,11 @@ def find_slide_files(path: Path) -> list[Path]:
     return next((files for files in group_files(path.parent).slides if path in files), [path])
 
 
+def list_slide_files(path: Path) -> list[Path]:
+    """Lists the files of a slide that is a folder with one, or one of its .dcm files."""
+    return _select_files(path)[0] if path.is_dir() else find_slide_files(path)
+
+
 def _read_header(path: Path) -> _Header:
     if not path.is_file():
         return _Header()
