@@ -23,6 +23,12 @@ def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> Co
             "picture": 1200,  # longer side of the pictures in the report, pixels
             # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
             "palette": "dataset",
+            "preview": {
+                # most tiles of the coarse map that comes first, as a share of all; 0.0 = none
+                "share": 0.02,
+                "min_tiles": 1000,  # slides of fewer tiles get none
+                "seconds": 20.0,  # at least, from one version of its picture to the next
+            },
         }
     )
 
