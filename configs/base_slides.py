@@ -120,6 +120,17 @@ def sample(slides: str, out: str) -> ConfigDict:
     )
 
 
+def compare_maps() -> ConfigDict:
+    """The maps of two runs, of the same slides."""
+    return ConfigDict(
+        {
+            "job": "compare_maps",
+            "maps": ("runs/maps_a", "runs/maps_b"),  # two workdirs of the job "segment"
+            "palette": "dataset",  # colors of the pictures, or "colorblind"
+        }
+    )
+
+
 def doctor(variant: str = "paper") -> ConfigDict:
     """The state of the installation and, if one is named, of a slide."""
     return ConfigDict({"job": "doctor", "slide": "", **_slide_settings("", "", variant)})

@@ -31,6 +31,7 @@ JOBS = {
     "evaluate": "wsss_jax.jobs.evaluate",
     "segment": "wsss_jax.jobs.segment",
     "doctor": "wsss_jax.jobs.doctor",
+    "compare_maps": "wsss_jax.jobs.compare_maps",
     "prepare": "wsss_jax.jobs.prepare",
     "polygons": "wsss_jax.jobs.polygons",
     "sample": "wsss_jax.jobs.sample",
