@@ -131,6 +131,23 @@ def compare_maps() -> ConfigDict:
     )
 
 
+def recount() -> ConfigDict:
+    """Corrected annotations as maps of slides."""
+    return ConfigDict(
+        {
+            "job": "recount",
+            "annotations": "",  # files of GeoJSON or a folder of them, named as their slides
+            "map": "",  # workdir of the job "segment", or the folder of a slide in it
+            "labels": (),  # pairs of label and class, ("Tumor", "TE"); "" as class = excluded
+            "ignored": (),  # labels of annotations that count as not drawn; "" = without class
+            # which of two annotations lies on top: the "smaller", as QuPath shows them, or what is
+            # "drawn" later in the file
+            "overlap": "smaller",
+            "outside": "excluded",  # what is in no annotation: no class, or as in the "map"
+        }
+    )
+
+
 def doctor(variant: str = "paper") -> ConfigDict:
     """The state of the installation and, if one is named, of a slide."""
     return ConfigDict({"job": "doctor", "slide": "", **_slide_settings("", "", variant)})

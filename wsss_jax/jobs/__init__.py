@@ -32,6 +32,7 @@ JOBS = {
     "segment": "wsss_jax.jobs.segment",
     "doctor": "wsss_jax.jobs.doctor",
     "compare_maps": "wsss_jax.jobs.compare_maps",
+    "recount": "wsss_jax.jobs.recount",
     "prepare": "wsss_jax.jobs.prepare",
     "polygons": "wsss_jax.jobs.polygons",
     "sample": "wsss_jax.jobs.sample",
