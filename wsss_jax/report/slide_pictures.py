@@ -131,13 +131,14 @@ def write_preview(
     tinted = figures.tint(thumbnail, labels, legend.palette)
     halves = (thumbnail.astype(np.uint16) + tinted) // 2
     tinted[pale] = halves[pale].astype(np.uint8)
-    write_png(path, draw_framed(tinted, pictures, title=title))
+    write_png(path, draw_framed(tinted, pictures, title=title), compression=1)
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes a picture, (h, w, 3) uint8 RGB, atomically."""
+def write_png(path: Path, pixels: np.ndarray, compression: int = 6) -> None:
+    """Writes a picture, (h, w, 3) uint8 RGB, atomically; `compression` is that of zlib, 0 to 9."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_encode(Image.fromarray(pixels), "PNG"))
+        image = Image.fromarray(pixels)
+        temporary.write_bytes(_encode(image, "PNG", compress_level=compression))
 
 
 def choose_scale_bar(width_um: float) -> tuple[float, str]:
