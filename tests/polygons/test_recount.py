@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from configs import compare_maps as compare_maps_config
 from configs import recount as recount_config
 from data.pictures import open_picture
 from data.synthetic import DATASET
@@ -104,6 +105,21 @@ def test_corrections_are_counted(maps, tmp_path):
     assert sum(pixels.values()) == expected.size and min(pixels.values()) >= 0
     assert summary["correction"]["changed"]["pixels"] == np.count_nonzero(expected != before) > 0
     assert not (tmp_path / "corrected/s/ratios.csv").exists()  # the drawn classes have no roles
+
+
+def test_what_was_corrected_is_shown_by_the_comparison(maps, tmp_path):
+    path = write_geojson(tmp_path / "s.geojson", [make_feature(STROMA, [make_box(0, 0, 300, 300)])])
+    run(path, maps, tmp_path / "corrected", outside="map")
+    config = compare_maps_config.get_config()
+    config.maps = str(maps), str(tmp_path / "corrected")
+    jobs.run(config, tmp_path / "difference")
+    found = read_json(tmp_path / "difference" / "comparison.json")["slides"]["s"]
+    assert found["notes"] == ["The maps were made with other correction."]
+    summary = read_json(tmp_path / "corrected/s/slide.json")
+    pairs = np.array(found["pixels"])
+    assert pairs.sum() - np.trace(pairs) == summary["correction"]["changed"]["pixels"] > 0
+    counted = [row["pixels"] for row in summary["areas"]][:4]
+    assert pairs.sum(axis=0)[:4].tolist() == counted
 
 
 def _list_pixels(feature):
@@ -301,6 +317,11 @@ def test_maps_that_cannot_be_corrected(maps, tmp_path):
     run_outside = {"outside": "map"}
     with pytest.raises(InputError, match=r"label_map\.ome\.tif: missing or damaged"):
         run(path, tmp_path / "maps", tmp_path / "corrected", **run_outside)
+    summary = read_json(maps / "s/slide.json")
+    del summary["networks"]
+    (tmp_path / "maps/s/slide.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"slide\.json: of an earlier version \('networks'\); run"):
+        run(path, tmp_path / "maps", tmp_path / "earlier")
     labelme = tmp_path / "s.json"
     labelme.write_text(json.dumps({"shapes": [], "imagePath": "s.png", "imageData": None}))
     with pytest.raises(InputError, match="a file of labelme, but slides are corrected in QuPath"):

@@ -28,6 +28,11 @@ from wsss_jax.wording import format_count
 
 # Settings of the map's files that those of the corrected map have, too.
 _OUTPUT = ("classes", "palette", "roles", "geojson", "picture", "picture_palette", "tables")
+# What report and summary take from the summary of the map, besides what all summaries have.
+_KEPT = (
+    *("levels", "bounds", "size", "format", "mpp", "mpp_xy", "metadata_mpp", "objective_power"),
+    *("networks", "runs", "seconds", "versions", "tiles_of_last_start"),
+)
 
 
 class CorrectionRule(NamedTuple):
@@ -57,12 +62,17 @@ def describe_dataset(summary: Mapping[str, Any], path: Path) -> Dataset:
       InputError: the summary is of an earlier version, or damaged.
     """
     settings = summary["settings"]
+    output = settings["output"]
+    known = {**summary, **output}
+    missing = [name for name in (*_KEPT, "geojson", "picture_palette") if name not in known]
     try:
+        if missing:
+            raise KeyError(missing[0])
         fields = {
             "name": "map",
-            "classes": settings["output"]["classes"],
-            "palette": settings["output"]["palette"],
-            "roles": settings["output"].get("roles", {}),
+            "classes": output["classes"],
+            "palette": output["palette"],
+            "roles": output.get("roles", {}),
             "white": settings["map"]["white"] is not None,
             "mpp": settings["map"]["mpp"],
             "label_notation": "spaces",
