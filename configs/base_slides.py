@@ -29,6 +29,12 @@ def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> Co
             "picture": 1200,  # longer side of the pictures in the report, pixels
             # colors of the pictures: the data set's, or "colorblind": told apart by all eyes
             "palette": "dataset",
+            "preview": {
+                # most tiles of the coarse map that comes first, as a share of all; 0.0 = none
+                "share": 0.02,
+                "min_tiles": 1000,  # slides of fewer tiles get none
+                "seconds": 20.0,  # at least, from one version of its picture to the next
+            },
         }
     )
 
@@ -140,6 +146,34 @@ def view(maps: str) -> ConfigDict:
             "export_maps": (),  # folders of the maps; () = all of the workdir
             # micrometers per pixel of the finest tiles of tissue; 0.0 = those of the slide
             "export_mpp": 0.0,
+        }
+    )
+
+
+def compare_maps() -> ConfigDict:
+    """The maps of two runs, of the same slides."""
+    return ConfigDict(
+        {
+            "job": "compare_maps",
+            "maps": ("runs/maps_a", "runs/maps_b"),  # two workdirs of the job "segment"
+            "palette": "dataset",  # colors of the pictures, or "colorblind"
+        }
+    )
+
+
+def recount() -> ConfigDict:
+    """Corrected annotations as maps of slides."""
+    return ConfigDict(
+        {
+            "job": "recount",
+            "annotations": "",  # files of GeoJSON or a folder of them, named as their slides
+            "map": "",  # workdir of the job "segment", or the folder of a slide in it
+            "labels": (),  # pairs of label and class, ("Tumor", "TE"); "" as class = excluded
+            "ignored": (),  # labels of annotations that count as not drawn; "" = without class
+            # which of two annotations lies on top: the "smaller", as QuPath shows them, or what is
+            # "drawn" later in the file
+            "overlap": "smaller",
+            "outside": "excluded",  # what is in no annotation: no class, or as in the "map"
         }
     )
 

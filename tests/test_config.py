@@ -26,6 +26,7 @@ NEEDED = {
     "polygons": ["files"],
     "segment_slides": ["phase2", "slides"],
     "sample": ["out", "slides"],
+    "recount": ["annotations", "map"],
 }
 
 

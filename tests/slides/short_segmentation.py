@@ -31,6 +31,7 @@ def segment(slide: Path, folder: Path) -> None:
     """Segments a slide into a map of about five parts."""
     config = base_slides.segment(str(slide), "", "unused")
     config.mpp, config.tile, config.stride, config.batch_size = 0.5, 64, 32, 8
+    config.preview.min_tiles, config.preview.seconds = 100, 0.1
     networks = Networks(predict, {"phase2": "by color"})
     file = SlideFile(slide, "slide", None)
     done = tissue_map.segment_slide(config, DATASET, networks, file, folder, show_progress=False)

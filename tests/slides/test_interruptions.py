@@ -105,6 +105,7 @@ def test_killed_slides_end_with_the_same_bytes(tmp_path):
         summary = read_json(folder / "slide.json")
         resumed += summary["tiles_of_last_start"] < summary["tiles"]
         assert not list(folder.rglob(".unfinished.*"))
+        assert not (folder / "preview.png").exists()
     assert resumed
 
 

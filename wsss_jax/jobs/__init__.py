@@ -31,6 +31,8 @@ JOBS = {
     "evaluate": "wsss_jax.jobs.evaluate",
     "segment": "wsss_jax.jobs.segment",
     "doctor": "wsss_jax.jobs.doctor",
+    "compare_maps": "wsss_jax.jobs.compare_maps",
+    "recount": "wsss_jax.jobs.recount",
     "prepare": "wsss_jax.jobs.prepare",
     "polygons": "wsss_jax.jobs.polygons",
     "view": "wsss_jax.jobs.view",

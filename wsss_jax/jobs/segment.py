@@ -34,6 +34,9 @@ FIELDS = {
     "dicom_seg": rules.added(rules.BOOLEAN, False),
     "picture": rules.integer(64, 2048),
     "palette": rules.added(rules.PALETTE, "dataset"),
+    "preview.share": rules.added(rules.number(0, 0.25), 0.0),
+    "preview.min_tiles": rules.added(rules.integer(1, rules.MOST_STEPS), 1000),
+    "preview.seconds": rules.added(rules.number(0, 86_400), 20.0),
 }
 check = check_gate
 

@@ -19,15 +19,18 @@ _LARGEST = 2**30  # bytes of a file, unpacked
 _OTHERS = ("config.json", "dataset.json")  # of this program, beside shapes
 
 
-def find_files(text: str, is_wanted: Callable[[Path], bool], what: str) -> list[Path]:
+def find_files(
+    text: str, is_wanted: Callable[[Path], bool], what: str, field: str = "files"
+) -> list[Path]:
     """Finds the files that a text names: paths and patterns (`*`, `?`, `**`), comma-separated.
 
     A folder stands for what is wanted in it; hidden files are skipped.
 
     Args:
-      text: the value of `config.files`.
+      text: the value of the field.
       is_wanted: whether a path is one of those that a folder or pattern stands for.
       what: they are, for messages.
+      field: of the configuration, for messages.
 
     Returns:
       each file once, in the order of the text, sorted within a folder or pattern.
@@ -47,10 +50,10 @@ def find_files(text: str, is_wanted: Callable[[Path], bool], what: str) -> list[
         paths = sorted(each for each in paths if each == path or not each.name.startswith("."))
         if not paths:
             missing = f"the folder {name} has no {what}" if path.is_dir() else f"there is no {name}"
-            raise InputError(f"config.files: {missing}; name {what} by --config.files")
+            raise InputError(f"config.{field}: {missing}; name {what} by --config.{field}")
         found.update(dict.fromkeys(paths))
     if not found:
-        raise InputError(f"config.files names no {what}; set --config.files")
+        raise InputError(f"config.{field} names no {what}; set --config.{field}")
     return list(found)
 
 

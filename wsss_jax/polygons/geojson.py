@@ -38,7 +38,7 @@ def read_geojson(content: Any, path: Path) -> Drawing:
         features = [content] if is_one else content.get("features")
     if not isinstance(features, list):
         raise InputError(f"{path}: features is not a list; export it again from QuPath")
-    drawing = Drawing([], Counter())
+    drawing = Drawing([], Counter(), slide_size=_read_size(content, path))
     for number, feature in enumerate(features, start=1):
         where = f"feature {number}"
         if not isinstance(feature, Mapping) or feature.get("type") != "Feature":
@@ -51,6 +51,17 @@ def read_geojson(content: Any, path: Path) -> Drawing:
         elif polygons:
             drawing.left_out["polygon without area"] += 1
     return drawing
+
+
+def _read_size(content: Any, path: Path) -> tuple[int, int] | None:
+    """Reads the size of the slide: {"image": {"width": ..., "height": ...}} beside the features."""
+    image = content.get("image") if isinstance(content, Mapping) else None
+    if not isinstance(image, Mapping):
+        return None  # of another program
+    width, height = image.get("width"), image.get("height")
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise InputError(f"{path}: image has no width and height; export it again from QuPath")
+    return width, height
 
 
 def _read_label(feature: Mapping[str, Any], path: Path, where: str) -> str:

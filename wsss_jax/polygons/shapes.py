@@ -60,12 +60,15 @@ class Drawing(NamedTuple):
     Attributes:
       shapes: those with an area, as they were drawn.
       left_out: how many others there are, by kind, such as {"line": 2}.
-      image: what a file of labelme says of its image; None for GeoJSON, which says nothing.
+      image: what a file of labelme says of its image; None for GeoJSON.
+      slide_size: width and height in pixels of the slide, if a file of GeoJSON says them, as
+        `docs/qupath/export_annotations.groovy` does.
     """
 
     shapes: list[Shape]
     left_out: Counter[str]
     image: NamedImage | None = None
+    slide_size: tuple[int, int] | None = None
 
 
 class Window(NamedTuple):
@@ -165,13 +168,13 @@ def sort_shapes(
     return list(drawn)
 
 
-def paint(drawn: Sequence[tuple[Shape, int]], window: Window, fill: int) -> np.ndarray:
+def paint(drawn: Sequence[tuple[Shape, int]], window: Window, fill: int | np.ndarray) -> np.ndarray:
     """Paints shapes, each over those before it.
 
     Args:
       drawn: shapes and their mask values, the uppermost last.
       window: what the mask covers.
-      fill: the value of pixels without shape.
+      fill: the value of pixels without shape, or (height, width) uint8 of them.
 
     Returns:
       (height, width) uint8.

@@ -177,8 +177,11 @@ def format_mm2(value: float, decimals: int) -> str:
 
 
 def _choose_decimals(areas: Iterable[Area]) -> int:
+    return choose_decimals(max((area.mm2 for area in areas), default=0))
+
+
+def choose_decimals(largest: float) -> int:
     """Chooses decimals that give the largest area `MM2_DIGITS` digits, so that all line up."""
-    largest = max((area.mm2 for area in areas), default=0)
     return max(0, MM2_DIGITS - 1 - math.floor(math.log10(largest))) if largest > 0 else 0
 
 

@@ -6,6 +6,7 @@ Numbers in the legend and on the map tell the classes apart for those who cannot
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from wsss_jax.report.legend import Legend
 THUMBNAIL = "thumbnail.png"
 OVERLAY = "overlay.png"
 SMALL = "small.jpg"
+PREVIEW = "preview.png"  # of a map that is not finished
 
 SMALL_SIDE = 240
 NARROWEST_PAGE = 360
@@ -63,8 +65,28 @@ def draw_overlay(pictures: SlidePictures) -> np.ndarray:
     Returns:
       (h', w', 3) uint8 RGB, the picture unscaled with its upper left corner at (MARGIN, MARGIN).
     """
-    tinted = _tint_and_outline(pictures)
-    height, width = tinted.shape[:2]
+    return draw_framed(_tint_and_outline(pictures), pictures, place_numbers(pictures))
+
+
+def draw_framed(
+    picture: np.ndarray,
+    pictures: SlidePictures,
+    places: Sequence[numbers.Place] = (),
+    title: Sequence[str] = (),
+) -> np.ndarray:
+    """Draws a picture with a frame, a legend and a scale bar.
+
+    Args:
+      picture: (h, w, 3) uint8 RGB.
+      pictures: with the legend, and how large the pixels of `picture` are.
+      places: of the numbers to write on it.
+      title: lines above it, shortened to its width.
+
+    Returns:
+      (h', w', 3) uint8 RGB, the picture unscaled, MARGIN from the left and, below the title, from
+      the top.
+    """
+    height, width = picture.shape[:2]
     inner = max(width, NARROWEST_PAGE)
     length_um, bar_text = choose_scale_bar(width * pictures.um_per_pixel)
     bar = max(1, round(length_um / pictures.um_per_pixel))
@@ -76,19 +98,47 @@ def draw_overlay(pictures: SlidePictures) -> np.ndarray:
         for color, name in pictures.legend.list_entries()
     ]
     lines = canvas.wrap_legend(entries, for_legend)
-    top = MARGIN + height + 2 * GAP
-    page = canvas.Page(inner + 2 * MARGIN, top + len(lines) * LEGEND_HEIGHT - GAP + MARGIN)
-    page.image.paste(Image.fromarray(tinted), (MARGIN, MARGIN))
-    for place in place_numbers(pictures):
-        canvas.draw_number(page, place.value, MARGIN + place.x, MARGIN + place.y)
-    frame = (MARGIN - 1, MARGIN - 1, MARGIN + width, MARGIN + height)
-    page.draw.rectangle(frame, outline=canvas.FRAME)
-    canvas.draw_legend(page, lines, top)
-    right, middle = MARGIN + inner, top + SWATCH // 2
+    left, top = MARGIN, MARGIN + len(title) * canvas.HEADING_HEIGHT
+    below = top + height + 2 * GAP
+    page = canvas.Page(inner + 2 * MARGIN, below + len(lines) * LEGEND_HEIGHT - GAP + MARGIN)
+    for number, line in enumerate(title):
+        at = left, MARGIN + number * canvas.HEADING_HEIGHT + SWATCH
+        page.draw.text(at, canvas.shorten_text(line, font, inner), INK, font, anchor="ls")
+    page.image.paste(Image.fromarray(picture), (left, top))
+    for place in places:
+        canvas.draw_number(page, place.value, left + place.x, top + place.y)
+    page.draw.rectangle((left - 1, top - 1, left + width, top + height), outline=canvas.FRAME)
+    canvas.draw_legend(page, lines, below)
+    right, middle = left + inner, below + SWATCH // 2
     bar_top = middle - BAR_HEIGHT // 2
     page.draw.rectangle((right - bar, bar_top, right - 1, bar_top + BAR_HEIGHT - 1), INK)
     page.draw.text((right - bar - GAP, middle + 5), bar_text, INK, font, anchor="rs")
     return np.asarray(page.image)
+
+
+def write_preview(
+    path: Path, pictures: SlidePictures, pale: np.ndarray, title: Sequence[str]
+) -> None:
+    """Writes the picture of a map that is not finished, atomically.
+
+    Args:
+      path: of the PNG file.
+      pictures: with the labels that there are; what is not known is excluded.
+      pale: (h, w) bool, where labels are a guess: they are drawn half as strong.
+      title: lines above the picture.
+    """
+    thumbnail, labels, _, legend = pictures
+    tinted = figures.tint(thumbnail, labels, legend.palette)
+    halves = (thumbnail.astype(np.uint16) + tinted) // 2
+    tinted[pale] = halves[pale].astype(np.uint8)
+    write_png(path, draw_framed(tinted, pictures, title=title), compression=1)
+
+
+def write_png(path: Path, pixels: np.ndarray, compression: int = 6) -> None:
+    """Writes a picture, (h, w, 3) uint8 RGB, atomically; `compression` is that of zlib, 0 to 9."""
+    with atomic_path(path) as temporary:
+        image = Image.fromarray(pixels)
+        temporary.write_bytes(_encode(image, "PNG", compress_level=compression))
 
 
 def choose_scale_bar(width_um: float) -> tuple[float, str]:
@@ -115,7 +165,12 @@ def place_numbers(pictures: SlidePictures) -> list[numbers.Place]:
 
 def encode_thumbnail(pictures: SlidePictures) -> bytes:
     """Encodes the thumbnail as JPEG, a fifth of its PNG."""
-    return _encode(Image.fromarray(pictures.thumbnail), "JPEG", quality=88)
+    return encode_jpeg(pictures.thumbnail)
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """Encodes a picture, (h, w, 3) uint8 RGB."""
+    return _encode(Image.fromarray(pixels), "JPEG", quality=88)
 
 
 def encode_map(pictures: SlidePictures) -> bytes:

@@ -7,6 +7,7 @@ all was made with. The map's parts stay beside it: other polygons or pictures ne
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from wsss_jax import progress
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, hold_lock, remove
 from wsss_jax.masks import WhiteRule
-from wsss_jax.report import slide_pages
+from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.slides.mapping import stitching
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Layout, Parts, list_changes
@@ -32,6 +33,7 @@ from wsss_jax.slides.mapping.tissue_search import (
     find_tissue,
 )
 from wsss_jax.slides.outputs import areas, map_files, result_files, results
+from wsss_jax.slides.preview import Preview
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import check_mpp, open_slide
@@ -81,7 +83,7 @@ def segment_slide(
         if before is not None and not run.describe_changes(before):
             return f"{file.name}: finished before"  # without a lock: nothing is written
         results.check_result_folder(folder)
-        with hold_lock(folder / results.PARTS / results.LOCK):
+        with hold_lock(folder / results.PARTS / results.LOCK), closing(run):
             before = results.read_summary(folder)  # another process may have finished it since
             if before is not None:
                 changes = run.describe_changes(before)
@@ -151,6 +153,12 @@ class _Run:
         self._find_tissue: Callable[[], tuple[Tissue, str]] = lru_cache(
             lambda: find_tissue(config, view, *read_overview(), mask_file)
         )
+        self._preview: Preview | None = None
+
+    def close(self) -> None:
+        """Removes what only a slide at work has."""
+        if self._preview:
+            (self.folder / slide_pictures.PREVIEW).unlink(missing_ok=True)
 
     def describe_changes(self, before: Mapping[str, Any]) -> str:
         """Says why a folder with a summary is not finished for these settings; "" if it is.
@@ -188,6 +196,8 @@ class _Run:
         names = result_files.find_outdated(self.folder, self._wanted, same_map, self.settings)
         # Without a summary any file with the name of a result is one of an unfinished run.
         listed = result_files.FILES.keys() if before is None else before["files"]
+        if before is None:
+            (self.folder / slide_pictures.PREVIEW).unlink(missing_ok=True)
         for name in (result_files.FILES.keys() & set(listed)) - self._wanted - {results.SUMMARY}:
             remove(self.folder / name)
         (self.folder / results.SUMMARY).unlink(missing_ok=True)
@@ -232,13 +242,28 @@ class _Run:
             unit="tile",
             disable=not show_progress,
         ) as line:
+            if self._wants_preview(total):
+                overview, _ = self.read_overview()
+                path = self.folder / slide_pictures.PREVIEW
+                self._preview = Preview(path, self.sources, inputs, overview, parts)
+                self._preview.begin(tiling, total, after_batch)
 
             def count(tiles: int) -> None:
                 line.update(tiles)
+                if self._preview:
+                    self._preview.refresh()
                 after_batch()
 
             stitching.stitch(inputs, tiling, parts, count)
+            if self._preview:
+                self._preview.refresh()
         return _TissueMap(parts, total, left, tissue.count_pixels(), note)
+
+    def _wants_preview(self, total: int) -> bool:
+        """Whether a map of `total` tiles takes so long that its coarse map is of use meanwhile."""
+        wanted = self.sources.config.preview
+        is_free = not (self.folder / slide_pictures.PREVIEW).exists()  # else it is the user's
+        return wanted.share > 0 and total >= wanted.min_tiles and is_free
 
     def summarize(
         self, tissue_map: _TissueMap, made: Mapping[str, Any], seconds: Mapping[str, float]

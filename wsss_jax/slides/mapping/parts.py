@@ -149,6 +149,16 @@ class Parts:
         """The parts that are not finished, in the order of the work."""
         return [part for part in self._layout.parts if part not in self._finished]
 
+    @property
+    def finished(self) -> list[Part]:
+        """The parts that are finished, in the order of the work."""
+        return [part for part in self._layout.parts if part in self._finished]
+
+    @property
+    def count(self) -> int:
+        """How many parts there are, finished or not."""
+        return len(self._layout.parts)
+
     def write(self, part: Part, labels: np.ndarray, probabilities: np.ndarray) -> None:
         """Writes a part, whole or not at all.
 
@@ -165,6 +175,14 @@ class Parts:
             file.write(_HEADER.pack(crc, self._settings_crc))
             file.write(content)
         self._finished.add(part)
+
+    def read_part(self, part: Part) -> np.ndarray:
+        """Reads the labels of a finished part, (rows, columns) uint8, and does not keep them.
+
+        Raises:
+          InputError: it was damaged since the folder was opened.
+        """
+        return _decode(self._sizes, self._path(part), part.shape, 0)
 
     def read(self, y0: int, y1: int, step: int = 1) -> np.ndarray:
         """Reads the labels of rows y0, y0 + step, ... below y1 and of columns 0, step, ...

@@ -129,7 +129,7 @@ def average_tiles(
     """
     for run, batches in _plan_batches(inputs.tissue, tiling, missing):
         rolling = RollingMean(run, tiling.weights, inputs.num_classes)
-        with closing(_predict_batches(inputs, tiling, batches)) as results:
+        with closing(predict_batches(inputs, tiling, batches)) as results:
             for batch, probabilities in results:
                 for (x, y), probability in zip(batch.tolist(), probabilities):
                     yield from rolling.advance(y)
@@ -176,12 +176,13 @@ def _list_tiles(strip: Part, tissue: Tissue, tiling: Tiling) -> np.ndarray:
     return np.array(tiles, int).reshape(-1, 2)
 
 
-def _predict_batches(
+def predict_batches(
     inputs: MapInputs, tiling: Tiling, batches: Iterable[np.ndarray]
 ) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yields batches and their probabilities (n, tile, tile, C), the last one without its filling.
 
-    A batch is waited for after the next one was handed to `predict`: a device always has work.
+    A batch is (n, 2) int, (x, y) of its tiles, with n up to `tiling.batch_size`. One is waited for
+    after the next one was handed to `predict`: a device always has work.
     """
     tile = tiling.tile
 

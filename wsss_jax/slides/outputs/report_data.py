@@ -60,11 +60,25 @@ def list_ratios(summary: Mapping[str, Any]) -> list[slide_pages.Ratio]:
 def describe_map(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Describes how the map was made: heading -> label -> text."""
     return {
+        **({"Correction": _describe_correction(summary)} if "correction" in summary else {}),
         "Slide": _describe_slide(summary),
         "Method": _describe_method(summary),
         "Networks": _describe_networks(summary),
         "Polygons": _describe_polygons(summary),
         "Run": _describe_run(summary),
+    }
+
+
+def _describe_correction(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Describes by which annotations a person has corrected the map."""
+    correction = summary["correction"]
+    changed, outside = correction["changed"], correction["outside"]
+    return {
+        "Annotations": f"{correction['annotations']:,} of {correction['file']}",
+        "Checksum": correction["crc32"],
+        "On top": f"what is {'smaller' if correction['overlap'] == 'smaller' else 'drawn later'}",
+        "Outside of them": "no class" if outside == "excluded" else "as in the map",
+        "Changed": f"{changed['pixels']:,} pixels, {changed['share']:.1%} of those with a class",
     }
 
 

@@ -9,12 +9,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import ml_collections
 import numpy as np
 
 from data.dataset import Dataset
-from data.pictures import open_picture
 from wsss_jax.files import atomic_path, measure_size
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.colors import make_legend
@@ -23,7 +21,7 @@ from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Parts
-from wsss_jax.slides.outputs import report_data, results
+from wsss_jax.slides.outputs import report_data, results, thumbnails
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide
 from wsss_jax.slides.reading.view import View
@@ -177,27 +175,15 @@ def make_pictures(
       sources, folder, parts, names: as for `map_files.write_maps`.
       overview: what `View.read_overview` returns at `OVERVIEW`, called only if needed.
     """
-    config, view = sources.config, sources.view
     is_new = bool(set(_PICTURES) & set(names))
     if is_new:
-        image, _ = overview()
-        height, width = image.shape[:2]
-        shrink = max(1.0, max(width, height) / config.picture)
-        size = max(1, round(width / shrink)), max(1, round(height / shrink))
-        thumbnail = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        thumbnail = thumbnails.shrink_overview(overview()[0], sources.config.picture)
     else:  # reading the slide again may take long
-        with open_picture(folder / slide_pictures.THUMBNAIL, ("PNG",)) as picture:
-            thumbnail = np.asarray(picture.convert("RGB"))
-    height, width = thumbnail.shape[:2]
-    rows, columns = (
-        (2 * np.arange(n) + 1) * size // (2 * n)
-        for n, size in ((height, view.height), (width, view.width))
-    )
-    longest = min(OVERVIEW, config.picture, max(view.width, view.height))
+        thumbnail = thumbnails.read_thumbnail(folder)
     pictures = slide_pictures.SlidePictures(
         thumbnail,
-        np.stack([parts.read(y, y + 1)[0, columns] for y in rows.tolist()]),
-        view.mpp * max(view.width, view.height) / longest,
+        thumbnails.sample_labels(parts.read, thumbnail, sources.frame),
+        thumbnails.measure_pixel(thumbnail, sources.frame),
         sources.picture_legend,
     )
     if is_new:
