@@ -5,7 +5,7 @@ pictures leave maps, polygons and areas as they are.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Parts
-from wsss_jax.slides.outputs import areas, pyramid, report_data, results
+from wsss_jax.slides.outputs import areas, findings, pyramid, report_data, results
 from wsss_jax.slides.outputs.geojson import PolygonRule, write_geojson
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
@@ -97,6 +97,7 @@ def collect_settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dic
         "picture": config.picture,
         "picture_palette": [list(color) for color in in_pictures.palette],
         "tables": _TABLES,
+        **findings.collect_settings(config),
     }
 
 
@@ -242,7 +243,7 @@ def summarize_slide(
     Args:
       sources: as for `write_maps`.
       folder: of the slide.
-      known: what `write_maps` returned.
+      known: what `write_maps` returned, and the `findings`.
       tissue_note: one sentence on the tissue mask, or "".
     """
     config, dataset, networks, file, slide, view = sources
@@ -300,7 +301,10 @@ def _check_polygons(folder: Path, shares: Mapping[str, float | None]) -> list[st
 
 
 def write_report(
-    folder: Path, summary: Mapping[str, Any], pictures: slide_pictures.SlidePictures
+    folder: Path,
+    summary: Mapping[str, Any],
+    pictures: slide_pictures.SlidePictures,
+    place_pictures: Sequence[slide_pictures.SlidePictures],
 ) -> None:
     """Writes the report and, last, the summary, which marks the folder as finished.
 
@@ -309,6 +313,7 @@ def write_report(
       summary: what `summarize_slide` returned, with the settings, tiles, times and versions of the
         run.
       pictures: what `make_pictures` returned.
+      place_pictures: of the places in the summary, from `findings.make_pictures`.
     """
     report = slide_pages.SlideReport(
         summary["name"],
@@ -318,6 +323,8 @@ def write_report(
         report_data.describe_map(summary),
         summary["warnings"],
         {name: FILES[name] for name in [*summary["files"], results.SUMMARY]},
+        report_data.list_places(summary, place_pictures),
+        report_data.describe_certainty(summary),
     )
     slide_pages.write_report(folder / slide_pages.REPORT, report)
     written = [*summary["files"], slide_pictures.SMALL, slide_pages.REPORT]
