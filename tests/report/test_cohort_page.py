@@ -80,7 +80,7 @@ def test_distributions_have_a_linked_point_for_each_slide(tmp_path):
         *("Tissue", "tumor", "stroma", "Tumor-stroma ratio", "Uncertain area")
     ]
     assert labels[0].endswith("3 slides, median 2.000 mm²")
-    assert labels[-1].endswith("2 slides, median 25.0 % to 50.0 %")
+    assert labels[-1].endswith("2 slides, median 37.5 %")
     circles = [given for tag, given in page.tags if tag == "circle"]
     assert [float(each["cx"].rstrip("%")) for each in circles[:3]] == [25, 50, 100]
     assert [each.get("class") for each in circles[3:6]] == [None, None, "outlier"]

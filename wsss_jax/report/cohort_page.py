@@ -1,6 +1,7 @@
 """The page of a cohort: all its slides, how they are distributed, and which need a look."""
 
-from collections.abc import Collection, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,16 @@ class _Row(NamedTuple):
     link: str
 
 
+class _Measure(NamedTuple):
+    """What a strip shows: a value for each row, how to write it, and the value at the right end."""
+
+    title: str
+    color: Color | None
+    values: Sequence[float | None]
+    form: Callable[[float], str] = format_share
+    largest: float = 1.0
+
+
 def write_index(path: Path | str, index: Index) -> None:
     """Writes the page of a cohort, atomically; parents are created.
 
@@ -105,7 +116,7 @@ def write_index(path: Path | str, index: Index) -> None:
         classes=classes,
         ratio_names=ratios,
         shows_uncertain=any(row.entry.uncertain is not None for row in rows),
-        decimals=slide_pages.choose_decimals(a for row in rows for a in row.areas.values()),
+        decimals=slide_pages.choose_decimals(a.mm2 for row in rows for a in row.areas.values()),
         strips=_make_strips(rows, classes, ratios) if len(rows) >= _FEWEST_POINTS else [],
         strip_height=HEIGHT,
         radius=RADIUS,
@@ -117,51 +128,41 @@ def _make_strips(
     rows: Sequence[_Row], classes: Mapping[str, Color | None], ratios: Collection[str]
 ) -> list[Strip]:
     """Makes a strip for the area of tissue, each class, each ratio, and the uncertain area."""
-    strips = []
-    largest = max(row.entry.tissue_mm2 for row in rows)
-    if largest > 0:
-        decimals = slide_pages.choose_decimals(
-            Area("", None, 0, row.entry.tissue_mm2, None, None) for row in rows
-        )
-        values = [
-            _make_value(row, row.entry.tissue_mm2, f"{row.entry.tissue_mm2:,.{decimals}f} mm²", "")
-            for row in rows
-        ]
-        strips.append(
-            _make_titled("Tissue", None, values, largest, f"{format_mm2(largest, decimals)} mm²")
-        )
-    shares: list[tuple[str, Color | None, list[float | None]]] = [
-        (name, color, [_get_share(row, name) for row in rows]) for name, color in classes.items()
+    tissue = [row.entry.tissue_mm2 for row in rows]
+    largest = max(tissue)
+    decimals = slide_pages.choose_decimals(tissue)
+    measures: list[_Measure] = [
+        _Measure("Tissue", None, tissue, lambda mm2: f"{format_mm2(mm2, decimals)} mm²", largest),
+        *(
+            _Measure(name, color, [_get_share(row, name) for row in rows])
+            for name, color in classes.items()
+        ),
+        *(_Measure(name, None, [row.ratios.get(name) for row in rows]) for name in ratios),
+        _Measure("Uncertain area", None, [row.entry.uncertain for row in rows]),
     ]
-    shares += [(name, None, [row.ratios.get(name) for row in rows]) for name in ratios]
-    shares.append(("Uncertain area", None, [row.entry.uncertain for row in rows]))
-    for title, color, given in shares:
-        values = [
-            _make_value(row, value, format_share(value), title)
-            for row, value in zip(rows, given)
-            if value is not None
-        ]
-        if len(values) >= _FEWEST_POINTS:
-            strips.append(_make_titled(title, color, values, 1.0, "100 %"))
-    return strips
+    return [
+        _make_strip(rows, measure)
+        for measure in measures
+        if len(rows) - measure.values.count(None) >= _FEWEST_POINTS and measure.largest > 0
+    ]
 
 
 def _get_share(row: _Row, name: str) -> float | None:
     return row.areas[name].share_of_tissue if name in row.areas else None
 
 
-def _make_value(row: _Row, value: float, text: str, measure: str) -> Value:
-    outlier = any(reason.measure == measure for reason in row.entry.reasons if reason.measure)
-    return Value(row.entry.name, row.link, value, text, outlier)
-
-
-def _make_titled(
-    title: str, color: Color | None, values: Sequence[Value], largest: float, end: str
-) -> Strip:
-    order = sorted(values, key=lambda each: each.value)
-    middle = order[len(order) // 2]
-    if len(order) % 2:
-        median = f"median {middle.text}"
-    else:
-        median = f"median {order[len(order) // 2 - 1].text} to {middle.text}"
-    return make_strip(title, color, values, largest, ("0", median, end))
+def _make_strip(rows: Sequence[_Row], measure: _Measure) -> Strip:
+    values = [
+        Value(
+            row.entry.name,
+            row.link,
+            value,
+            measure.form(value),
+            any(reason.measure == measure.title for reason in row.entry.reasons),
+        )
+        for row, value in zip(rows, measure.values, strict=True)
+        if value is not None
+    ]
+    median = measure.form(statistics.median(each.value for each in values))
+    texts = "0", f"median {median}", measure.form(measure.largest)
+    return make_strip(measure.title, measure.color, values, measure.largest, texts)

@@ -111,7 +111,7 @@ class SlideReport(NamedTuple):
 
 def write_report(path: Path | str, report: SlideReport) -> None:
     """Writes the report of a slide as HTML, atomically; parents are created."""
-    decimals = choose_decimals(report.areas)
+    decimals = choose_decimals(area.mm2 for area in report.areas)
     viewer = _make_viewer(report)
     cards = [_make_card(number, place) for number, place in enumerate(report.places)]
     write_page(
@@ -191,9 +191,9 @@ def format_mm2(value: float, decimals: int) -> str:
     return f"< {least:.{decimals}f}" if 0 < value < least / 2 else f"{value:,.{decimals}f}"
 
 
-def choose_decimals(areas: Iterable[Area]) -> int:
+def choose_decimals(areas: Iterable[float]) -> int:
     """Chooses decimals that give the largest area `MM2_DIGITS` digits, so that all line up."""
-    largest = max((area.mm2 for area in areas), default=0)
+    largest = max(areas, default=0.0)
     return max(0, MM2_DIGITS - 1 - math.floor(math.log10(largest))) if largest > 0 else 0
 
 

@@ -59,14 +59,14 @@ def list_reasons(
     for name, summary in summaries.items():
         reasons[name] = given = []
         if (tissue := sum_tissue(summary["areas"])) < rules.min_tissue:
-            text = f"{tissue:#.2g} mm² of tissue, less than {rules.min_tissue:g}"
+            text = f"{tissue:#.2g} mm² of tissue, less than {rules.min_tissue:g} mm²"
             given.append(Reason(LITTLE, text))
         if (confidence := summary.get("confidence")) and confidence["share"] is not None:
             share, threshold = confidence["share"], confidence["threshold"]
             if share > rules.max_uncertain:
                 text = (
                     f"{format_share(share)} of the area is under {threshold:g}, more than "
-                    f"{rules.max_uncertain:.0%}"
+                    f"{format_share(rules.max_uncertain)}"
                 )
                 given.append(Reason(UNCERTAIN, text))
         if own := [text for text in summary["warnings"] if text not in common]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from wsss_jax.files import atomic_path, hold_lock
 from wsss_jax.report.cohort_page import Index, write_index
 from wsss_jax.report.legend import Legend
+from wsss_jax.report.slide_pages import format_share
 from wsss_jax.slides.outputs import (
     areas,
     attention,
@@ -147,7 +148,7 @@ def _describe_rules(rules: attention.Rules, slides: int) -> list[str]:
     )
     return [
         f"Little tissue is less than {rules.min_tissue:g} mm², low confidence more than "
-        f"{rules.max_uncertain:.0%} of the area under the threshold; {compared}."
+        f"{format_share(rules.max_uncertain)} of the area under the threshold; {compared}."
     ]
 
 

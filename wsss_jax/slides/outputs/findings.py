@@ -13,6 +13,7 @@ from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping.parts import Parts
 from wsss_jax.slides.outputs.confidence import Confidence, read_highest
 from wsss_jax.slides.outputs.places import (
+    KINDS,
     HotSpots,
     Place,
     UncertainPlaces,
@@ -48,9 +49,12 @@ def keep(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any] | 
     old, new = before["settings"]["output"], now["output"]
     if any(old.get(key) != new.get(key) for key in _DEPENDS):
         return None
+    places = before.get("places", [])
     if any(key in new and key not in before for key in KEYS):
         return None
-    return {"places": before.get("places", []), "confidence": before.get("confidence")}
+    if any(place["kind"] not in KINDS for place in places):  # of a later version
+        return None
+    return {"places": places, "confidence": before.get("confidence")}
 
 
 def find(

@@ -18,16 +18,23 @@ REGION = "largest_region"
 MIX = "tumor_stroma_mix"
 LYMPHOCYTES = "lymphocytes"
 UNCERTAIN = "least_certain"
-KINDS = {  # kind -> (heading, explanation)
-    REGION: ("Largest regions", "The largest connected area of each class."),
+KINDS = {  # kind -> (heading, explanation, field of `config.places` with the side of its windows)
+    REGION: ("Largest regions", "The largest connected area of each class.", ""),
     MIX: (
         "Tumor beside stroma",
-        "Windows with the highest product of the two areas, where both are large.",
+        "Windows of {side} with the highest product of both areas, which is high where both are "
+        "large.",
+        "hot_spot",
     ),
-    LYMPHOCYTES: ("Most lymphocytes", "Windows with the largest area of lymphocytes."),
+    LYMPHOCYTES: (
+        "Most lymphocytes",
+        "Windows of {side} with the largest area of lymphocytes.",
+        "hot_spot",
+    ),
     UNCERTAIN: (
         "Least certain",
-        "Windows with the lowest mean of the highest class probability.",
+        "Windows of {side} with the lowest mean of the highest class probability.",
+        "uncertain",
     ),
 }
 _DRAWN = 512  # pixels, longer side of the drawing in which the middle of a region is found
@@ -41,8 +48,9 @@ class Place(NamedTuple):
       kind: one of `KINDS`.
       text: what is there, a short sentence.
       box: left, top, width, height in level-0 pixels of the slide.
-      value: mm2 of a region; 0..1 of others: 4 x share of tumor x share of stroma of a window, the
-        share of lymphocytes of a window, or the mean of the highest class probability.
+      value: mm2 of a region; 0..1 of others: 4 x share of tumor x share of stroma in a window, the
+        share of lymphocytes in it (of a whole one, where the map ends), or the mean of the highest
+        class probability.
       center: (x, y) in level-0 pixels, a point to look at: inside a region, the middle of a window.
     """
 
@@ -89,11 +97,13 @@ class HotSpots:
         for kind, (scores, roles) in kinds.items():
             for at in choose_apart(np.where(scores > 0, scores, -np.inf), most):
                 window = self._sums.get_window(*at)
-                shares = [float(areas[role][at]) / window.pixels for role in roles]
+                shares = [float(areas[role][at]) / self._sums.window_pixels for role in roles]
                 value = 4 * shares[0] * shares[1] if kind == MIX else shares[0]
-                texts = (f"{self._roles[role]} {s:.0%}" for role, s in zip(roles, shares))
-                text = f"{' and '.join(texts)} of {_describe_size(window, self._frame)}"
-                places.append(_make_place(kind, text, window, value, self._frame))
+                texts = (
+                    f"{self._roles[role]} {_describe_area(float(areas[role][at]), self._frame)}"
+                    for role in roles
+                )
+                places.append(_make_place(kind, ", ".join(texts), window, value, self._frame))
         return places
 
 
@@ -128,10 +138,7 @@ class UncertainPlaces:
         places = []
         for at in choose_apart(np.where(covered & (counts > 0), -means, -np.inf), most):
             window, mean = self._sums.get_window(*at), float(means[at])
-            text = (
-                f"Mean of the highest class probability {mean:.2f}, over "
-                f"{_describe_size(window, self._frame)}"
-            )
+            text = f"Mean probability {mean:.2f}"
             places.append(_make_place(UNCERTAIN, text, window, mean, self._frame))
         return places
 
@@ -155,7 +162,7 @@ def find_largest_regions(read_rows: ReadRows, frame: MapFrame, names: Sequence[s
         mm2 = region.pixels * frame.mpp**2 / 1e6
         (x0, y0), (x1, y1) = region.rings[0].min(axis=0), region.rings[0].max(axis=0)
         window = Window(int(x0), int(y0), int(x1), int(y1))
-        text = f"{names[value]}, {_format_mm2(mm2)}"
+        text = f"{names[value]} {_describe_area(region.pixels, frame)}"
         place = _make_place(REGION, text, window, mm2, frame)
         places.append(place._replace(center=_scale(_find_middle(region), frame)))
     return places
@@ -200,12 +207,9 @@ def _scale(point: tuple[float, float], frame: MapFrame) -> list[int]:
     ]
 
 
-def _describe_size(window: Window, frame: MapFrame) -> str:
-    return _format_mm2(window.pixels * frame.mpp**2 / 1e6)
-
-
-def _format_mm2(mm2: float) -> str:
+def _describe_area(pixels: float, frame: MapFrame) -> str:
     """Writes an area with three significant digits, in square micrometers if it is small."""
+    mm2 = pixels * frame.mpp**2 / 1e6
     if mm2 < 0.01:
         return f"{mm2 * 1e6:,.0f} µm²"
     return f"{mm2:,.0f} mm²" if mm2 >= 100 else f"{mm2:#.3g} mm²"

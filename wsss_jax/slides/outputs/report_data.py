@@ -10,7 +10,7 @@ from typing import Any
 from wsss_jax import symmetries
 from wsss_jax.report import cohort_page, slide_pages
 from wsss_jax.report.legend import Legend
-from wsss_jax.report.slide_pictures import SlidePictures
+from wsss_jax.report.slide_pictures import SlidePictures, format_length
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.outputs import cohort_table, places
 from wsss_jax.slides.outputs.areas import RATIOS, sum_tissue
@@ -69,7 +69,10 @@ def list_places(
     width, height = summary["levels"][0]
     views = []
     for place, picture in zip(summary["places"], pictures, strict=True):
-        heading, explanation = places.KINDS[place["kind"]]
+        heading, explanation, field = places.KINDS[place["kind"]]
+        if field:
+            side = format_length(summary["settings"]["output"]["places"][field])
+            explanation = explanation.format(side=side)
         x, y = place["center"]
         link = places.make_link(place, summary["bounds"][:2], summary["mpp_xy"])
         at = x / width, y / height

@@ -32,6 +32,7 @@ class WindowSums:
 
     Attributes:
       sums: (channels, rows of cells, columns of cells) int64.
+      window_pixels: pixels of a whole window; at the border of the map they may have less.
     """
 
     def __init__(self, side: float, width: int, height: int, channels: int):
@@ -44,6 +45,7 @@ class WindowSums:
           channels: number of sums.
         """
         self._cell = max(1, round(side / CELLS))
+        self.window_pixels = (CELLS * self._cell) ** 2
         self._width, self._height = width, height
         shape = channels, -(-height // self._cell), -(-width // self._cell)
         self.sums = np.zeros(shape, np.int64)
