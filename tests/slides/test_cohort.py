@@ -135,6 +135,16 @@ def test_the_table_has_a_line_for_each_slide(tmp_path):
     assert second["needs a look"] == "2 warnings: =odd; b.svs is odd"
 
 
+def test_names_that_are_no_text_are_listed(tmp_path):
+    name = b"slide \xff".decode("utf-8", "surrogateescape")
+    _write(tmp_path, "a", slides=[name])
+    assert _read_column(tmp_path / "cohort.csv") == ["a", "slide \\udcff"]
+    _write(tmp_path, name, "cut", slides=["a"])
+    assert (tmp_path / "failed.txt").read_text() == "slide \\udcff: cut\n"
+    _write(tmp_path, name, slides=["a"])
+    assert not (tmp_path / "failed.txt").exists()
+
+
 def test_slides_are_listed_before_the_first_is_tried(tmp_path):
     _finish(tmp_path, "a")
     (tmp_path / "failed.txt").write_text("c: an empty file\n")

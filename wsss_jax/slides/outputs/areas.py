@@ -194,8 +194,9 @@ def write_csv(path: Path | str, headings: Sequence[str], lines: Sequence[Sequenc
     """
     with (
         atomic_path(path) as temporary,
-        # With a byte order mark, so that Excel reads names as UTF-8.
-        temporary.open("w", encoding="utf-8-sig", newline="") as file,
+        # With a byte order mark, so that Excel reads names as UTF-8. Names of files may hold bytes
+        # that are no text.
+        temporary.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file,
     ):
         rows = ([spreadsheets.escape_text(slide), *cells] for slide, *cells in lines)
         spreadsheets.write_rows(file, [["slide", *headings], *rows])

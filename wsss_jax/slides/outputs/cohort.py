@@ -172,7 +172,8 @@ def _read_failures(workdir: Path, left_out: str) -> dict[str, str]:
 
 
 def _to_one_line(name: str) -> str:
-    return " ".join(name.split())
+    """Writes a name as in the list of failures; bytes that are no text as pages do."""
+    return " ".join(name.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def remove_folders(text: str, folders: Collection[Path]) -> str:
