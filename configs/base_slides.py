@@ -35,6 +35,29 @@ def segment(slides: str, phase1: str, phase2: str, variant: str = "paper") -> Co
                 "min_tiles": 1000,  # slides of fewer tiles get none
                 "seconds": 20.0,  # at least, from one version of its picture to the next
             },
+            # highest class probability under which the area of a map counts as uncertain; needs
+            # `probabilities`; 0.0 = not counted
+            "confidence": 0.6,
+            # Places that the report of a slide shows because they deserve a look:
+            "places": {
+                "per_kind": 3,  # most places of a kind; 0 = none
+                # micrometers, side of the windows of hot spots: about the field of a 20x objective
+                # with field number 22, which is 22 mm / 20 = 1.1 mm wide, and 1 mm2
+                "hot_spot": 1000.0,
+                # micrometers, side of the windows of least certain places: about a patch at 10x,
+                # which is 224 pixels of 1.0 (Han et al. 2022)
+                "uncertain": 250.0,
+                "thumbnail": 240,  # pixels of the map, side of the pictures of places
+            },
+            # Slides that the index says need a look, besides those with errors or warnings:
+            "attention": {
+                "min_tissue": 1.0,  # square millimeters; less is little: not one window of 1 mm2
+                "max_uncertain": 0.25,  # share of the area under `confidence`; more is much
+                # standard deviations from the median of the slides: 3.5 of Iglewicz and Hoaglin
+                # 1993, at which of 10 normal values 1.6 % count as outliers, of 30 0.4 %
+                "outlier_z": 3.5,
+                "min_slides": 10,  # fewer finished slides are not compared
+            },
         }
     )
 

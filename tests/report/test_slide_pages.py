@@ -1,55 +1,15 @@
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from wsss_jax.report import slide_pages
+from tests.report.parsed_page import AREAS, COLORS, NASTY, RATIOS, Page
+from wsss_jax.report import cohort_page, slide_pages
+from wsss_jax.report.cohort_page import Index, IndexEntry, Reason
 from wsss_jax.report.legend import Legend
-from wsss_jax.report.slide_pages import Area, IndexEntry, Ratio, SlideReport
+from wsss_jax.report.pages import TEMPLATES
+from wsss_jax.report.slide_pages import Certainty, PlaceView, SlideReport
 from wsss_jax.report.slide_pictures import SlidePictures
-
-NASTY = '<script>alert(1)</script> & "it\'s" </style>'
-COLORS = ((205, 51, 51), (255, 165, 0), (255, 255, 255))
-AREAS = (
-    Area("tumor", COLORS[0], 1_234_567, 12.34567, 0.9997, 0.4),
-    Area("stroma", COLORS[1], 3, 0.00003, 0.0003, 0.0),
-    Area("background", None, 2_000_000, 20.0, None, 0.6),
-)
-RATIOS = (Ratio("Tumor-stroma ratio", 0.0003, "of the whole slide"), Ratio(NASTY, None, NASTY))
-VOID = ("meta", "img", "input")
-
-
-class Page(HTMLParser):
-    """Every start tag with its attributes, and the visible text in pieces.
-
-    White space between elements is no text.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.texts: list[str] = []
-        self.open: list[str] = []
-        self.source = path.read_text("utf-8")
-        self.feed(self.source)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if data.strip() and self.open[-1] != "style":
-            self.texts.append(data)
-
-    def values(self, tag: str, attribute: str) -> list:
-        return [attributes.get(attribute) for name, attributes in self.tags if name == tag]
 
 
 def report(name: str = "slide", warnings: tuple[str, ...] = ()) -> SlideReport:
@@ -60,31 +20,44 @@ def report(name: str = "slide", warnings: tuple[str, ...] = ()) -> SlideReport:
     return SlideReport(name, pictures, AREAS, RATIOS, facts, warnings, {"a #1:%.csv": name})
 
 
+def place(text: str = "stroma") -> PlaceView:
+    pictures = report().pictures
+    return PlaceView("Hot spots", text, text, pictures, (0.5, 0.25), "view.html#x=1&y=2&width=3")
+
+
 @pytest.fixture(params=["report", "index"])
 def page(request, tmp_path) -> Page:
     """A page in which every text that may hold markup does."""
     path = tmp_path / "new" / "page.html"
     if request.param == "report":
-        slide_pages.write_report(path, report(NASTY, (NASTY,)))
+        certainty = Certainty(0.6, 0.5, {"tumor": 0.25, NASTY: 0.5})
+        shown = report(NASTY, (NASTY,))._replace(places=[place(NASTY)] * 2, certainty=certainty)
+        slide_pages.write_report(path, shown)
     else:
-        finished = IndexEntry(NASTY, NASTY, AREAS, RATIOS, (NASTY,))
+        reasons = (Reason(NASTY, NASTY, NASTY), Reason("outlier", "far", "tumor"))
+        finished = IndexEntry(NASTY, NASTY, 1.0, AREAS, RATIOS, 0.5, reasons)
         failed, remaining = IndexEntry(NASTY, error=NASTY), IndexEntry(NASTY)
-        slide_pages.write_index(path, [finished, failed, remaining])
+        entries = [finished, finished._replace(name="b"), failed, remaining]
+        cohort_page.write_index(path, Index(entries, (NASTY,), (NASTY,), {NASTY: NASTY}))
     assert [file.name for file in path.parent.iterdir()] == ["page.html"]
     return Page(path)
 
 
 def test_any_text_is_shown_as_it_is(page):
     assert page.texts.count(NASTY) >= 4
-    assert "script" not in {tag for tag, _ in page.tags}
+    own = [(TEMPLATES / name).read_text("utf-8").strip() for name in ("report.js", "cohort.js")]
+    assert [script.strip() for script in page.scripts] in ([own[0]], [own[1]])
+    assert page.source.count("<script") == 1 and "alert(1)</script>" not in page.source
+    assert not [name for _, given in page.tags for name in given if name.startswith("on")]
 
 
 def test_pages_are_accessible(page):
     assert page.values("html", "lang") == ["en"]
-    assert page.source.count("<title>") == 1
+    assert page.source.partition("<body>")[0].count("<title>") == 1
     assert None not in page.values("th", "scope")
     assert None not in page.values("img", "alt")
-    assert page.values("input", "id") == page.values("label", "for")
+    inputs, labels = page.values("input", "id"), page.values("label", "for")
+    assert sorted(inputs) == sorted(labels)
 
 
 def test_pages_ask_for_nothing_from_the_network(page):
@@ -155,35 +128,3 @@ def test_classes_are_numbered_in_legend_and_map(tmp_path):
     assert all(attributes["aria-hidden"] == "true" for attributes in numbered)
     left = [float(re.search(r"left: ([\d.]+)%", each["style"])[1]) for each in numbered]
     assert min(left) < 100 / 3 < max(left) < 200 / 3 and {"0", "1"} <= set(page.texts)
-
-
-def test_the_index_counts_and_puts_failures_first(tmp_path):
-    entries = [
-        IndexEntry("good", "a folder/#1", AREAS, RATIOS, ("one",)),
-        IndexEntry("empty", "empty", [area._replace(mm2=0.0) for area in AREAS], ()),
-        IndexEntry("bad", error="bad.svs: not a slide; remove it"),
-        *(IndexEntry(f"later {number}") for number in range(3)),
-    ]
-    slide_pages.write_index(tmp_path / "index.html", entries)
-    page = Page(tmp_path / "index.html")
-    text = " ".join(" ".join(page.texts).split())
-    assert "6 slides" in text and "2 finished 1 failed 3 remaining" in text
-    places = [text.index(name) for name in ("bad.svs: not", "good", "1 warning", "empty", "later")]
-    assert places == sorted(places)
-    assert page.values("a", "href") == ["./a%20folder/%231/report.html", "./empty/report.html"]
-    assert page.values("img", "src") == ["./a%20folder/%231/small.jpg", "./empty/small.jpg"]
-    assert "background" not in page.texts  # no class
-
-
-def test_an_index_of_nothing_finished_has_no_empty_tables(tmp_path):
-    slide_pages.write_index(tmp_path / "index.html", [IndexEntry("later")])
-    page = Page(tmp_path / "index.html")
-    assert "1 slide" in page.texts and not page.values("table", "class")
-
-
-def test_names_that_are_no_text_are_written_and_linked(tmp_path):
-    name = b"slide \xff".decode("utf-8", "surrogateescape")
-    slide_pages.write_index(tmp_path / "index.html", [IndexEntry(name, name)])
-    page = Page(tmp_path / "index.html")
-    assert page.values("a", "href") == ["./slide%20%FF/report.html"]
-    assert "slide \\udcff" in page.texts

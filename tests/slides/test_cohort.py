@@ -9,9 +9,10 @@ from pathlib import Path
 
 from data.dataset import load_dataset
 from wsss_jax.report.colors import make_legend
-from wsss_jax.slides.outputs import cohort
+from wsss_jax.slides.outputs import attention, cohort
 
 LEGEND = make_legend(load_dataset("luad_histoseg", ""), "dataset")
+RULES = attention.Rules(min_tissue=0.0, max_uncertain=0.25, outlier_z=3.5, min_slides=10)
 
 
 def _finish(workdir: Path, name: str, **changes) -> None:
@@ -26,7 +27,8 @@ def _finish(workdir: Path, name: str, **changes) -> None:
 
 
 def _write(workdir: Path, slide: str, error: str = "", slides=()) -> None:
-    cohort.write_cohort(workdir, LEGEND, slide, error, [slide, *slides], [])
+    of_job = cohort.Cohort(LEGEND, [slide, *slides], [], RULES)
+    cohort.write_cohort(workdir, of_job, slide, error)
 
 
 def _read_column(path: Path, key: str = "slide") -> list[str]:
@@ -50,7 +52,8 @@ def test_later_jobs_keep_the_failures_and_maps_of_earlier_ones(tmp_path):
     _finish(tmp_path, "bad")
     _write(tmp_path, "bad")
     assert not (tmp_path / "failed.txt").exists()
-    assert sorted(os.listdir(tmp_path)) == ["a", "areas.csv", "b", "bad", "index.html"]
+    files = ["a", "areas.csv", "b", "bad", "cohort.csv", "index.html"]
+    assert sorted(os.listdir(tmp_path)) == files
 
 
 def test_an_earlier_map_of_a_failed_slide_is_not_listed(tmp_path):
@@ -98,6 +101,59 @@ def test_another_slide_of_the_same_name_does_not_hide_a_map(tmp_path):
     _write(tmp_path, "a", error)
     assert _read_column(tmp_path / "areas.csv") == ["a"]
     assert "<b>1</b> finished" in (tmp_path / "index.html").read_text()
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_a_line_for_each_slide(tmp_path):
+    row = {"class": "TE", "pixels": 10, "mm2": 2.5, "share_of_tissue": 0.5, "share_of_slide": 0.1}
+    outside = {**row, "class": "outside tissue", "mm2": 9.0, "share_of_tissue": None}
+    certainty = {"threshold": 0.6, "share": 0.4, "classes": {}}
+    more = {"mpp": 0.25, "areas": [row, {**row, "class": "excluded in tissue"}, outside]}
+    _finish(tmp_path, "=a", ratios={"tumor_stroma_ratio": 0.25}, confidence=certainty, **more)
+    _finish(tmp_path, "b", warnings=["=odd", "/data/a study/b.svs is odd"])
+    _write(tmp_path, "bad", "/data/a study/bad.svs: an empty file", slides=["later"])
+    bad, first, second, later = _read_rows(tmp_path / "cohort.csv")
+    assert [each["slide"] for each in (bad, first, second, later)] == ["bad", "'=a", "b", "later"]
+    assert [each["state"] for each in (bad, first, second, later)] == [
+        *("failed", "finished", "finished", "remaining")
+    ]
+    assert bad["error"] == "bad.svs: an empty file" and bad["needs a look"] == "failed"
+    assert not any(later[key] for key in later if key not in ("slide", "state"))
+    assert first["file"] == "'=a.svs" and first["um per pixel"] == "0.25"
+    assert float(first["tissue (mm2)"]) == 5.0 and float(first["TE (mm2)"]) == 2.5
+    assert float(first["TE: share of tissue"]) == 0.5 and first["NEC (mm2)"] == ""
+    ratio = next(key for key in first if key.startswith("tumor-stroma ratio"))
+    assert float(first[ratio]) == 0.25 and second[ratio] == ""
+    assert first["confidence threshold"] == "0.6"
+    assert float(first["share of area under it"]) == 0.4 and second["share of area under it"] == ""
+    assert first["needs a look"] == "40.0 % of the area is under 0.6, more than 25.0 %"
+    assert second["warnings"] == "2"
+    assert second["needs a look"] == "2 warnings: =odd; b.svs is odd"
+
+
+def test_names_that_are_no_text_are_listed(tmp_path):
+    name = b"slide \xff".decode("utf-8", "surrogateescape")
+    _write(tmp_path, "a", slides=[name])
+    assert _read_column(tmp_path / "cohort.csv") == ["a", "slide \\udcff"]
+    _write(tmp_path, name, "cut", slides=["a"])
+    assert (tmp_path / "failed.txt").read_text() == "slide \\udcff: cut\n"
+    _write(tmp_path, name, slides=["a"])
+    assert not (tmp_path / "failed.txt").exists()
+
+
+def test_slides_are_listed_before_the_first_is_tried(tmp_path):
+    _finish(tmp_path, "a")
+    (tmp_path / "failed.txt").write_text("c: an empty file\n")
+    cohort.write_cohort(tmp_path, cohort.Cohort(LEGEND, ["a", "b", "c"], [], RULES))
+    page = (tmp_path / "index.html").read_text().replace("\n", "")
+    for state in ("<b>1</b> finished", "<b>1</b> failed", "<b>1</b> remaining"):
+        assert state in page, state
+    assert (tmp_path / "failed.txt").read_text() == "c: an empty file\n"
+    assert _read_column(tmp_path / "cohort.csv", "state") == ["failed", "finished", "remaining"]
 
 
 def test_jobs_write_one_after_the_other(tmp_path):

@@ -98,11 +98,13 @@ def test_killed_slides_end_with_the_same_bytes(tmp_path):
     assert done.returncode == 0, done.stderr
     killed = [path for path in tmp_path.glob("killed*") if path.is_dir()]
     assert killed
+    undisturbed = read_json(tmp_path / "undisturbed" / "slide.json")
     resumed = 0
     for folder in killed:
         for name in DETERMINISTIC:
             assert (folder / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
         summary = read_json(folder / "slide.json")
+        assert summary["places"] == undisturbed["places"] != []
         resumed += summary["tiles_of_last_start"] < summary["tiles"]
         assert not list(folder.rglob(".unfinished.*"))
         assert not (folder / "preview.png").exists()

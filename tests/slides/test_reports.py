@@ -8,9 +8,11 @@ import pytest
 import shapely
 
 from data.synthetic import DATASET
+from tests.slides import short_segmentation
 from tests.slides.slide_runs import load_by_color, make_config, read_json
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
+from wsss_jax.slides.mapping import networks
 from wsss_jax.slides.outputs import cohort, report_data
 
 
@@ -83,3 +85,23 @@ def test_pages_do_not_show_folders_of_the_machine(slide, runs_dir, tmp_path, mon
         assert str(tmp_path) not in text and str(runs_dir) not in text
     assert "empty.svs: an empty file" in (tmp_path / "maps" / "index.html").read_text("utf-8")
     assert str(tmp_path) in (tmp_path / "maps" / "good" / "slide.json").read_text("utf-8")
+
+
+def test_the_index_exists_while_the_first_slide_is_worked_on(
+    slide, runs_dir, tmp_path, monkeypatch
+):
+    pages = []
+
+    def predict(images):
+        pages.append((workdir / "index.html").read_text("utf-8").replace("\n", ""))
+        return short_segmentation.predict(images)
+
+    workdir, other = tmp_path / "maps", tmp_path / "b.svs"
+    shutil.copy(slide, other)
+    monkeypatch.setattr(networks, "load", lambda config: networks.Networks(predict, {}))
+    jobs.run(make_config(f"{other},{slide}", runs_dir), workdir)
+    assert "<b>0</b> finished" in pages[0] and "<b>2</b> remaining" in pages[0]
+    assert "a slide" in pages[0] and "Reload it" in pages[0]
+    assert "<b>1</b> finished" in pages[-1] and "<b>1</b> remaining" in pages[-1]
+    page = (workdir / "index.html").read_text("utf-8")
+    assert "Reload it" not in page and "2 slides" in page

@@ -41,7 +41,7 @@ def test_all_files_are_written(finished):
     }
     cohort = {path.name for path in finished.iterdir()}
     assert cohort == {
-        *("a slide", "index.html", "areas.csv"),
+        *("a slide", "index.html", "areas.csv", "cohort.csv"),
         *("config.json", "dataset.json", "networks.json"),
     }
     own, all_slides = finished / "a slide" / "areas.csv", finished / "areas.csv"

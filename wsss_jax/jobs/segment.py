@@ -16,7 +16,7 @@ from wsss_jax.methods.gate import check_gate
 from wsss_jax.report.colors import make_legend
 from wsss_jax.slides import engines, job_slides, settings, tissue_map
 from wsss_jax.slides.mapping import networks, provenance
-from wsss_jax.slides.outputs import cohort, dicom_seg, results
+from wsss_jax.slides.outputs import attention, cohort, dicom_seg, results
 from wsss_jax.slides.reading.catalog import SlideFile
 
 FIELDS = {
@@ -37,6 +37,15 @@ FIELDS = {
     "preview.share": rules.added(rules.number(0, 0.25), 0.0),
     "preview.min_tiles": rules.added(rules.integer(1, rules.MOST_STEPS), 1000),
     "preview.seconds": rules.added(rules.number(0, 86_400), 20.0),
+    "confidence": rules.added(rules.PROBABILITY, 0.0),
+    "places.per_kind": rules.added(rules.integer(0, 20), 0),
+    "places.hot_spot": rules.added(rules.number(100, 20_000), 1000.0),
+    "places.uncertain": rules.added(rules.number(100, 20_000), 250.0),
+    "places.thumbnail": rules.added(rules.integer(64, 512), 240),
+    "attention.min_tissue": rules.added(rules.number(0, rules.LARGEST), 0.0),
+    "attention.max_uncertain": rules.added(rules.PROBABILITY, 1.0),
+    "attention.outlier_z": rules.added(rules.number(0, rules.LARGEST), rules.LARGEST),
+    "attention.min_slides": rules.added(rules.integer(3, 1_000_000), 10),
 }
 check = check_gate
 
@@ -74,19 +83,23 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     may_rename = source in ("detect", "off")
     slides = job_slides.use_earlier_names(slides, earlier, workdir, may_rename=may_rename)
     runs.save(config, dataset, workdir)  # before any slide: it marks the folder as a run's
+    inputs = [Path(name) for name in (source, config.phase1, config.phase2) if Path(name).is_dir()]
+    paths = [*inputs, *(slide.path for slide in slides)]
+    of_job = cohort.Cohort(
+        make_legend(dataset, config.palette),
+        [slide.name for slide in slides],
+        [*inputs, *(path.parent for path in paths)],
+        attention.Rules(**config.attention.to_dict()),
+    )
+    cohort.write_cohort(workdir, of_job)  # so that the page exists from the start
     prepare = partial(_prepare, dataset=dataset)
     outcomes = engines.ENGINES[config.engine](config, prepare, slides, workdir)
     failures: dict[str, str] = {}
-    names = [slide.name for slide in slides]
-    legend = make_legend(dataset, config.palette)
-    inputs = [Path(name) for name in (source, config.phase1, config.phase2) if Path(name).is_dir()]
-    paths = [*inputs, *(slide.path for slide in slides)]
-    folders = [*inputs, *(path.parent for path in paths)]
     for number, (slide, done, error) in enumerate(outcomes, start=1):
         tqdm.write(f"{number} of {len(slides)}: {done or f'{slide.name} FAILED: {error}'}")
         if error:
             failures[slide.name] = error
-        cohort.write_cohort(workdir, legend, slide.name, error, names, folders)
+        cohort.write_cohort(workdir, of_job, slide.name, error)
     if failures:
         listed = f"listed in {workdir / cohort.FAILURES}"
         raise InputError(

@@ -163,7 +163,7 @@ def recount(source: Path, original: Path, folder: Path, rule: CorrectionRule) ->
             *(text for text in before["warnings"] if result_files.POLYGONS not in text),
         ],
     }
-    result_files.write_report(folder, summary, pictures)
+    result_files.write_report(folder, summary, pictures, ())
     return (
         f"{name}: {format_count(len(painted), 'annotation')} counted, {changed['share']:.1%} of "
         "the area with a class changed"

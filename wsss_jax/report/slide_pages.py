@@ -1,5 +1,6 @@
-"""HTML pages of tissue maps: a report for each slide and an index of all slides."""
+"""The report of a slide as an HTML page, and how pages of slides write numbers."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,41 @@ class Ratio(NamedTuple):
     definition: str
 
 
+class Certainty(NamedTuple):
+    """How certain a map is.
+
+    Attributes:
+      threshold: highest class probability under which a pixel counts as uncertain; None: not known.
+      share: of the area of all classes that is under it, 0..1; None where there is none.
+      classes: class -> the same share of its area.
+      note: why it is not known, and how to get it; "" if it is known.
+    """
+
+    threshold: float | None = None
+    share: float | None = None
+    classes: Mapping[str, float | None] = {}
+    note: str = ""
+
+
+class PlaceView(NamedTuple):
+    """A place of the slide that deserves a look.
+
+    Attributes:
+      heading, explanation: of its kind.
+      text: what is there.
+      picture: the place at the resolution of the map.
+      at: where it is, as shares of the slide's width and height.
+      link: its address in the viewer, relative to the report.
+    """
+
+    heading: str
+    explanation: str
+    text: str
+    picture: SlidePictures
+    at: tuple[float, float]
+    link: str
+
+
 class SlideReport(NamedTuple):
     """What a report shows.
 
@@ -58,6 +94,8 @@ class SlideReport(NamedTuple):
       facts: how the map was made: heading -> label -> text.
       warnings: one sentence each.
       files: name, relative to the report -> what the file holds.
+      places: that deserve a look, those of a kind together.
+      certainty: how certain the map is.
     """
 
     name: str
@@ -67,71 +105,48 @@ class SlideReport(NamedTuple):
     facts: Mapping[str, Mapping[str, str]]
     warnings: Sequence[str]
     files: Mapping[str, str]
-
-
-class IndexEntry(NamedTuple):
-    """A slide of the cohort: failed if it has an error, else finished if it has a folder.
-
-    Attributes:
-      name: of the slide.
-      folder: with its `report.html` and `small.jpg`, relative to the index.
-      areas, ratios, warnings: as in its report.
-      error: one line.
-    """
-
-    name: str
-    folder: str | None = None
-    areas: Sequence[Area] = ()
-    ratios: Sequence[Ratio] = ()
-    warnings: Sequence[str] = ()
-    error: str | None = None
-
-
-class _Row(NamedTuple):
-    """A finished slide in the table of the index; `areas` and `ratios` by name."""
-
-    entry: IndexEntry
-    areas: Mapping[str, Area]
-    ratios: Mapping[str, float | None]
+    places: Sequence[PlaceView] = ()
+    certainty: Certainty = Certainty()
 
 
 def write_report(path: Path | str, report: SlideReport) -> None:
     """Writes the report of a slide as HTML, atomically; parents are created."""
-    decimals = _choose_decimals(report.areas)
+    decimals = choose_decimals(area.mm2 for area in report.areas)
     viewer = _make_viewer(report)
-    write_page(path, "report.html", _FILTERS, report=report, viewer=viewer, decimals=decimals)
-
-
-def write_index(path: Path | str, entries: Sequence[IndexEntry]) -> None:
-    """Writes the page of a cohort, atomically: failed slides, then finished, then remaining ones.
-
-    Args:
-      path: of the HTML file; parents are created. Pictures and reports are linked relative to it.
-      entries: in the order to list them.
-    """
-    rows = [
-        _Row(
-            entry,
-            {area.name: area for area in entry.areas if area.color is not None},
-            {ratio.name: ratio.value for ratio in entry.ratios},
-        )
-        for entry in entries
-        if entry.error is None and entry.folder is not None
-    ]
+    cards = [_make_card(number, place) for number, place in enumerate(report.places)]
     write_page(
         path,
-        "index.html",
-        _FILTERS,
-        number=len(entries),
-        failed=[entry for entry in entries if entry.error is not None],
-        finished=rows,
-        remaining=[entry for entry in entries if entry.error is None and entry.folder is None],
-        classes={name: area.color for row in rows for name, area in row.areas.items()},
-        ratio_names=list(dict.fromkeys(name for row in rows for name in row.ratios)),
-        decimals=_choose_decimals(area for row in rows for area in row.areas.values()),
-        report_file=REPORT,
-        picture_file=slide_pictures.SMALL,
+        "report.html",
+        FILTERS,
+        report=report,
+        viewer=viewer,
+        decimals=decimals,
+        cards=cards,
+        kinds=[list(group) for _, group in itertools.groupby(cards, lambda card: card["heading"])],
     )
+
+
+def _make_card(number: int, place: PlaceView) -> dict[str, Any]:
+    """Makes what the report shows of a place; its letter is also on the map."""
+    left, top = (min(max(at, 0.0), 1.0) for at in place.at)
+    height, width = place.picture.labels.shape
+    return {
+        **place._asdict(),
+        "letter": _make_letter(number),
+        "left": 100 * left,
+        "top": 100 * top,
+        "width": width,
+        "height": height,
+        "span": slide_pictures.format_length(width * place.picture.um_per_pixel),
+        "picture": make_data_url("image/jpeg", slide_pictures.encode_thumbnail(place.picture)),
+        "outlines": make_data_url("image/png", slide_pictures.encode_outlines(place.picture)),
+    }
+
+
+def _make_letter(number: int) -> str:
+    """Names places A, B, ..., Z, AA, AB, ... as spreadsheets do columns."""
+    first, last = divmod(number, 26)
+    return (_make_letter(first - 1) if first else "") + chr(ord("A") + last)
 
 
 def _make_viewer(report: SlideReport) -> dict[str, Any]:
@@ -176,13 +191,10 @@ def format_mm2(value: float, decimals: int) -> str:
     return f"< {least:.{decimals}f}" if 0 < value < least / 2 else f"{value:,.{decimals}f}"
 
 
-def _choose_decimals(areas: Iterable[Area]) -> int:
-    return choose_decimals(max((area.mm2 for area in areas), default=0))
-
-
-def choose_decimals(largest: float) -> int:
+def choose_decimals(areas: Iterable[float]) -> int:
     """Chooses decimals that give the largest area `MM2_DIGITS` digits, so that all line up."""
+    largest = max(areas, default=0.0)
     return max(0, MM2_DIGITS - 1 - math.floor(math.log10(largest))) if largest > 0 else 0
 
 
-_FILTERS = {"share": format_share, "mm2": format_mm2}
+FILTERS = {"share": format_share, "mm2": format_mm2}

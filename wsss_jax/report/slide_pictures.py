@@ -155,7 +155,13 @@ def choose_scale_bar(width_um: float) -> tuple[float, str]:
     # One power less as well: the logarithm may have been rounded up to a whole number.
     lengths = (digit * 10.0**power for power in (exponent - 1, exponent) for digit in (1, 2, 5))
     length = max(length for length in lengths if length <= limit)
-    return length, f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
+    return length, format_length(length)
+
+
+def format_length(um: float) -> str:
+    """Writes a length in micrometers as "200 µm" or "5 mm", with three significant digits."""
+    value, unit = (um, "µm") if um < 1000 else (um / 1000, "mm")
+    return f"{float(f'{value:.3g}'):g} {unit}"
 
 
 def place_numbers(pictures: SlidePictures) -> list[numbers.Place]:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wsss_jax.robust import compute_robust_z
+
 _FEWEST = 20  # patches of a slide from which a patch is compared with them
-_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
 # Least standard deviations: on a slide whose patches are all alike, no small difference is odd.
 _LEAST_SIGMA = {"sharpness": 0.05, "stain": 0.01}
 
@@ -101,6 +102,4 @@ def compute_scores(values: np.ndarray, reference: np.ndarray, name: str) -> np.n
     known = values[reference & np.isfinite(values)]
     if len(known) < _FEWEST:
         return np.full(len(values), np.nan)
-    median = np.median(known)
-    sigma = max(_TO_SIGMA * np.median(np.abs(known - median)), _LEAST_SIGMA[name])
-    return (values - median) / sigma
+    return compute_robust_z(values, known, _LEAST_SIGMA[name])

@@ -32,7 +32,7 @@ from wsss_jax.slides.mapping.tissue_search import (
     find_mask_file,
     find_tissue,
 )
-from wsss_jax.slides.outputs import areas, map_files, result_files, results
+from wsss_jax.slides.outputs import areas, findings, map_files, result_files, results
 from wsss_jax.slides.preview import Preview
 from wsss_jax.slides.reading import catalog
 from wsss_jax.slides.reading.catalog import SlideFile
@@ -95,10 +95,14 @@ def segment_slide(
             seconds = {"tiles": time.monotonic() - start}
             parts, pixels = tissue_map.parts, tissue_map.tissue_pixels
             made = map_files.write_maps(sources, folder, parts, names, pixels, before)
+            made |= run.examine_map(tissue_map, before)
             pictures = result_files.make_pictures(sources, folder, parts, names, run.read_overview)
+            of_places = findings.make_pictures(
+                view, parts, made["places"], config.places.thumbnail, pictures.legend
+            )
             seconds["all"] = time.monotonic() - start
             summary = run.summarize(tissue_map, made, seconds)
-            result_files.write_report(folder, summary, pictures)
+            result_files.write_report(folder, summary, pictures, of_places)
     return f"{file.name}: {_describe_work(tissue_map, seconds)}"
 
 
@@ -265,13 +269,25 @@ class _Run:
         is_free = not (self.folder / slide_pictures.PREVIEW).exists()  # else it is the user's
         return wanted.share > 0 and total >= wanted.min_tiles and is_free
 
+    def examine_map(
+        self, tissue_map: _TissueMap, before: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Returns the `findings` on the map, those of an earlier run if they still hold."""
+        same_map = before if before is not None and self._has_map(before) else None
+        found = findings.keep(same_map, self.settings) if same_map is not None else None
+        if found is None:
+            config, dataset = self.sources.config, self.sources.dataset
+            found = findings.find(config, dataset, self.sources.frame, tissue_map.parts)
+        return found
+
     def summarize(
         self, tissue_map: _TissueMap, made: Mapping[str, Any], seconds: Mapping[str, float]
     ) -> dict[str, Any]:
         """Returns the content of `slide.json`.
 
         Args:
-          tissue_map, made: the map, and what `map_files.write_maps` returned.
+          tissue_map, made: the map, and what `map_files.write_maps` returned and `examine_map`
+            found.
           seconds: spent until the map was stitched ("tiles"), and until all was written ("all").
         """
         note = tissue_map.tissue_note

@@ -11,7 +11,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,6 +183,18 @@ class Parts:
           InputError: it was damaged since the folder was opened.
         """
         return _decode(self._sizes, self._path(part), part.shape, 0)
+
+    def iterate(self) -> Iterator[tuple[Part, Callable[[int], np.ndarray]]]:
+        """Yields each part with what reads its maps, each decoded once: for sums over the slide.
+
+        The function takes 0 for the labels and 1 + c for the probabilities of class c, and returns
+        (rows, columns) uint8, not to be changed. All parts must be finished.
+
+        Raises:
+          InputError: a part was damaged since the folder was opened.
+        """
+        for part in self._layout.parts:
+            yield part, partial(_decode, self._sizes, self._path(part), part.shape)
 
     def read(self, y0: int, y1: int, step: int = 1) -> np.ndarray:
         """Reads the labels of rows y0, y0 + step, ... below y1 and of columns 0, step, ...

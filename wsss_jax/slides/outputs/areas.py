@@ -112,6 +112,12 @@ def tabulate_areas(
     return table
 
 
+def sum_tissue(table: Sequence[Mapping[str, Any]]) -> float:
+    """Sums up the tissue of a table from `tabulate_areas`, in square millimeters."""
+    # What is outside tissue is no share of it.
+    return sum(row["mm2"] for row in table if row["share_of_tissue"] is not None)
+
+
 def compute_ratios(
     counts: np.ndarray, names: Sequence[str], roles: Mapping[str, str]
 ) -> dict[str, float | None]:
@@ -160,7 +166,7 @@ def write_areas(path: Path | str, tables: Mapping[str, Sequence[Mapping[str, Any
         for slide, table in tables.items()
         for row in table
     ]
-    _write_csv(path, headings, lines)
+    write_csv(path, headings, lines)
 
 
 def write_ratios(path: Path | str, ratios: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -175,15 +181,22 @@ def write_ratios(path: Path | str, ratios: Mapping[str, Mapping[str, float | Non
         [slide, *(_format_cell(of_slide.get(key), _SIX_DECIMALS.format) for key in keys)]
         for slide, of_slide in ratios.items()
     ]
-    _write_csv(path, [RATIOS[key].heading for key in keys], lines)
+    write_csv(path, [RATIOS[key].heading for key in keys], lines)
 
 
-def _write_csv(path: Path | str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Writes lines whose first cell is the name of a slide."""
+def write_csv(path: Path | str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Writes lines whose first cell is the name of a slide, atomically.
+
+    Args:
+      path: of the CSV file.
+      headings: of the cells after the name.
+      lines: of texts; all but the name are from `escape_text`, or numbers.
+    """
     with (
         atomic_path(path) as temporary,
-        # With a byte order mark, so that Excel reads names as UTF-8.
-        temporary.open("w", encoding="utf-8-sig", newline="") as file,
+        # With a byte order mark, so that Excel reads names as UTF-8. Names of files may hold bytes
+        # that are no text.
+        temporary.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file,
     ):
         rows = ([spreadsheets.escape_text(slide), *cells] for slide, *cells in lines)
         spreadsheets.write_rows(file, [["slide", *headings], *rows])
@@ -191,6 +204,11 @@ def _write_csv(path: Path | str, headings: Sequence[str], lines: Sequence[Sequen
 
 def _format_cell(value: Any, form: Callable[[Any], str]) -> str:
     return "" if value is None else form(value)
+
+
+def format_number(value: float | None) -> str:
+    """Writes an area, share or ratio; an undefined one as an empty text."""
+    return _format_cell(value, _SIX_DECIMALS.format)
 
 
 def _divide(part: int, whole: int) -> float | None:

@@ -5,15 +5,25 @@ failures of this job and of earlier ones.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from wsss_jax.files import atomic_path, hold_lock
+from wsss_jax.report.cohort_page import Index, write_index
 from wsss_jax.report.legend import Legend
-from wsss_jax.report.slide_pages import IndexEntry, write_index
-from wsss_jax.slides.outputs import areas, report_data, result_files, results
+from wsss_jax.report.slide_pages import format_share
+from wsss_jax.slides.outputs import (
+    areas,
+    attention,
+    cohort_table,
+    report_data,
+    result_files,
+    results,
+)
 
 INDEX = "index.html"
+TABLE = "cohort.csv"
 FAILURES = "failed.txt"
 _LOCK = ".cohort"  # held while these files are read and written
 _WAIT = 60.0  # seconds to wait for another job that writes them
@@ -21,15 +31,24 @@ _WAIT = 60.0  # seconds to wait for another job that writes them
 _FOLDERS = re.compile(r"(?<![\w.~/-])/(?:[^\s/:;,'\"()]+/)+")
 
 
-def write_cohort(
-    workdir: Path,
-    legend: Legend,
-    slide: str,
-    error: str,
-    slides: Collection[str],
-    folders: Sequence[Path],
-) -> None:
-    """Writes `index.html`, `areas.csv`, `ratios.csv` and, if a slide failed, `failed.txt`.
+class Cohort(NamedTuple):
+    """What a job knows of its cohort.
+
+    Attributes:
+      legend: with the colors of pictures.
+      slides: names of all slides of the job.
+      folders: whose names pages and tables do not show.
+      rules: when a slide needs a look.
+    """
+
+    legend: Legend
+    slides: Collection[str]
+    folders: Sequence[Path]
+    rules: attention.Rules
+
+
+def write_cohort(workdir: Path, cohort: Cohort, slide: str = "", error: str = "") -> None:
+    """Writes `index.html`, `cohort.csv`, `areas.csv`, `ratios.csv` and, if needed, `failed.txt`.
 
     A slide that failed is listed with its error instead of its earlier map, and stays in
     `failed.txt` until a job finishes it. A slide without a summary, perhaps because another process
@@ -37,11 +56,9 @@ def write_cohort(
 
     Args:
       workdir: of the slides' folders.
-      legend: with the colors of pictures.
-      slide: the name of the slide that this job has just tried.
+      cohort: what the job knows of it.
+      slide: the name of the slide that this job has just tried; "" before the first one.
       error: what is wrong with it, one line; "" if it is finished.
-      slides: names of all slides of this job.
-      folders: whose names pages do not show.
 
     Raises:
       InputError: another process has been writing these files for a long time.
@@ -52,25 +69,12 @@ def write_cohort(
         if error:
             failures[_to_one_line(slide)] = error
         finished = {folder.name: summary for folder, summary in results.list_finished(workdir)}
-        known = [*folders, workdir, *(Path(each["file"]).parent for each in finished.values())]
         shown = {
             name: summary
             for name, summary in finished.items()
             if results.OTHER_SLIDE in failures.get(_to_one_line(name), results.OTHER_SLIDE)
         }
-        remaining = {name for name in slides if _to_one_line(name) not in failures} - shown.keys()
-        entries = [
-            *(
-                IndexEntry(name, error=remove_folders(error, known))
-                for name, error in failures.items()
-            ),
-            *(
-                report_data.make_index_entry(summary, name, legend)
-                for name, summary in shown.items()
-            ),
-            *map(IndexEntry, sorted(remaining)),
-        ]
-        write_index(workdir / INDEX, entries)
+        _write_pages(workdir, cohort, failures, shown, finished)
         tables = {name: summary["areas"] for name, summary in shown.items()}
         ratios = {name: summary["ratios"] for name, summary in shown.items() if summary["ratios"]}
         for name, write_table, rows in (
@@ -89,6 +93,75 @@ def write_cohort(
             (workdir / FAILURES).unlink(missing_ok=True)
 
 
+def _write_pages(
+    workdir: Path,
+    cohort: Cohort,
+    failures: Mapping[str, str],
+    shown: Mapping[str, Mapping[str, Any]],
+    finished: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Writes the index, and `cohort.csv`, which has its slides in the same order.
+
+    Args:
+      workdir, cohort: as for `write_cohort`.
+      failures: name on one line -> error.
+      shown: summaries of the slides that are listed as finished, by name.
+      finished: those of all finished folders, whose slides' folders are not shown either.
+    """
+    sources = (Path(summary["file"]).parent for summary in finished.values())
+    known = [*cohort.folders, workdir, *sources]
+    classes = cohort.legend.names
+    reasons, common = attention.list_reasons(shown, classes, cohort.rules)
+    remaining = {name for name in cohort.slides if _to_one_line(name) not in failures}
+    errors = {name: remove_folders(error, known) for name, error in failures.items()}
+    lines = [
+        *(cohort_table.Line(name, error=error) for name, error in errors.items()),
+        *(
+            cohort_table.Line(
+                name,
+                summary,
+                [each._replace(text=remove_folders(each.text, known)) for each in reasons[name]],
+            )
+            for name, summary in shown.items()
+        ),
+        *map(cohort_table.Line, sorted(remaining - shown.keys())),
+    ]
+    cohort_table.write_cohort_table(workdir / TABLE, lines, classes)
+    write_index(
+        workdir / INDEX,
+        Index(
+            [report_data.make_index_entry(line, cohort.legend) for line in lines],
+            [remove_folders(text, known) for text in common],
+            _describe_rules(cohort.rules, len(shown)),
+            _describe_tables(shown),
+        ),
+    )
+
+
+def _describe_rules(rules: attention.Rules, slides: int) -> list[str]:
+    """Says when a slide needs a look."""
+    compared = (
+        f"an outlier is over {rules.outlier_z:g} robust standard deviations from the median of the "
+        "finished slides (Iglewicz and Hoaglin 1993)"
+        if slides >= rules.min_slides
+        else f"outliers are looked for from {rules.min_slides} finished slides on"
+    )
+    return [
+        f"Little tissue is less than {rules.min_tissue:g} mm², low confidence more than "
+        f"{format_share(rules.max_uncertain)} of the area under the threshold; {compared}."
+    ]
+
+
+def _describe_tables(shown: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Lists the tables that there are, with what they hold."""
+    tables = {TABLE: "a line for each slide"}
+    if shown:
+        tables[result_files.AREAS] = "areas of all slides"
+    if any(summary["ratios"] for summary in shown.values()):
+        tables[result_files.RATIOS] = "ratios of all slides"
+    return tables
+
+
 def _read_failures(workdir: Path, left_out: str) -> dict[str, str]:
     """Reads the listed errors: name on one line -> error, except the slide `left_out`."""
     path = workdir / FAILURES
@@ -99,7 +172,8 @@ def _read_failures(workdir: Path, left_out: str) -> dict[str, str]:
 
 
 def _to_one_line(name: str) -> str:
-    return " ".join(name.split())
+    """Writes a name as in the list of failures; bytes that are no text as pages do."""
+    return " ".join(name.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def remove_folders(text: str, folders: Collection[Path]) -> str:

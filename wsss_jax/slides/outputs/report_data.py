@@ -3,15 +3,17 @@
 Summaries of earlier versions are among them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wsss_jax import symmetries
-from wsss_jax.report import slide_pages
+from wsss_jax.report import cohort_page, slide_pages
 from wsss_jax.report.legend import Legend
+from wsss_jax.report.slide_pictures import SlidePictures, format_length
 from wsss_jax.slides.mapping import provenance
-from wsss_jax.slides.outputs.areas import RATIOS
+from wsss_jax.slides.outputs import cohort_table, places
+from wsss_jax.slides.outputs.areas import RATIOS, sum_tissue
 from wsss_jax.wording import format_count, format_two_digits
 
 _RESAMPLING = {
@@ -20,16 +22,19 @@ _RESAMPLING = {
 }
 
 
-def make_index_entry(
-    summary: Mapping[str, Any], folder: str, legend: Legend
-) -> slide_pages.IndexEntry:
-    """Makes the row of a finished slide in the index; `folder` is relative to the index."""
-    return slide_pages.IndexEntry(
-        summary["name"],
-        folder,
-        list_areas(summary, legend),
-        list_ratios(summary),
-        summary["warnings"],
+def make_index_entry(line: cohort_table.Line, legend: Legend) -> cohort_page.IndexEntry:
+    """Makes the row of a slide in the index, where its folder has its name."""
+    if line.summary is None:
+        return cohort_page.IndexEntry(line.name, error=line.error or None)
+    confidence = line.summary.get("confidence")
+    return cohort_page.IndexEntry(
+        line.summary["name"],
+        line.name,
+        sum_tissue(line.summary["areas"]),
+        list_areas(line.summary, legend),
+        list_ratios(line.summary),
+        confidence["share"] if confidence else None,
+        line.reasons,
     )
 
 
@@ -55,6 +60,38 @@ def list_ratios(summary: Mapping[str, Any]) -> list[slide_pages.Ratio]:
         slide_pages.Ratio(RATIOS[key].title, value, RATIOS[key].definition)
         for key, value in summary["ratios"].items()
     ]
+
+
+def list_places(
+    summary: Mapping[str, Any], pictures: Sequence[SlidePictures]
+) -> list[slide_pages.PlaceView]:
+    """Lists the places that deserve a look, with their pictures."""
+    width, height = summary["levels"][0]
+    views = []
+    for place, picture in zip(summary["places"], pictures, strict=True):
+        heading, explanation, field = places.KINDS[place["kind"]]
+        if field:
+            side = format_length(summary["settings"]["output"]["places"][field])
+            explanation = explanation.format(side=side)
+        x, y = place["center"]
+        link = places.make_link(place, summary["bounds"][:2], summary["mpp_xy"])
+        at = x / width, y / height
+        views.append(slide_pages.PlaceView(heading, explanation, place["text"], picture, at, link))
+    return views
+
+
+def describe_certainty(summary: Mapping[str, Any]) -> slide_pages.Certainty:
+    """Describes how certain the map is, or how that can be known."""
+    if confidence := summary.get("confidence"):
+        return slide_pages.Certainty(
+            confidence["threshold"], confidence["share"], confidence["classes"]
+        )
+    if summary["settings"]["output"]["probabilities"]:
+        return slide_pages.Certainty(note="Not counted: set --config.confidence=0.6.")
+    return slide_pages.Certainty(
+        note="Not known: no probabilities are stored. Give the same command again with "
+        "--config.probabilities=True; the networks then see all tiles once more."
+    )
 
 
 def describe_map(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:

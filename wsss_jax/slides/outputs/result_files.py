@@ -5,7 +5,7 @@ depends on have changed: other colors of the pictures leave maps, polygons and a
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Parts
-from wsss_jax.slides.outputs import report_data, results, thumbnails
+from wsss_jax.slides.outputs import findings, report_data, results, thumbnails
 from wsss_jax.slides.reading.catalog import SlideFile
 from wsss_jax.slides.reading.slide import Slide
 from wsss_jax.slides.reading.view import View
@@ -108,6 +108,7 @@ def collect_settings(config: ml_collections.ConfigDict, dataset: Dataset) -> dic
         # Only what differs from what versions without these fields did.
         **({"geojson_file": config.geojson.file} if config.geojson.file != "plain" else {}),
         **{name: True for name in ("ome_zarr", "geoparquet", "dicom_seg") if config[name]},
+        **findings.collect_settings(config),
     }
 
 
@@ -199,7 +200,7 @@ def summarize_slide(
     Args:
       sources: as for `map_files.write_maps`.
       folder: of the slide.
-      known: what `map_files.write_maps` returned.
+      known: what `map_files.write_maps` returned, and the `findings`.
       tissue_note: one sentence on the tissue mask, or "".
     """
     config, dataset, networks, file, slide, view = sources
@@ -258,7 +259,10 @@ def _check_polygons(folder: Path, shares: Mapping[str, float | None]) -> list[st
 
 
 def write_report(
-    folder: Path, summary: Mapping[str, Any], pictures: slide_pictures.SlidePictures
+    folder: Path,
+    summary: Mapping[str, Any],
+    pictures: slide_pictures.SlidePictures,
+    place_pictures: Sequence[slide_pictures.SlidePictures],
 ) -> None:
     """Writes the report and, last, the summary, which marks the folder as finished.
 
@@ -267,6 +271,7 @@ def write_report(
       summary: what `summarize_slide` returned, with the settings, tiles, times and versions of the
         run.
       pictures: what `make_pictures` returned.
+      place_pictures: of the places in the summary, from `findings.make_pictures`.
     """
     report = slide_pages.SlideReport(
         summary["name"],
@@ -276,6 +281,8 @@ def write_report(
         report_data.describe_map(summary),
         summary["warnings"],
         {name: FILES[name] for name in [*summary["files"], results.SUMMARY]},
+        report_data.list_places(summary, place_pictures),
+        report_data.describe_certainty(summary),
     )
     slide_pages.write_report(folder / slide_pages.REPORT, report)
     written = [*summary["files"], slide_pictures.SMALL, slide_pages.REPORT]

@@ -26,6 +26,9 @@ _REQUIRED = {
     "name": str,
     "file": str,
 }
+# What it may have, of later versions: "places" is a list of these, ...
+_PLACE = {"kind": str, "text": str, "box": list, "value": float, "center": list}
+_CONFIDENCE = {"threshold": float, "classes": dict}  # ... and "confidence" one of these or None.
 _AREA = {"class": str, "pixels": int, "mm2": float, "share_of_slide": float}
 
 
@@ -57,6 +60,28 @@ def _is_summary(summary: Any) -> bool:
         and all(_has_fields(row, _AREA) for row in summary["areas"])
         and all(_is_share(row.get("share_of_tissue")) for row in summary["areas"])
         and all(map(_is_share, summary["ratios"].values()))
+        and _has_findings(summary)
+    )
+
+
+def _has_findings(summary: Mapping[str, Any]) -> bool:
+    """Whether what later versions have found is well formed, if there is any."""
+    places, confidence = summary.get("places", []), summary.get("confidence")
+    return (
+        isinstance(places, list)
+        and all(
+            _has_fields(place, _PLACE)
+            and [*map(type, place["box"])] == [int] * 4
+            and [*map(type, place["center"])] == [int] * 2
+            for place in places
+        )
+        and (
+            confidence is None
+            or (
+                _has_fields(confidence, _CONFIDENCE)
+                and all(map(_is_share, [confidence.get("share"), *confidence["classes"].values()]))
+            )
+        )
     )
 
 
