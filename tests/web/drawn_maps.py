@@ -15,7 +15,7 @@ from tests.labels.correction_tools import ORIGIN as ORIGIN_OF_PATCHES
 from tests.slides.slide_runs import segment_by_color
 from wsss_jax.labels.corrections import open_corrections
 from wsss_jax.report.colors import make_legend
-from wsss_jax.slides.outputs import cohort
+from wsss_jax.slides.outputs import attention, cohort
 from wsss_jax.slides.viewing.collection import Collection
 from wsss_jax.web import security
 from wsss_jax.web.access import Access
@@ -37,7 +37,10 @@ def make_maps(root: Path, name: str = "drawn", size: tuple[int, int] = (2600, 19
     write_pyramid(slide, draw_section(*size), MPP, levels=(1, 4))
     folder = root / "maps" / name
     segment_by_color(slide, folder, mpp=MAP_MPP, probabilities=True)
-    cohort.write_cohort(root / "maps", make_legend(DATASET, "dataset"), name, "", [name], [])
+    of_job = cohort.Cohort(
+        make_legend(DATASET, "dataset"), [name], [], attention.Rules(0.0, 0.25, 3.5, 10)
+    )
+    cohort.write_cohort(root / "maps", of_job, name)
     return folder
 
 

@@ -1,6 +1,7 @@
 """The pages of maps, asked as a browser asks: tiles, positions, counts, and who may see them."""
 
 import html.parser
+import re
 import shutil
 from urllib.parse import quote
 
@@ -224,6 +225,7 @@ def test_odd_regions(client, corners, pixels):
         b'{"corners": [[0, 0], [1, 1], [1e300, 2]]}',
         b'{"corners": [' + b"[0, 0], " * 3000 + b"[0, 0]]}",
     ],
+    ids=range(9),
 )
 def test_what_is_no_region_is_refused(client, body):
     answer = client.post("/maps/drawn/count", content=body)
@@ -261,7 +263,7 @@ def test_nobody_sees_anything_without_an_address(pages):
         "maps/drawn/tiles/classes/0/9_0.png",
         "maps/drawn/tiles/classes/0/-1_0.png",
         "maps/drawn/tiles/classes/0/0_0.gif",
-        "maps/drawn/places/0.jpg",
+        "maps/drawn/places/99.jpg",
         "static/../viewer.py",
     ],
 )
@@ -294,14 +296,25 @@ def test_a_hostile_name_is_only_a_name(client):
         assert client.get(source).status_code == 200
 
 
-def test_files_of_the_report_are_sent_and_its_page_may_run_nothing(client):
+def test_files_of_the_report_are_sent_and_run_only_known_scripts(client, root):
     assert client.get("/maps/drawn/areas.csv").text.startswith("\ufeffslide,")
-    answer = client.get("/maps/drawn/report.html")
-    assert "/static/served.css" in answer.text
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert "script-src" not in answer.headers["content-security-policy"]
-    assert client.get("/maps/", follow_redirects=False).status_code == 200
     assert client.get("/", follow_redirects=False).headers["location"] == "/maps/"
+    for path in ("drawn/report.html", ""):
+        answer = client.get(f"/maps/{path}")
+        assert len(re.findall(r"<script>", answer.text)) == 1
+        assert len(_list_allowed(answer)) == 1
+    report = root / "maps" / "drawn" / "report.html"
+    whole = report.read_text()
+    report.write_text(whole.replace("</body>", "<script>alert(1)</script></body>"))
+    assert len(_list_allowed(client.get("/maps/drawn/report.html"))) == 1
+    report.write_text(whole)
+
+
+def _list_allowed(answer):
+    """Lists what a page may run, and checks that it may load nothing."""
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    return re.findall(r"'sha256-[^']+'", re.search(r"script-src ([^;]*)", policy)[1])
 
 
 def test_a_slide_that_is_gone_or_another_is_named(root, tmp_path):

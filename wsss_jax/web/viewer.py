@@ -1,5 +1,7 @@
 """The pages on which maps are looked at: the cohort, and each slide down to its cells."""
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from starlette.routing import Route
 from wsss_jax.errors import InputError
 from wsss_jax.labels.correction_folder import Field
 from wsss_jax.report import slide_pages, slide_pictures
+from wsss_jax.report.pages import TEMPLATES as REPORT_TEMPLATES
 from wsss_jax.slides.outputs import cohort, results
 from wsss_jax.slides.viewing import counting, page_state, pictures, static_copy
 from wsss_jax.slides.viewing.collection import Collection, SlideMap
@@ -46,13 +49,13 @@ FILES = LOOKS | {
 }
 _FEW_CORNERS, _MOST_CORNERS = 3, 2000
 _CACHE = "private, max-age=3600"  # of tiles, whose address changes with the map
-# Reports and the page of the cohort are single files: their style is in them.
+# Reports and the page of the cohort are single files, with style and script in them.
 _FILE_POLICY = (
-    "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; script-src {}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_SERVED = b'<link rel="icon" href="data:,"><link rel="stylesheet" href="/static/served.css"></head>'
-_HEAD = re.compile(rb"</head>", re.IGNORECASE)
+_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+_KNOWN_SCRIPTS = {path.read_bytes().strip() for path in REPORT_TEMPLATES.glob("*.js")}
 _T = TypeVar("_T")
 
 
@@ -211,13 +214,16 @@ def write_copy(opened: SlideMap, source: Path, folder: Path, finest: float) -> i
 
 
 def _send_page(path: Path) -> Response:
-    """Sends a page that is a single file, with what it hides where there is no server."""
+    """Sends a page that is a single file."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise HTTPException(404, "There is no such page.") from error
-    content = _HEAD.sub(_SERVED, content, count=1)
-    return HTMLResponse(content, headers={"content-security-policy": _FILE_POLICY})
+    # No other script runs, whatever a page holds.
+    scripts = [each for each in _SCRIPT.findall(content) if each.strip() in _KNOWN_SCRIPTS]
+    hashes = (base64.b64encode(hashlib.sha256(each).digest()).decode() for each in scripts)
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    return HTMLResponse(content, headers={"content-security-policy": _FILE_POLICY.format(allowed)})
 
 
 def draw_tile(opened: SlideMap, layer: str, level: int, column: int, row: int) -> bytes:
