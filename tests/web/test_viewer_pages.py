@@ -297,7 +297,9 @@ def test_a_hostile_name_is_only_a_name(client):
 
 
 def test_files_of_the_report_are_sent_and_run_only_known_scripts(client, root):
-    assert client.get("/maps/drawn/areas.csv").text.startswith("\ufeffslide,")
+    for path in ("drawn/areas.csv", "areas.csv", "cohort.csv"):
+        assert client.get(f"/maps/{path}").text.startswith("\ufeffslide,")
+    assert client.get("/maps/drawn").status_code == 404
     assert client.get("/", follow_redirects=False).headers["location"] == "/maps/"
     for path in ("drawn/report.html", ""):
         answer = client.get(f"/maps/{path}")

@@ -24,7 +24,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.labels.correction_folder import Field
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.pages import TEMPLATES as REPORT_TEMPLATES
-from wsss_jax.slides.outputs import cohort, results
+from wsss_jax.slides.outputs import cohort, result_files, results
 from wsss_jax.slides.viewing import counting, page_state, pictures, static_copy
 from wsss_jax.slides.viewing.collection import Collection, SlideMap
 from wsss_jax.slides.viewing.grid import Box, TileGrid
@@ -47,6 +47,7 @@ FILES = LOOKS | {
     **{name: STATIC / name for name in _SCRIPTS},
     OPENSEADRAGON: STATIC / "vendor" / OPENSEADRAGON,
 }
+_TABLES = (cohort.TABLE, result_files.AREAS, result_files.RATIOS, cohort.FAILURES)
 _FEW_CORNERS, _MOST_CORNERS = 3, 2000
 _CACHE = "private, max-age=3600"  # of tiles, whose address changes with the map
 # Reports and the page of the cohort are single files, with style and script in them.
@@ -83,6 +84,7 @@ class Viewer:
             *self._static.list_routes(),
             Route("/", self.show_start),
             Route("/maps/", self.show_cohort),
+            Route("/maps/{file}", self.send_table),
             Route("/maps/{name}/view.html", self.show_map),
             Route("/maps/{name}/tiles/{layer}/{level}/{tile}", self.send_tile),
             Route("/maps/{name}/point", self.read_point),
@@ -98,6 +100,14 @@ class Viewer:
     async def show_cohort(self, request: Request) -> Response:
         self._access.identify(request)
         return await to_thread.run_sync(_send_page, self._workdir / cohort.INDEX)
+
+    async def send_table(self, request: Request) -> Response:
+        """Sends one of the tables that the page of the cohort names."""
+        self._access.identify(request)
+        file = request.path_params["file"]
+        if file not in _TABLES or not (self._workdir / file).is_file():
+            raise HTTPException(404, "There is no such file.")
+        return FileResponse(self._workdir / file)
 
     async def show_map(self, request: Request) -> Response:
         person = self._access.identify(request)
