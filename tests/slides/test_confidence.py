@@ -11,7 +11,7 @@ from data.synthetic import DATASET
 from tests.slides.slide_runs import make_config, read_json, read_times, refuse_to_load
 from wsss_jax import jobs
 from wsss_jax.slides.mapping import networks
-from wsss_jax.slides.outputs import places, results
+from wsss_jax.slides.outputs import findings, places, results
 from wsss_jax.slides.outputs.confidence import Confidence
 
 
@@ -124,7 +124,7 @@ def test_findings_are_kept_if_only_pictures_change(
     config, workdir = make_config(slide, runs_dir), tmp_path / "maps"
     config.probabilities, config.picture = True, 300
     shutil.copytree(finished, workdir)
-    monkeypatch.setattr(places, "find_largest_regions", refuse_to_load)
+    monkeypatch.setattr(findings, "find_largest_regions", refuse_to_load)
     jobs.run(config, workdir)
     first, second = (read_json(each / "a slide" / "slide.json") for each in (finished, workdir))
     assert first["places"] == second["places"] and first["confidence"] == second["confidence"]

@@ -59,7 +59,8 @@ def test_windows_are_sums_over_squares(tmp_path):
             window = sums.get_window(row, column)
             inside = labels[window.y0 : window.y1, window.x0 : window.x1] == 1
             assert of_windows[row, column] == inside.sum()
-            assert inside.size == window.pixels and (window.x0, window.y0) == (5 * column, 5 * row)
+            assert inside.size == window.pixels == sums.count_pixels()[row, column]
+            assert (window.x0, window.y0) == (5 * column, 5 * row)
     assert sums.get_window(10, 17) == (85, 50, 101, 70)
 
 
@@ -176,6 +177,7 @@ def test_a_map_smaller_than_a_window(tmp_path):
     labels = np.zeros((3, 5), np.uint8)
     labels[1] = 1
     frame = make_frame(labels)
+    assert WindowSums(1000.0, 5, 3, 1).count_pixels().tolist() == [[15]]
     (mix,) = find_hot_spots(write_parts(tmp_path, labels), frame, 1000.0)
     assert mix.box == [0, 0, 10, 6]
     assert mix.value == pytest.approx(4 * 10 * 5 / 1000**4)

@@ -129,12 +129,8 @@ class UncertainPlaces:
     def find(self, most: int) -> list[Place]:
         """Finds at most `most` places, the least certain first."""
         counts, sums = self._sums.sum_windows()
-        rows, columns = counts.shape
-        pixels = np.array(
-            [[self._sums.get_window(y, x).pixels for x in range(columns)] for y in range(rows)]
-        )
         means = sums / np.maximum(counts, 1) / 255
-        covered = counts >= _LEAST_COVERED * pixels
+        covered = counts >= _LEAST_COVERED * self._sums.count_pixels()
         places = []
         for at in choose_apart(np.where(covered & (counts > 0), -means, -np.inf), most):
             window, mean = self._sums.get_window(*at), float(means[at])

@@ -80,6 +80,18 @@ class WindowSums:
             )
         return sums
 
+    def count_pixels(self) -> np.ndarray:
+        """Counts the pixels of all windows: (rows, columns) int64 of positions."""
+        cells = self.sums.shape[1:]
+        tall, wide = (
+            np.minimum(starts + CELLS * self._cell, size) - starts
+            for starts, size in (
+                (np.arange(max(1, count - CELLS + 1)) * self._cell, size)
+                for count, size in zip(cells, (self._height, self._width))
+            )
+        )
+        return np.outer(tall, wide)
+
     def get_window(self, row: int, column: int) -> Window:
         """Returns the window at a position of `sum_windows`."""
         x0, y0 = column * self._cell, row * self._cell
