@@ -46,6 +46,9 @@ def data(root: str, dataset: str, patch_size: int) -> ConfigDict:
         {
             "root": root,  # folder of the data set; "" = as in the earlier run
             "dataset": dataset,  # shipped description or dataset.json; "" = <root>/dataset.json
+            # further folders of labeled patches, whose `train` is trained on, too, such as
+            # corrections of maps; () = as in the earlier run
+            "more": (),
             "source": "folder",  # "tfds": ArrayRecord, built once beside the folder
             # pixels, height and width; 0 = as in the earlier run, or else as the first patch
             "patch_size": patch_size,

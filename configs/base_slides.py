@@ -148,6 +148,30 @@ def recount() -> ConfigDict:
     )
 
 
+def view(maps: str) -> ConfigDict:
+    """Pages on which maps are looked at."""
+    return ConfigDict(
+        {
+            "job": "view",
+            "maps": maps,  # workdir of the job "segment"
+            "slides": "",  # folder of the slides, if they have been moved since; "" = they have not
+            "people": ("me",),  # who looks; each gets an address
+            "host": "127.0.0.1",  # address to serve at; "0.0.0.0" = to all of the network
+            "port": 8766,  # 0 = any that is free
+            "hosts": (),  # further names by which browsers know this machine, such as a proxy's
+            "corrections": "",  # folder for corrections of the maps; "" = they are only looked at
+            # CSV with the columns slide and patient (and split), for corrections of slides whose
+            # patients the data set does not tell; "" = none
+            "patients": "",
+            # folder for pages that need no server, instead of serving: <folder>/<map>/view.html
+            "export": "",
+            "export_maps": (),  # folders of the maps; () = all of the workdir
+            # micrometers per pixel of the finest tiles of tissue; 0.0 = those of the slide
+            "export_mpp": 0.0,
+        }
+    )
+
+
 def doctor(variant: str = "paper") -> ConfigDict:
     """The state of the installation and, if one is named, of a slide."""
     return ConfigDict({"job": "doctor", "slide": "", **_slide_settings("", "", variant)})

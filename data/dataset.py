@@ -120,6 +120,14 @@ def save_dataset(dataset: Dataset, path: str | Path) -> None:
     Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
+def strip_label(stem: str) -> str:
+    """Leaves out the label that the name of a patch of a data set ends with."""
+    for pattern, *_ in NOTATIONS.values():
+        if found := pattern.search(stem):
+            return stem[: found.start()].removesuffix("-")
+    return stem
+
+
 def parse_label(filename: str, dataset: Dataset) -> tuple[int, ...]:
     """Parses the multi-hot label, C values of 0 or 1, at the end of a training patch's file name.
 

@@ -93,6 +93,19 @@ def has_split(root: str | Path, split: Split) -> bool:
     return bool(_list_split_folders(Path(root), split))
 
 
+def list_held_out(root: str | Path) -> list[tuple[Split, Path]]:
+    """Lists the patches for validation and test, also those of which no mask is drawn yet."""
+    root = Path(root)
+    splits: tuple[Split, ...] = ("val", "test")
+    return [
+        (split, path)
+        for split in splits
+        for folder in (*_list_split_folders(root, split), root / "undrawn" / split)
+        if folder.is_dir()
+        for path in find_pngs(_find_images(folder)).values()
+    ]
+
+
 def has_masks(root: str | Path, split: Split) -> bool:
     """Whether the data set has true masks for a split."""
     return has_split(root, split) and (_find_split_folder(Path(root), split) / "mask").is_dir()

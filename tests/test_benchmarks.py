@@ -6,10 +6,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import tifffile
 
 from benchmarks import (
     convolutions,
+    corrections,
     counts,
     crf,
     inputs,
@@ -66,6 +69,39 @@ def test_labeling():
     (row,) = labeling.run(arguments)
     assert row["keys"] > 3 and row["lost"] == 0
     assert 0 < row["median ms"] <= row["95 % ms"] <= row["longest ms"]
+
+
+def test_places_to_correct(tmp_path):
+    """The highest ranks come first, and no two overlap by more than a quarter."""
+    ranks = {("a", 0, 0): 5.0, ("a", 30, 0): 4.0, ("b", 30, 0): 3.0, ("a", 48, 0): 2.0}
+    places, corners = corrections.choose({**ranks, ("a", 200, 0): 1.0}, 4, 64)
+    assert places == [("a", 0, 0), ("b", 30, 0), ("a", 48, 0), ("a", 200, 0)]
+    assert corners[1] == (30, 0)
+    slide = corrections.draw_slide(tmp_path, "m0", 1, (0, 0))
+    wrong = slide.mask.copy()
+    wrong[64:128, 128:192] = (wrong[64:128, 128:192] + 1) % 4
+    tifffile.imwrite(tmp_path / "label_map.ome.tif", wrong)
+    rng = np.random.default_rng(0)
+    ranked = corrections.rank_places("worst", slide, tmp_path, 64, rng)
+    assert max(ranked, key=ranked.__getitem__) == ("m0", 128, 64)
+    assert set(corrections.rank_places("random", slide, tmp_path, 64, rng)) == set(ranked)
+
+
+@pytest.mark.long
+def test_corrections(tmp_path, monkeypatch):
+    monkeypatch.setattr(corrections, "ARMS", ("least certain", "worst"))
+    arguments = argparse.Namespace(
+        **{"folder": tmp_path, "size": 64, "squares": 1, "labels": 16, "seeds": 1, "epochs": 1},
+        **{"mapped": 1, "tested": 1, "corrections": 3, "more_epochs": 1},
+    )
+    row, mean = corrections.run(arguments)
+    assert 0 < row["error"] <= 1 and mean["worst"] == row["worst"]
+    assert all(0 <= row[arm] < 1 for arm in ("before", "least certain", "worst"))
+    for arm in ("least_certain", "worst"):
+        labeled = tmp_path / "seed0" / f"corrections_{arm}" / "labeled" / "train"
+        assert len(list(labeled.iterdir())) == 3
+        trained = json.loads((tmp_path / "seed0" / arm / "phase2" / "patches.json").read_text())
+        assert len(trained) == 16 + 3
 
 
 @pytest.mark.parametrize("phase", [1, 2])

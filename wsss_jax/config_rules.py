@@ -135,6 +135,7 @@ TTA = added(one_of("none", "flips", "d4"), "none")
 DATA = {
     "data.root": TEXT,
     "data.dataset": TEXT,
+    "data.more": added(sequence(NAME), ()),
     "data.source": one_of("folder", "tfds"),
     "data.resize": BOOLEAN,
     "data.patch_size": integer(0, MOST_PIXELS),

@@ -44,7 +44,7 @@ FREE_FIELDS = (
     "palette",
     "min_share",  # `relabel` sorts its masks again
     "stop_epoch",  # what is trained on from there is what it would have been without the stop
-    # Where earlier runs lie, which may be moved: masks and classifiers are known by checksums.
+    # Where earlier runs and patches lie, which may be moved: they are known by checksums.
     "run",
     "init",
     "clusters",
@@ -52,6 +52,7 @@ FREE_FIELDS = (
     "phase2",
     "masks",
     "data.root",
+    "data.more",
     "data.source",
     "data.workers",
 )
@@ -249,9 +250,12 @@ def check_patches(
                 f"(those of {name} have changed): set --config.{field} to a folder that has the "
                 "same, or name another --workdir to train on these"
             )
+        onward = ""
+        if "init" in config:
+            onward = f", to which --config.init={workdir} gives the weights of this one"
         raise InputError(
             f"{workdir} was trained on other patches than there are now ({difference}): restore "
-            "them to go on with it, or name another --workdir"
+            f"them to go on with it, or name another --workdir{onward}"
         )
 
 
@@ -295,7 +299,8 @@ def inherit_data(
       InputError: another data set is named than the earlier run learned.
     """
     inherited = {
-        name: data[name] or earlier[name] for name in ("root", "dataset", "patch_size", "resize")
+        name: data[name] or earlier[name]
+        for name in ("root", "dataset", "patch_size", "resize", "more")
     }
     if inherited["dataset"] != earlier.dataset:
         raise InputError(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data import folders, patch_checks, patch_files
 from data.dataset import Dataset, derive_label, load_dataset
 from data.folders import Patch
-from wsss_jax import parallel
+from wsss_jax import further_patches, parallel
 from wsss_jax.errors import InputError
 from wsss_jax.patch_records import PatchRecord
 
@@ -154,7 +154,7 @@ def open_source(
       left_out: stems of patches that are not part of the source.
 
     Raises:
-      InputError: a folder or file is missing or bad.
+      InputError: a folder or file is missing or bad, or as of `further_patches.list_patches`.
     """
     root, size = Path(config.root), config.patch_size
     if not root.is_dir():
@@ -164,8 +164,9 @@ def open_source(
         # Imported here: tensorflow-datasets takes a while to load, and few runs need it.
         from data import patches_tfds
 
-        if config.resize:
-            raise InputError("config.data.resize works with config.data.source=folder only")
+        for field in ("resize", "more"):
+            if config[field]:
+                raise InputError(f"config.data.{field} works with config.data.source=folder only")
         store_dir = root / "arrayrecord"
         if parallel.is_first():
             patches_tfds.build(root, dataset, size, store_dir)
@@ -175,7 +176,12 @@ def open_source(
     else:
         has_labels = split == "train" or not folders.has_masks(root, split)
         read = folders.list_labeled_patches if has_labels else folders.list_annotated_patches
-        patches = [each for each in read(root, split, dataset) if each.stem not in left_out]
+        patches = read(root, split, dataset)
+        if split == "train":
+            patches += further_patches.list_patches(
+                config.more, root, dataset, patches, resize=config.resize
+            )
+        patches = [each for each in patches if each.stem not in left_out]
         checksums = patch_checks.check_patches(patches, None if config.resize else size, dataset)
         records = patch_checks.make_records(patches, checksums)
     if not records:

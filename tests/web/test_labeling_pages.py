@@ -16,7 +16,8 @@ from wsss_jax.labels.desk import Desk
 from wsss_jax.labels.store import ANNOTATOR, CHIEF
 from wsss_jax.web import security
 from wsss_jax.web.chief import Chief
-from wsss_jax.web.labeling import Labeling, Pages, make_app
+from wsss_jax.web.labeling import Labeling, Pages
+from wsss_jax.web.pages import make_app
 from wsss_jax.web.surroundings import Surroundings
 
 NASTY = '<img src=x onerror="alert(1)">'
@@ -52,7 +53,7 @@ class Server:
             lambda: project.export(self.found, self.desk, config.rule),
             str(self.found.out),
         )
-        self.app = make_app([*labeling.list_routes(), *chief.list_routes()], pages)
+        self.app = make_app([*labeling.list_routes(), *chief.list_routes()], hosts)
         self.tokens = {person.name: person.token for person in self.store.list_people()}
 
     def close(self):

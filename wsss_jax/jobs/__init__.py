@@ -35,6 +35,7 @@ JOBS = {
     "recount": "wsss_jax.jobs.recount",
     "prepare": "wsss_jax.jobs.prepare",
     "polygons": "wsss_jax.jobs.polygons",
+    "view": "wsss_jax.jobs.view",
     "sample": "wsss_jax.jobs.sample",
     "demo": "wsss_jax.jobs.demo",
     "draw": "wsss_jax.jobs.draw",

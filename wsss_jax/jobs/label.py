@@ -16,7 +16,8 @@ from wsss_jax.labels.replay import DONE, Event, Replay
 from wsss_jax.labels.store import ANNOTATOR, CHIEF, TAKEN_IN, Store
 from wsss_jax.web import security, server
 from wsss_jax.web.chief import Chief
-from wsss_jax.web.labeling import KEYS, Labeling, Pages, make_app, now
+from wsss_jax.web.labeling import Labeling, Pages
+from wsss_jax.web.pages import KEYS, make_app, now
 from wsss_jax.web.surroundings import Surroundings
 
 FIELDS = {
@@ -104,7 +105,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         _show_addresses(found, store, [*config.people, config.chief], config.host, port)
         try:
             server.serve(
-                make_app([*labeling.list_routes(), *chief.list_routes()], pages), listening
+                make_app([*labeling.list_routes(), *chief.list_routes()], pages.hosts), listening
             )
         finally:
             print(f"all labels are in {found.database}")

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from data.dataset import Dataset, format_label, save_dataset
+from data.dataset import Dataset, format_label, save_dataset, strip_label
 from wsss_jax import spreadsheets
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path, check_writable, hold_lock
-from wsss_jax.labels.patches import PatchFile, strip_label
+from wsss_jax.labels.patches import PatchFile
 from wsss_jax.labels.review import Agreement, Reviewed
 
 LABELS, AGREEMENT, DATASET = "labels.csv", "agreement.json", "dataset.json"
@@ -109,7 +109,7 @@ def export(
 
 
 def _find_others(out: Path, wanted: Mapping[Path, Path], stems: set[str]) -> list[Path]:
-    """Finds what an earlier export has written of patches that are labeled otherwise now.
+    """Finds what an earlier export has written of patches that are gone, or labeled otherwise now.
 
     Raises:
       InputError: a file is of no patch: someone else has put it there.
@@ -121,13 +121,27 @@ def _find_others(out: Path, wanted: Mapping[Path, Path], stems: set[str]) -> lis
         for path in folder.iterdir()
         if path not in wanted and not path.name.startswith(".")
     ]
-    foreign = sorted(path for path in others if strip_label(path.stem) not in stems)
+    earlier = _read_files(out / LABELS)
+    foreign = sorted(
+        path
+        for path in others
+        if strip_label(path.stem) not in stems and path.relative_to(out).as_posix() not in earlier
+    )
     if foreign:
         raise InputError(
             f"{foreign[0]} was not written by an export (one of {len(foreign)}): move it, or name "
             "another folder"
         )
     return others
+
+
+def _read_files(table: Path) -> set[str]:
+    """Reads which files an earlier export has written; none where its table is none."""
+    try:
+        _, rows = spreadsheets.read_rows(table) if table.is_file() else ([], [])
+    except InputError:
+        return set()
+    return {row.get("file", "") for _, row in rows}
 
 
 def describe_agreement(agreement: Agreement, classes: Sequence[str]) -> dict[str, Any]:

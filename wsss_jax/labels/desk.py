@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 from wsss_jax.errors import InputError
 from wsss_jax.labels import order
-from wsss_jax.labels.replay import CANNOT_TELL, DONE, SET, UNDO, Event, Replay
-from wsss_jax.labels.store import ANNOTATOR, CHIEF, Person, Store
+from wsss_jax.labels.replay import DONE, SET, UNDO, Event, Replay, is_answer
+from wsss_jax.labels.store import ANNOTATOR, CHIEF, Person, Store, check_key
 
-_LONGEST_KEY = 64
 _LONGEST_LOOK = 24 * 3600 * 1000  # milliseconds
 _RECENT = 50  # answers over which the pace is averaged
 
@@ -202,8 +201,7 @@ class Desk:
             return undone
 
     def _check(self, person: Person, key: str, event: Event) -> None:
-        if not 0 < len(key) <= _LONGEST_KEY:
-            raise InputError(f"a key of {len(key)} characters: give 1 to {_LONGEST_KEY}")
+        check_key(key)
         if not 0 <= event.looked <= _LONGEST_LOOK:
             raise InputError(f"{event.looked} milliseconds of looking are impossible")
         if event.kind == UNDO:
@@ -215,9 +213,7 @@ class Desk:
         if event.kind == SET:
             allowed = event.value in {f"{c}={v}" for c in range(len(self.classes)) for v in (0, 1)}
         elif event.kind == DONE:
-            allowed = event.value == CANNOT_TELL or (
-                len(event.value) == len(self.classes) and not event.value.strip("01")
-            )
+            allowed = is_answer(event.value, len(self.classes))
         else:
             raise InputError(f"there is no event {event.kind!r}")
         if not allowed:

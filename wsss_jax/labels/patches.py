@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data import folders
-from data.dataset import NOTATIONS
+from data.dataset import strip_label
 from data.folders import SPELLINGS
 from wsss_jax.errors import InputError
 from wsss_jax.sampling import tables
@@ -80,14 +80,6 @@ def find_patches(root: Path) -> dict[str, PatchFile]:
                 f"{root}: {twin} and {name} have the same file name, but for a label: rename one"
             )
     return dict(sorted(found.items()))
-
-
-def strip_label(stem: str) -> str:
-    """Leaves out the label that the name of a patch of a data set ends with."""
-    for pattern, *_ in NOTATIONS.values():
-        if found := pattern.search(stem):
-            return stem[: found.start()].removesuffix("-")
-    return stem
 
 
 def _find_training(root: Path) -> dict[str, PatchFile]:

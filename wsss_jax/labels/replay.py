@@ -1,9 +1,10 @@
 """What a person's events amount to: the answers that hold, and what undo takes back next.
 
-An event is never changed or removed. Undo is an event, too: it takes back the last one that holds.
+An event is never changed or removed. Undo is an event, too: it takes back the last one that holds,
+of all or of a patch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 SET, DONE, UNDO = "set", "done", "undo"
@@ -15,7 +16,7 @@ class Event(NamedTuple):
 
     Attributes:
       kind: "set" (a class of the patch), "done" (with the patch) or "undo".
-      patch: number of the patch; 0 for "undo".
+      patch: number of the patch; of "undo", 0 means the last event of all that holds.
       value: of "set", class and 0 or 1, such as "2=1"; of "done", the label such as "0110", "?":
         cannot tell, or empty: there is no answer any more; of "undo", empty.
       looked: milliseconds that the person looked at the patch; of "done" only, else 0.
@@ -27,6 +28,11 @@ class Event(NamedTuple):
     value: str = ""
     looked: int = 0
     time: int = 0
+
+
+def is_answer(value: str, classes: int) -> bool:
+    """Tells whether a value is a label of so many classes, or "cannot tell"."""
+    return value == CANNOT_TELL or (len(value) == classes and not value.strip("01"))
 
 
 class Replay:
@@ -54,9 +60,12 @@ class Replay:
                 self.looked[event.patch] = self.looked.get(event.patch, 0) + event.looked
                 self._answer(event)
             return None
-        if not self._holding:
+        place = len(self._holding) - 1
+        while event.patch and place >= 0 and self._holding[place].patch != event.patch:
+            place -= 1
+        if place < 0:
             return None
-        undone = self._holding.pop()
+        undone = self._holding.pop(place)
         of_patch = self._by_patch[undone.patch]
         of_patch.pop()
         if undone.kind == DONE:
@@ -70,6 +79,10 @@ class Replay:
         self.answers.pop(event.patch, None)  # the order is that of the last answers
         if event.value:
             self.answers[event.patch] = event
+
+    def find_last(self, patches: Container[int]) -> int | None:
+        """Finds which of these patches the last event is of that holds; None: there is none."""
+        return next((e.patch for e in reversed(self._holding) if e.patch in patches), None)
 
     def has(self, patch: int) -> bool:
         """Tells whether the person has ever done something with a patch."""

@@ -18,6 +18,7 @@ from wsss_jax.labels.replay import Event
 ANNOTATOR, CHIEF, TAKEN_IN = "annotator", "chief", "taken in"
 _VERSION = 1  # of the tables, in the file's user_version
 _APPLICATION = 0x7773_7373  # in the file's application_id: what `file` and others tell it by
+_LONGEST_KEY = 64  # characters
 _CHECKPOINT = 16  # pages of 4 KiB that wait beside the file at most
 _TABLES = """
 create table classes (number integer primary key, name text not null unique);
@@ -63,6 +64,16 @@ class Recorded(NamedTuple):
     key: str
     person: int
     event: Event
+
+
+def check_key(key: str) -> None:
+    """Refuses a key that a sender cannot have chosen for an event.
+
+    Raises:
+      InputError: it is empty or too long.
+    """
+    if not 0 < len(key) <= _LONGEST_KEY:
+        raise InputError(f"a key of {len(key)} characters: give 1 to {_LONGEST_KEY}")
 
 
 class Store:

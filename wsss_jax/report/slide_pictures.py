@@ -181,19 +181,19 @@ def encode_map(pictures: SlidePictures) -> bytes:
 def encode_outlines(pictures: SlidePictures) -> bytes:
     """Encodes the outlines of the map's regions as a palette PNG, all else transparent."""
     labels, excluded = pictures.labels, pictures.legend.excluded
-    layer = np.where(_find_edges(labels, excluded), labels, np.uint8(excluded))
+    layer = np.where(find_edges(labels, excluded), labels, np.uint8(excluded))
     return _encode_layer(layer, pictures.legend)
 
 
 def _tint_and_outline(pictures: SlidePictures) -> np.ndarray:
     labels, legend = pictures.labels, pictures.legend
     tinted = figures.tint(pictures.thumbnail, labels, legend.palette)
-    edges = _find_edges(labels, legend.excluded)
+    edges = find_edges(labels, legend.excluded)
     tinted[edges] = figures.colorize(labels[edges], legend.palette)
     return tinted
 
 
-def _find_edges(labels: np.ndarray, excluded: int) -> np.ndarray:
+def find_edges(labels: np.ndarray, excluded: int) -> np.ndarray:
     """Returns (h, w) bool: pixels of a class up to `OUTLINE` from another value along an axis."""
     edges = np.zeros(labels.shape, bool)
     for distance in range(1, OUTLINE + 1):

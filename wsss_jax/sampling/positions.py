@@ -1,11 +1,13 @@
 """Where patches lie on a slide: at random positions with tissue, or in a grid."""
 
+import math
 from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
 from wsss_jax.slides.mapping.tissue import Tissue
+from wsss_jax.slides.reading.view import View
 
 _DRAWN = 512  # positions drawn at a time
 _MISSES = 2000  # positions in a row that fit nowhere, after which the tissue counts as full
@@ -18,6 +20,19 @@ class Area(NamedTuple):
     top: int
     right: int
     bottom: int
+
+
+def find_area(view: View) -> Area:
+    """Finds the working pixels that lie in the scanned area with all they cover."""
+    x, y, width, height = view.slide.bounds
+    across, down = view.scale
+    return Area(
+        left=math.ceil(x / across),
+        top=math.ceil(y / down),
+        # The last row and column may reach a little beyond the slide.
+        right=min(view.width, math.floor((x + width) / across)),
+        bottom=min(view.height, math.floor((y + height) / down)),
+    )
 
 
 def draw_positions(

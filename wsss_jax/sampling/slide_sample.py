@@ -15,13 +15,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from data.dataset import is_printable
 from data.patch_files import read_image, write_image_quickly
 from wsss_jax import progress
 from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, hold_lock
 from wsss_jax.sampling import quality, sheets, summaries
-from wsss_jax.sampling.positions import Area, draw_positions, place_grid
+from wsss_jax.sampling.positions import draw_positions, find_area, place_grid
 from wsss_jax.sampling.selection import select_patches
 from wsss_jax.sampling.summaries import Folders
 from wsss_jax.slides.mapping.parts import list_changes
@@ -43,7 +42,6 @@ _LOCK = "lock"
 OVERVIEW = 2048  # pixels, longer side of the overview on which tissue is found
 READERS = 4  # threads; decoding and compressing release the interpreter lock
 _COLOR = (0, 114, 178)  # of the kept squares in QuPath
-_LONGEST_NAME = 180  # bytes of a slide's name, so that those of patches, with labels, fit in 255
 
 
 def sample_slide(
@@ -74,12 +72,7 @@ def sample_slide(
       InputError: the slide cannot be read, has no known resolution, no tissue, or no room for a
         patch; it was sampled with other settings; or another process works on it.
     """
-    is_long = len(file.name.encode()) > _LONGEST_NAME
-    if is_long or not is_printable(file.name) or file.name.startswith("."):
-        raise InputError(
-            f"{file.path}: its name cannot begin those of patches (over {_LONGEST_NAME} bytes, "
-            "characters that do not print, or a dot at its beginning); rename it"
-        )
+    summaries.check_slide_name(file)
     with open_slide(file.path, file.mpp) as slide, hold_lock(folders.results / _LOCK):
         view = View(slide, config.mpp, config.resampling)
         for folder in (folders.results, folders.cut):
@@ -160,7 +153,7 @@ def _choose_positions(
     Raises:
       InputError: there is no room for any.
     """
-    side, area = config.size, _find_area(view)
+    side, area = config.size, find_area(view)
     if config.layout == "grid":
         positions = place_grid(tissue, area, side, config.max_overlap)
     else:
@@ -188,19 +181,6 @@ def _collect_settings(
         "tissue": collect_tissue_settings(config, view.slide, mask_file),
         **{field: config[field] for field in (*fields, *random)},
     }
-
-
-def _find_area(view: View) -> Area:
-    """Finds the working pixels that lie in the scanned area with all they cover."""
-    x, y, width, height = view.slide.bounds
-    across, down = view.scale
-    return Area(
-        left=math.ceil(x / across),
-        top=math.ceil(y / down),
-        # The last row and column may reach a little beyond the slide.
-        right=min(view.width, math.floor((x + width) / across)),
-        bottom=min(view.height, math.floor((y + height) / down)),
-    )
 
 
 def _cut_patches(

@@ -2,19 +2,16 @@
 
 import csv
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data.patients import find_barcode
 from data.splits import SPLITS
 from wsss_jax.errors import InputError
 from wsss_jax.files import check_regular
 from wsss_jax.slides.reading.catalog import SlideFile, normalize_name
-
-# The participant in the barcodes of The Cancer Genome Atlas: project, site, participant.
-_TCGA = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
 
 
 class Patient(NamedTuple):
@@ -83,8 +80,7 @@ def find_patients(
     found = {}
     for slide in slides:
         if table is None:
-            barcode = _TCGA.search(slide.path.name)
-            found[slide.name] = Patient(barcode[0].upper() if barcode else slide.name)
+            found[slide.name] = Patient(find_barcode(slide.path.name) or slide.name)
             continue
         forms = [normalize_name(form) for form in (slide.name, slide.path.name, slide.path.stem)]
         used = next((form for form in forms if form in lines), None)

@@ -9,14 +9,18 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.dataset import is_printable
 from wsss_jax.config import CONFIG_FILE
+from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
 from wsss_jax.sampling.tables import COLUMNS, PatchRow
+from wsss_jax.slides.reading.catalog import SlideFile
 
 SUMMARY = "sample.json"
 KEPT, DROPPED = "patches", "dropped"  # folders of patches, with a folder for each slide
 SLIDES = "slides"  # folder of the other files of each slide
 CUT = "cut"  # folder among these, of patches that are not judged yet
+_LONGEST_NAME = 180  # bytes of a slide's name, so that those of patches, with labels, fit in 255
 
 
 class Folders(NamedTuple):
@@ -85,7 +89,26 @@ def find_corner(summary: dict[str, Any], index: int) -> tuple[int, int]:
 def name_patches(summary: dict[str, Any], slide: str) -> list[str]:
     """Names the patches of a slide by their positions, without ending."""
     corners = (find_corner(summary, index) for index in range(len(summary["positions"])))
-    return [f"{slide}_x{left:05d}_y{top:05d}" for left, top in corners]
+    return [name_patch(slide, left, top) for left, top in corners]
+
+
+def name_patch(slide: str, left: int, top: int) -> str:
+    """Names a patch by its slide and its upper left corner in level-0 pixels, without ending."""
+    return f"{slide}_x{left:05d}_y{top:05d}"
+
+
+def check_slide_name(file: SlideFile) -> None:
+    """Refuses a slide whose name cannot begin those of patches.
+
+    Raises:
+      InputError: it is too long, has characters that do not print, or begins with a dot.
+    """
+    is_long = len(file.name.encode()) > _LONGEST_NAME
+    if is_long or not is_printable(file.name) or file.name.startswith("."):
+        raise InputError(
+            f"{file.path}: its name cannot begin those of patches (over {_LONGEST_NAME} bytes, "
+            "characters that do not print, or a dot at its beginning); rename it"
+        )
 
 
 def get_measures(summary: dict[str, Any], index: int) -> dict[str, float]:

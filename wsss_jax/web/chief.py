@@ -19,7 +19,8 @@ from wsss_jax.labels.replay import CANNOT_TELL, DONE, UNDO, Event
 from wsss_jax.labels.review import Agreement, Reviewed, compare_people, review
 from wsss_jax.labels.store import CHIEF
 from wsss_jax.web import security
-from wsss_jax.web.labeling import TEMPLATES, Labeling, now, parse_number
+from wsss_jax.web.labeling import Labeling
+from wsss_jax.web.pages import TEMPLATES, now, parse_number
 
 _ON_A_PAGE = 20  # patches
 _PLACE = {"how": "how", "class": "chosen", "page": "page"}  # in an address -> in a form

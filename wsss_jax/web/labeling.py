@@ -1,26 +1,15 @@
 """The pages on which people label patches."""
 
 import json
-import math
 import os
-import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jinja2
 from anyio import to_thread
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import (
-    HTMLResponse,
-    JSONResponse,
-    PlainTextResponse,
-    RedirectResponse,
-    Response,
-)
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from wsss_jax.errors import InputError
@@ -28,33 +17,14 @@ from wsss_jax.labels.desk import Desk, parse_event
 from wsss_jax.labels.patches import PatchFile
 from wsss_jax.labels.replay import Event
 from wsss_jax.labels.store import ANNOTATOR, CHIEF, Person
-from wsss_jax.report.pages import TEMPLATES as REPORT_TEMPLATES
 from wsss_jax.web import security
+from wsss_jax.web.access import Access
+from wsss_jax.web.pages import KEYS, LOOKS, STATIC, TEMPLATES, TEXTS, StaticFiles, now, parse_number
 from wsss_jax.web.surroundings import FIELDS, Surroundings
 
-_ROOM = Path(__file__).parent
-_STATIC = {
-    "page.css": (REPORT_TEMPLATES / "page.css", "text/css"),
-    "label.css": (_ROOM / "static" / "label.css", "text/css"),
-    "chief.css": (_ROOM / "static" / "chief.css", "text/css"),
-    "label.js": (_ROOM / "static" / "label.js", "text/javascript"),
-}
-KEYS = "1234567890qwertyuiopdfghjklzxcvbnm"  # of the classes; a and s mean something else
+_FILES = LOOKS | {name: STATIC / name for name in ("label.css", "chief.css", "label.js")}
 _AHEAD = 25  # patches that a page is told at once
-_YEAR = 365 * 24 * 3600
 _PATCH_CACHE = "private, max-age=3600"
-
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_ROOM / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-TEMPLATES.filters |= {
-    "decimal": lambda value, digits: _format(value, f".{digits}f"),
-    "percent": lambda value: _format(value, ".2%"),
-}
 
 
 class Pages(NamedTuple):
@@ -85,14 +55,15 @@ class Labeling:
     ):
         self.desk, self.patches, self._pages = desk, patches, pages
         self._surroundings = surroundings
-        self._texts = json.loads((_ROOM / "texts.json").read_text(encoding="utf-8"))
-        self._static = {name: (path.read_bytes(), t) for name, (path, t) in _STATIC.items()}
+        self._texts = json.loads(TEXTS.read_text(encoding="utf-8"))
+        self._static = StaticFiles(_FILES)
+        self._access = Access(pages.cookie, self._list_owners)
 
     def list_routes(self) -> list[Route]:
         return [
             Route("/", self.show_page),
-            Route("/enter/{token}", self.enter),
-            Route("/static/{name}", self.send_static),
+            *self._access.list_routes(),
+            *self._static.list_routes(),
             Route("/next", self.list_next),
             Route("/event", self.take_event, methods=["POST"]),
             Route("/patch/{patch}", self.send_patch),
@@ -105,37 +76,16 @@ class Labeling:
         Raises:
           HTTPException: nobody who is known (401), or somebody in another role (403).
         """
-        token = request.cookies.get(self._pages.cookie, "")
-        person = self._find(token)
-        if person is None:
-            raise HTTPException(401, "Open the address that was given to you.")
+        person = self._access.identify(request)
         if person.role not in roles:
             raise HTTPException(403, f"This page is not for the {person.role}.")
         return person
 
-    def _find(self, token: str) -> Person | None:
-        return security.find_owner(
-            token,
-            [
-                (person.token, person)
-                for person in self.desk.people.values()
-                if person in self.desk.annotators
-                or (person.role == CHIEF and person.name == self._pages.chief)
-            ],
-        )
-
-    async def enter(self, request: Request) -> Response:
-        """Exchanges the token in the address for a cookie, once."""
-        token = request.path_params["token"]
-        if self._find(token) is None:
-            raise HTTPException(401, "This address opens nothing. Ask for your own.")
-        # A page instead of a redirection: browsers would not send the cookie along where the
-        # address was opened from another site, such as webmail.
-        response = HTMLResponse(TEMPLATES.get_template("enter.html").render())
-        response.set_cookie(
-            self._pages.cookie, token, max_age=_YEAR, httponly=True, samesite="strict", path="/"
-        )
-        return response
+    def _list_owners(self) -> Iterator[tuple[str, Person]]:
+        for person in self.desk.people.values():
+            is_chief = person.role == CHIEF and person.name == self._pages.chief
+            if is_chief or person in self.desk.annotators:
+                yield person.token, person
 
     async def show_page(self, request: Request) -> Response:
         person = self.identify(request, ANNOTATOR, CHIEF)
@@ -158,13 +108,6 @@ class Labeling:
             },
         )
         return HTMLResponse(page)
-
-    async def send_static(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self._static:
-            raise HTTPException(404)
-        content, media_type = self._static[name]
-        return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
 
     async def list_next(self, request: Request) -> Response:
         person = self.identify(request, ANNOTATOR)
@@ -245,27 +188,6 @@ class Labeling:
         return Response(content, media_type="image/jpeg")
 
 
-def _format(value: float | None, style: str) -> str:
-    return "-" if value is None or math.isnan(value) else format(value, style)
-
-
-def make_app(routes: Sequence[Route], pages: Pages) -> Callable[..., Any]:
-    """Makes the application that answers these routes, behind its guard."""
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _show_problem})
-    return security.Guard(app, pages.hosts)
-
-
-def parse_number(text: str) -> int:
-    """Reads a number of an address.
-
-    Raises:
-      HTTPException: it is none (404).
-    """
-    if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise HTTPException(404, "There is no such thing.")
-    return int(text)
-
-
 def _refuse_another(person: Person, number: int) -> None:
     """Refuses a page of another person, whose address was opened in the same browser since.
 
@@ -274,13 +196,3 @@ def _refuse_another(person: Person, number: int) -> None:
     """
     if number and number != person.number:
         raise HTTPException(401, f"{person.name} has opened this browser since.")
-
-
-def _show_problem(_: Request, problem: Exception) -> Response:
-    assert isinstance(problem, HTTPException)
-    return PlainTextResponse(problem.detail, problem.status_code)
-
-
-def now() -> int:
-    """Returns the time, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000

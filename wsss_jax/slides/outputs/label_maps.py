@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 
-from data.pictures import DAMAGE
 from wsss_jax.errors import InputError
 from wsss_jax.report.legend import Legend
 from wsss_jax.slides.frame import MapFrame
@@ -17,6 +15,7 @@ from wsss_jax.slides.outputs import results
 from wsss_jax.slides.outputs.pyramid import TILE
 from wsss_jax.slides.outputs.regions import ReadRows
 from wsss_jax.slides.outputs.result_files import LABEL_MAP
+from wsss_jax.slides.outputs.tiled_pyramid import TiledPyramid, describe_damage, open_pyramid
 
 
 class LabelMap(NamedTuple):
@@ -33,17 +32,16 @@ class LabelMap(NamedTuple):
     legend: Legend
 
 
-@contextmanager
-def open_label_map(folder: Path) -> Iterator[LabelMap]:
-    """Opens the label map in a folder of results.
+def read_frame(folder: Path) -> tuple[MapFrame, Legend]:
+    """Reads from the summary of a finished slide where its map lies, and what its values mean.
 
     Raises:
-      InputError: the folder is not finished, or the map is damaged.
+      InputError: the folder is not finished, or was by an earlier version.
     """
     summary = results.read_summary(folder)
     if summary is None:
         raise InputError(f"{folder}: no finished map of a slide; run the job 'segment' to its end")
-    settings, path = summary["settings"], folder / LABEL_MAP
+    settings = summary["settings"]
     try:
         width, height = summary["size"]
         mpp, mpp_xy = settings["map"]["mpp"], settings["map"]["slide_mpp"]
@@ -56,42 +54,38 @@ def open_label_map(folder: Path) -> Iterator[LabelMap]:
             origin=tuple(summary["bounds"][:2]),
         )
         names, colors = settings["output"]["classes"], settings["output"]["palette"]
-        legend = Legend(names, [tuple(color) for color in colors])
+        return frame, Legend(names, [tuple(color) for color in colors])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"{folder / results.SUMMARY}: of an earlier version ({error}); run the job 'segment' "
             "again"
         ) from error
-    try:
-        file = tifffile.TiffFile(path)
-    except (*DAMAGE, tifffile.TiffFileError) as error:
-        raise _describe_damage(path, error) from error
-    with file:
-        page = file.pages[0]
-        if page.shape != (height, width) or (page.tilelength, page.tilewidth) != (TILE, TILE):
-            raise _describe_damage(path, f"{page.shape}, not {(height, width)} pixels")
-        yield LabelMap(_make_reader(path, file, page), frame, legend)
 
 
-def _make_reader(path: Path, file: tifffile.TiffFile, page: tifffile.TiffPage) -> ReadRows:
-    width = page.shape[1]
+@contextmanager
+def open_label_map(folder: Path) -> Iterator[LabelMap]:
+    """Opens the label map in a folder of results.
+
+    Raises:
+      InputError: the folder is not finished, or the map is damaged.
+    """
+    frame, legend = read_frame(folder)
+    path = folder / LABEL_MAP
+    with open_pyramid(path) as pyramid:
+        if pyramid.sizes[0] != frame[:2] or pyramid.channels != 1:
+            raise describe_damage(path, f"{pyramid.sizes[0]}, not {frame[:2]} pixels")
+        yield LabelMap(_make_reader(pyramid), frame, legend)
+
+
+def _make_reader(pyramid: TiledPyramid) -> ReadRows:
+    width, _ = pyramid.sizes[0]
     across = -(-width // TILE)
 
     @lru_cache(maxsize=2)
     def read_band(row: int) -> np.ndarray:
         """Reads a row of tiles."""
-        band = np.zeros((TILE, across * TILE), np.uint8)
-        for column in range(across):
-            index = row * across + column
-            try:
-                file.filehandle.seek(page.dataoffsets[index])
-                data = file.filehandle.read(page.databytecounts[index])
-                pixels = page.decode(data, index)[0][0, :, :, 0]
-            except (*DAMAGE, RuntimeError) as error:
-                raise _describe_damage(path, error) from error
-            left = column * TILE
-            band[: len(pixels), left : left + pixels.shape[1]] = pixels
-        return band[:, :width]
+        tiles = [pyramid.read_tile(0, 0, row, column) for column in range(across)]
+        return np.hstack(tiles)[:, :width]
 
     def read_rows(y0: int, y1: int, step: int) -> np.ndarray:
         rows = range(y0, y1, step)
@@ -105,7 +99,3 @@ def _make_reader(path: Path, file: tifffile.TiffFile, page: tifffile.TiffPage) -
         return pixels
 
     return read_rows
-
-
-def _describe_damage(path: Path, problem: object) -> InputError:
-    return InputError(f"{path}: missing or damaged ({problem}); run the job 'segment' again")

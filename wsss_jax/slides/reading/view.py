@@ -104,9 +104,13 @@ class View:
         Raises:
           InputError: the file cannot be decoded there.
         """
-        if side * max(self._grid.ratio) > _SOURCE:
+        if not self.is_cheap(side):
             return self.read(x, y, side, side)
         return read_block(self.slide, dataclasses.replace(self._grid, side=side), x, y)
+
+    def is_cheap(self, side: int) -> bool:
+        """Whether a square of so many pixels needs few of the slide's: it has a level for it."""
+        return side * max(self._grid.ratio) <= _SOURCE
 
     def read_overview(self, longest: int) -> tuple[np.ndarray, float]:
         """Reads the whole slide at low resolution.
