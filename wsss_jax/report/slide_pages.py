@@ -97,7 +97,7 @@ class _Row(NamedTuple):
 
 def write_report(path: Path | str, report: SlideReport) -> None:
     """Writes the report of a slide as HTML, atomically; parents are created."""
-    decimals = _choose_decimals(report.areas)
+    decimals = choose_decimals(area.mm2 for area in report.areas)
     viewer = _make_viewer(report)
     write_page(path, "report.html", _FILTERS, report=report, viewer=viewer, decimals=decimals)
 
@@ -128,7 +128,7 @@ def write_index(path: Path | str, entries: Sequence[IndexEntry]) -> None:
         remaining=[entry for entry in entries if entry.error is None and entry.folder is None],
         classes={name: area.color for row in rows for name, area in row.areas.items()},
         ratio_names=list(dict.fromkeys(name for row in rows for name in row.ratios)),
-        decimals=_choose_decimals(area for row in rows for area in row.areas.values()),
+        decimals=choose_decimals(area.mm2 for row in rows for area in row.areas.values()),
         report_file=REPORT,
         picture_file=slide_pictures.SMALL,
     )
@@ -176,12 +176,9 @@ def format_mm2(value: float, decimals: int) -> str:
     return f"< {least:.{decimals}f}" if 0 < value < least / 2 else f"{value:,.{decimals}f}"
 
 
-def _choose_decimals(areas: Iterable[Area]) -> int:
-    return choose_decimals(max((area.mm2 for area in areas), default=0))
-
-
-def choose_decimals(largest: float) -> int:
+def choose_decimals(areas: Iterable[float]) -> int:
     """Chooses decimals that give the largest area `MM2_DIGITS` digits, so that all line up."""
+    largest = max(areas, default=0.0)
     return max(0, MM2_DIGITS - 1 - math.floor(math.log10(largest))) if largest > 0 else 0
 
 
