@@ -178,8 +178,9 @@ def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 
 def _make_filters(compared: Sequence[Comparison]) -> dict[str, Callable[..., str]]:
     """Makes the filters of a page: shares, scores, and pixels as areas."""
-    largest = max((each.convert_to_mm2(int(each.counts.sum())) for each in compared), default=0)
-    decimals = slide_pages.choose_decimals([largest])
+    decimals = slide_pages.choose_decimals(
+        each.convert_to_mm2(int(each.counts.sum())) for each in compared
+    )
 
     def format_area(pixels: int, comparison: Comparison) -> str:
         return slide_pages.format_mm2(comparison.convert_to_mm2(pixels), decimals)
