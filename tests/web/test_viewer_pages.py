@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import shapely
 
+from data.synthetic import DATASET
 from tests.web.drawn_maps import (
     BOUNDS,
     MAP_MPP,
@@ -22,7 +23,9 @@ from tests.web.drawn_maps import (
     read_probabilities,
     read_state,
 )
+from wsss_jax.report.colors import make_legend
 from wsss_jax.report.slide_pictures import find_edges
+from wsss_jax.slides.outputs import attention, cohort
 from wsss_jax.slides.reading.slide import open_slide
 from wsss_jax.slides.reading.view import View
 from wsss_jax.slides.viewing import counting
@@ -310,6 +313,25 @@ def test_files_of_the_report_are_sent_and_run_only_known_scripts(client, root):
     report.write_text(whole.replace("</body>", "<script>alert(1)</script></body>"))
     assert len(_list_allowed(client.get("/maps/drawn/report.html"))) == 1
     report.write_text(whole)
+
+
+def test_a_map_at_work_is_seen_on_the_page_of_the_cohort(root, tmp_path):
+    shutil.copytree(root / "maps", tmp_path / "maps")
+    of_job = cohort.Cohort(
+        make_legend(DATASET, "dataset"), ["drawn", "b?", "c"], [], attention.Rules(0, 0.25, 3.5, 10)
+    )
+    cohort.write_cohort(tmp_path / "maps", of_job)
+    pages = Pages(tmp_path / "maps")
+    client = pages.visit()
+    page = client.get("/maps/")
+    assert re.findall(r'<object data="([^"]+)"', page.text) == ["./b%3F/preview.png"]
+    assert "object-src 'self'" in page.headers["content-security-policy"]
+    assert client.get("/maps/b%3F/preview.png").status_code == 404
+    (tmp_path / "maps" / "b?").mkdir()
+    (tmp_path / "maps" / "b?" / "preview.png").write_bytes(b"picture")
+    assert client.get("/maps/b%3F/preview.png").content == b"picture"
+    assert pages.visit(entered=False).get("/maps/b%3F/preview.png").status_code == 401
+    pages.close()
 
 
 def _list_allowed(answer):

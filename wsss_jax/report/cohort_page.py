@@ -39,6 +39,7 @@ class IndexEntry(NamedTuple):
       uncertain: share of its area with a low class probability, 0..1; None: not known.
       reasons: why it needs a look.
       error: one line.
+      preview: picture of a map that is being made, relative to the index; it may not be there yet.
     """
 
     name: str
@@ -49,6 +50,7 @@ class IndexEntry(NamedTuple):
     uncertain: float | None = None
     reasons: Sequence[Reason] = ()
     error: str | None = None
+    preview: str | None = None
 
 
 class Index(NamedTuple):

@@ -52,7 +52,8 @@ _FEW_CORNERS, _MOST_CORNERS = 3, 2000
 _CACHE = "private, max-age=3600"  # of tiles, whose address changes with the map
 # Reports and the page of the cohort are single files, with style and script in them.
 _FILE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; script-src {}; "
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; object-src 'self'; "
+    "script-src {}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
@@ -176,6 +177,8 @@ class Viewer:
         self._access.identify(request)
         name, file = request.path_params["name"], request.path_params["file"]
         try:
+            if file == slide_pictures.PREVIEW:  # of a map that is not finished
+                return FileResponse(self._maps.find_preview(name))
             folder = self._maps.find_folder(name)
         except InputError as error:
             raise HTTPException(404, str(error)) from error

@@ -114,6 +114,7 @@ def _write_pages(
     reasons, common = attention.list_reasons(shown, classes, cohort.rules)
     remaining = {name for name in cohort.slides if _to_one_line(name) not in failures}
     errors = {name: remove_folders(error, known) for name, error in failures.items()}
+    following = next((name for name in cohort.slides if name in remaining - shown.keys()), "")
     lines = [
         *(cohort_table.Line(name, error=error) for name, error in errors.items()),
         *(
@@ -124,7 +125,10 @@ def _write_pages(
             )
             for name, summary in shown.items()
         ),
-        *map(cohort_table.Line, sorted(remaining - shown.keys())),
+        *(
+            cohort_table.Line(name, is_at_work=_is_at_work(workdir, name, following))
+            for name in sorted(remaining - shown.keys())
+        ),
     ]
     cohort_table.write_cohort_table(workdir / TABLE, lines, classes)
     write_index(
@@ -136,6 +140,11 @@ def _write_pages(
             _describe_tables(shown),
         ),
     )
+
+
+def _is_at_work(workdir: Path, name: str, following: str) -> bool:
+    """Whether a slide's map is being made: it is the next one of this job, or has been begun."""
+    return name == following or (workdir / name / results.PARTS).is_dir()
 
 
 def _describe_rules(rules: attention.Rules, slides: int) -> list[str]:

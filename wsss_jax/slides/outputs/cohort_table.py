@@ -19,12 +19,14 @@ class Line(NamedTuple):
       summary: None if it has no finished map.
       reasons: why it needs a look.
       error: one line; "" if none.
+      is_at_work: whether a job is making its map.
     """
 
     name: str
     summary: Mapping[str, Any] | None = None
     reasons: Sequence[Reason] = ()
     error: str = ""
+    is_at_work: bool = False
 
 
 def write_cohort_table(path: Path | str, lines: Sequence[Line], classes: Sequence[str]) -> None:

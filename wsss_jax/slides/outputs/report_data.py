@@ -10,7 +10,7 @@ from typing import Any
 from wsss_jax import symmetries
 from wsss_jax.report import cohort_page, slide_pages
 from wsss_jax.report.legend import Legend
-from wsss_jax.report.slide_pictures import SlidePictures, format_length
+from wsss_jax.report.slide_pictures import PREVIEW, SlidePictures, format_length
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.outputs import cohort_table, places
 from wsss_jax.slides.outputs.areas import RATIOS, sum_tissue
@@ -25,7 +25,8 @@ _RESAMPLING = {
 def make_index_entry(line: cohort_table.Line, legend: Legend) -> cohort_page.IndexEntry:
     """Makes the row of a slide in the index, where its folder has its name."""
     if line.summary is None:
-        return cohort_page.IndexEntry(line.name, error=line.error or None)
+        preview = f"{line.name}/{PREVIEW}" if line.is_at_work else None
+        return cohort_page.IndexEntry(line.name, error=line.error or None, preview=preview)
     confidence = line.summary.get("confidence")
     return cohort_page.IndexEntry(
         line.summary["name"],

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsss_jax.errors import InputError
 from wsss_jax.report.legend import Legend
-from wsss_jax.report.slide_pictures import THUMBNAIL
+from wsss_jax.report.slide_pictures import PREVIEW, THUMBNAIL
 from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.outputs import result_files, results
 from wsss_jax.slides.outputs.label_maps import read_frame
@@ -95,6 +95,11 @@ def _get_given_mpp(summary: Mapping[str, Any]) -> float | None:
     return across if abs(across / down - 1) < _SQUARE else None
 
 
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to a visible folder of a workdir, and nowhere else."""
+    return Path(name).name == name and not name.startswith(".") and "\0" not in name
+
+
 class Collection:
     """The finished maps of a workdir. Several threads may use it."""
 
@@ -148,10 +153,20 @@ class Collection:
           InputError: there is no such map, or the name leads elsewhere.
         """
         folder = self._workdir / name
-        is_plain = Path(name).name == name and not name.startswith(".") and "\0" not in name
-        if not is_plain or results.read_summary(folder) is None:
+        if not _is_plain(name) or results.read_summary(folder) is None:
             raise InputError(f"{self._workdir}: no finished map {name!r}")
         return folder
+
+    def find_preview(self, name: str) -> Path:
+        """Finds the picture of a map that is not finished.
+
+        Raises:
+          InputError: there is none.
+        """
+        path = self._workdir / name / PREVIEW
+        if not _is_plain(name) or not path.is_file():
+            raise InputError(f"{self._workdir}: no picture of an unfinished map {name!r}")
+        return path
 
     def find_slide(self, name: str) -> SlideFile:
         """Finds the slide of a map; it is called as the folder of the map.
