@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from wsss_jax.slides.outputs import places
 from wsss_jax.slides.viewing.collection import SlideMap
 from wsss_jax.slides.viewing.grid import SIDE, TileGrid
 from wsss_jax.slides.viewing.map_layers import ENTROPY, MARGIN, name_class
@@ -57,9 +58,16 @@ def describe_map(opened: SlideMap) -> dict[str, Any]:
 
 
 def list_places(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Lists the places that deserve a look; summaries of earlier versions have none."""
-    places = summary.get("places")
-    return list(places) if isinstance(places, list) else []
+    """Lists the places that deserve a look, by kind; summaries of earlier versions have none."""
+    unknown = ("", "", "")
+    return [
+        {
+            "heading": places.KINDS.get(place["kind"], unknown)[0],
+            "text": place["text"],
+            "box": place["box"],
+        }
+        for place in summary.get("places", ())
+    ]
 
 
 def _describe_tiles(grid: TileGrid) -> dict[str, Any]:
