@@ -15,7 +15,15 @@ from wsss_jax.slides.viewing.collection import Collection
 from wsss_jax.web.viewer import draw_tile
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PLACES = [{"kind": "x", "text": "look <b>here</b>", "box": [100, 200, 500, 400], "value": 1.0}]
+PLACES = [
+    {
+        "kind": "largest_region",
+        "text": "look <b>here</b>",
+        "box": [100, 200, 500, 400],
+        "value": 1.0,
+        "center": [350.0, 400.0],
+    }
+]
 
 
 @pytest.fixture(scope="module")
