@@ -21,7 +21,7 @@ PLACES = [
         "text": "look <b>here</b>",
         "box": [100, 200, 500, 400],
         "value": 1.0,
-        "center": [350.0, 400.0],
+        "center": [350, 400],
     }
 ]
 
