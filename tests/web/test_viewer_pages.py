@@ -1,5 +1,6 @@
 """The pages of maps, asked as a browser asks: tiles, positions, counts, and who may see them."""
 
+import html as html_lib
 import html.parser
 import re
 import shutil
@@ -313,6 +314,19 @@ def test_files_of_the_report_are_sent_and_run_only_known_scripts(client, root):
     report.write_text(whole.replace("</body>", "<script>alert(1)</script></body>"))
     assert len(_list_allowed(client.get("/maps/drawn/report.html"))) == 1
     report.write_text(whole)
+
+
+def test_maps_without_a_page_of_their_cohort_are_listed(root, tmp_path):
+    shutil.copytree(root / "maps", tmp_path / "maps")
+    (tmp_path / "maps" / "index.html").unlink()
+    pages = Pages(tmp_path / "maps")
+    client = pages.visit()
+    page = client.get("/maps/").text
+    links = [html_lib.unescape(link) for link in re.findall(r'href="(\./[^"]+)"', page)]
+    assert len(links) == 4 and "<b>" not in page
+    for link in links:
+        assert client.get(f"/maps/{link}").status_code == 200
+    pages.close()
 
 
 def test_a_map_at_work_is_seen_on_the_page_of_the_cohort(root, tmp_path):

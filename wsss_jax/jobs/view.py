@@ -53,9 +53,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       SystemExit: SIGINT, SIGTERM or SIGHUP came, which is how it ends.
     """
     folder = Path(config.maps)
-    if not config.maps or not (folder / cohort.INDEX).is_file():
+    if not config.maps or not _has_maps(folder):
         raise InputError(
-            f"config.maps: {config.maps or '(empty)'} has no {cohort.INDEX}: name the workdir of "
+            f"config.maps: {config.maps or '(empty)'} has no maps of slides: name the workdir of "
             "the job 'segment', --config.maps=runs/maps"
         )
     slides = Path(config.slides) if config.slides else None
@@ -86,6 +86,12 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
         hosts = security.list_hosts(config.host, config.hosts)
         server.serve(make_app([*viewer.list_routes(), *routes], hosts), listening)
+
+
+def _has_maps(folder: Path) -> bool:
+    """Whether a folder is a workdir of maps, of which none need be finished."""
+    is_begun = (folder / cohort.INDEX).is_file()
+    return is_begun or (folder.is_dir() and any(results.list_finished(folder)))
 
 
 def _find_origin(folder: Path) -> Origin:

@@ -43,7 +43,7 @@ _SCRIPTS = (
     "view.js",
 )
 FILES = LOOKS | {
-    **{name: STATIC / name for name in ("view.css", "served.css")},
+    **{name: STATIC / name for name in ("view.css", "served.css", "chief.css")},
     **{name: STATIC / name for name in _SCRIPTS},
     OPENSEADRAGON: STATIC / "vendor" / OPENSEADRAGON,
 }
@@ -100,7 +100,13 @@ class Viewer:
 
     async def show_cohort(self, request: Request) -> Response:
         self._access.identify(request)
-        return await to_thread.run_sync(_send_page, self._workdir / cohort.INDEX)
+        index = self._workdir / cohort.INDEX
+        if index.is_file():
+            return await to_thread.run_sync(_send_page, index)
+        # Maps that were corrected elsewhere have none.
+        template = TEMPLATES.get_template("maps.html")
+        names = await to_thread.run_sync(self._maps.list_names)
+        return HTMLResponse(template.render(folder=self._workdir.name, names=names))
 
     async def send_table(self, request: Request) -> Response:
         """Sends one of the tables that the page of the cohort names."""
