@@ -39,7 +39,8 @@ def test_finished_slides_are_skipped_unless_settings_changed(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     config.window, config.probabilities = "hann", False
     jobs.run(config, workdir)
-    assert "was finished with other probabilities, window: done again" in capsys.readouterr().out
+    changed = "was finished with other confidence, probabilities, window: done again"
+    assert changed in capsys.readouterr().out
     assert not (workdir / "a slide" / "probabilities.ome.tif").exists()
     assert (workdir / "a slide" / "report.html").stat().st_mtime_ns > max(before.values())
 
