@@ -11,10 +11,9 @@ from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import runs
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
 from wsss_jax.polygons.drawings import ENDINGS, find_files, is_drawing
 from wsss_jax.polygons.from_masks import ShapeMaker, is_source
-from wsss_jax.polygons.outputs import Outputs, Write
+from wsss_jax.polygons.outputs import Outputs, Write, write_failures
 from wsss_jax.polygons.to_masks import MaskMaker
 from wsss_jax.progress import show_progress
 from wsss_jax.wording import format_count
@@ -122,7 +121,7 @@ def _convert_all(sources: list[Path], convert: Convert, workdir: Path) -> None:
         f"{workdir}: {format_count(done, 'file')} converted"
         + (f"; left out, without area: {_list_kinds(left_out)}" if left_out else "")
     )
-    _write_failures(workdir / FAILURES, failures)
+    write_failures(workdir / FAILURES, failures)
     if failures:
         names = "; ".join([source.name for source in failures][:_SHOWN])
         if len(failures) > _SHOWN:
@@ -136,12 +135,3 @@ def _convert_all(sources: list[Path], convert: Convert, workdir: Path) -> None:
 
 def _list_kinds(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-
-
-def _write_failures(path: Path, failures: Mapping[Path, str]) -> None:
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_path(path) as temporary:
-        lines = [f"{' '.join(error.split())}\n" for error in failures.values()]
-        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

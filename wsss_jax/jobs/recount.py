@@ -9,9 +9,9 @@ from tqdm import tqdm
 from wsss_jax import config_rules as rules
 from wsss_jax import runs
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
 from wsss_jax.polygons.corrected_maps import CorrectionRule, describe_dataset, recount
 from wsss_jax.polygons.drawings import find_files, get_stem, is_drawing
+from wsss_jax.polygons.outputs import write_failures
 from wsss_jax.slides.outputs import areas, result_files, results
 from wsss_jax.slides.reading.catalog import normalize_name
 from wsss_jax.wording import format_count
@@ -56,7 +56,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             failures[path] = str(error) if str(path) in str(error) else f"{path}: {error}"
             tqdm.write(f"{number} of {len(files)}: {path.name} FAILED: {error}")
         _write_tables(workdir)
-    _write_failures(workdir / FAILURES, failures)
+    write_failures(workdir / FAILURES, failures)
     if failures:
         raise InputError(
             f"{len(failures)} of {format_count(len(files), 'file')} failed, listed in "
@@ -105,12 +105,3 @@ def _write_tables(workdir: Path) -> None:
         areas.write_areas(workdir / result_files.AREAS, tables)
     if ratios := {name: each["ratios"] for name, each in finished.items() if each["ratios"]}:
         areas.write_ratios(workdir / result_files.RATIOS, ratios)
-
-
-def _write_failures(path: Path, failures: Mapping[Path, str]) -> None:
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_path(path) as temporary:
-        lines = [f"{' '.join(error.split())}\n" for error in failures.values()]
-        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -121,3 +121,13 @@ class Outputs:
 
 def _compute_checksum(path: Path) -> str:
     return f"{zlib.crc32(path.read_bytes()):08x}"
+
+
+def write_failures(path: Path, failures: Mapping[Path, str]) -> None:
+    """Writes a line for each file that failed, atomically; without any, removes an earlier list."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary:
+        lines = [f"{' '.join(error.split())}\n" for error in failures.values()]
+        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

@@ -1,1 +1,1 @@
-"""Pages in the browser, served by this program: labeling and its review."""
+"""Pages in the browser, served by this program: labeling, its review, and the viewer of maps."""

@@ -21,6 +21,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from wsss_jax.errors import InputError
+from wsss_jax.files import atomic_path
 from wsss_jax.labels.correction_folder import Field
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.pages import TEMPLATES as REPORT_TEMPLATES
@@ -43,7 +44,7 @@ _SCRIPTS = (
     "view.js",
 )
 FILES = LOOKS | {
-    **{name: STATIC / name for name in ("view.css", "served.css", "chief.css")},
+    **{name: STATIC / name for name in ("view.css", "copy.css", "chief.css")},
     **{name: STATIC / name for name in _SCRIPTS},
     OPENSEADRAGON: STATIC / "vendor" / OPENSEADRAGON,
 }
@@ -215,21 +216,27 @@ def render_page(state: Mapping[str, Any], person: str, static: str = "/static/")
 
 
 def write_copy(opened: SlideMap, source: Path, folder: Path, finest: float) -> int:
-    """Writes a page with its tiles as files; see `static_copy.write_copy`.
+    """Writes the page of a map with its tiles as files, or continues what was interrupted.
 
     Args:
       opened: the map.
       source: its folder of results.
-      folder: for the copy.
+      folder: for the copy; created if missing.
       finest: micrometers per pixel of the finest tiles of tissue; 0 = those of the slide.
+
+    Returns:
+      bytes of all files.
+
+    Raises:
+      InputError: the folder holds something else, or a file of the map is damaged.
     """
-    written = static_copy.write_copy(
-        opened, folder, finest, draw_tile, lambda state: render_page(state, "", "page/")
-    )
+    state = static_copy.write_tiles(opened, folder, finest, draw_tile)
     static_copy.copy_files(FILES, folder / "page")
     report = source / slide_pages.REPORT
-    static_copy.copy_report(report, folder, b'<link rel="stylesheet" href="page/served.css">')
-    return written
+    static_copy.copy_report(report, folder, b'<link rel="stylesheet" href="page/copy.css">')
+    with atomic_path(folder / static_copy.PAGE) as temporary:  # last: it says that all is there
+        temporary.write_text(render_page(state, "", "page/"), encoding="utf-8")
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _send_page(path: Path) -> Response:

@@ -32,24 +32,22 @@ class _Tile(NamedTuple):
     row: int
 
 
-def write_copy(
+def write_tiles(
     opened: SlideMap,
     folder: Path,
     finest: float,
     draw: Callable[[SlideMap, str, int, int, int], bytes],
-    render: Callable[[dict[str, Any]], str],
-) -> int:
-    """Writes a copy of a map, or continues one that was interrupted.
+) -> dict[str, Any]:
+    """Writes the tiles of a copy, and the pictures of its places; those that are there stay.
 
     Args:
       opened: the map.
       folder: for the copy; created if missing.
       finest: micrometers per pixel of the finest tiles of tissue; 0 = those of the slide.
       draw: makes a tile: (map, layer, level, column, row) -> content.
-      render: makes the page from its state.
 
     Returns:
-      bytes of all files.
+      the state of its page.
 
     Raises:
       InputError: the folder holds something else, or a file of the map is damaged.
@@ -86,9 +84,7 @@ def write_copy(
     for number, place in enumerate(state["places"]):
         draw_place = partial(pictures.draw_place, opened.tissue, place["box"])
         _write(folder / "places" / f"{number}.jpg", draw_place)
-    with atomic_path(folder / PAGE) as temporary:  # last: it says that all is there
-        temporary.write_text(render(state), encoding="utf-8")
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return state
 
 
 def _check_folder(folder: Path, mark: dict[str, Any]) -> None:
