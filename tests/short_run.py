@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import pytest
 from absl import flags
 
 from configs import base, base_rounds, base_sccam, base_tools
@@ -26,7 +28,7 @@ from tests import tiny_tables
 from tests.conftest import tiny_phase1, tiny_sccam
 from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
 from wsss_jax.checkpoints import has_checkpoint
-from wsss_jax.errors import Preempted
+from wsss_jax.errors import InputError, Preempted
 from wsss_jax.methods import classification, phase1
 from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BatchNorm, Conv, Dropout
@@ -200,9 +202,9 @@ def do_job(config: ml_collections.ConfigDict, workdir: Path) -> None:
         config.out = str(workdir)
         if workdir.exists():  # done, which the next start would refuse
             return
-    if config.job == "convert" and has_checkpoint(workdir):
-        return
-    jobs.run(config, workdir)
+    done = config.job == "convert" and has_checkpoint(workdir)
+    with pytest.raises(InputError, match="already holds") if done else nullcontext():
+        jobs.run(config, workdir)  # where it is done too: a killed process left its lock
 
 
 def start(work: Work, workdir: Path) -> int:
