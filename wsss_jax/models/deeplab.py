@@ -21,6 +21,7 @@ from wsss_jax.models.layers import (
     resize_align_corners,
     widen,
 )
+from wsss_jax.models.materialize import materialize
 
 _EXPANSION = 4
 _STRIDES = (1, 2, 2, 1)
@@ -102,7 +103,7 @@ class _Backbone(nn.Module):
                     dilation=_MULTI_GRID[index % len(_MULTI_GRID)] if last else 1,
                     name=f"layer{stage + 1}_{index}",
                 )
-                x = checkpoint_name(block(x, layers), BLOCK_OUTPUT)
+                x = checkpoint_name(materialize(block(x, layers)), BLOCK_OUTPUT)
             if stage == 0:
                 low_level = x
         return x, low_level

@@ -15,6 +15,7 @@ from flax.typing import Dtype
 from jax import lax
 
 from wsss_jax.models.convolution import convolve
+from wsss_jax.models.normalization import normalize, normalize_batch
 
 # The name by which `jax.checkpoint` can keep block outputs for the backward pass.
 BLOCK_OUTPUT = "block_output"
@@ -84,39 +85,18 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
 
-        x = x.astype(accumulator(x.dtype))
+        sums = accumulator(x.dtype)
         if use_running_average:
             mean, var = running_mean.value, running_var.value
-        else:
-            mean, var, count = self._moments(x, weight)
-            if not self.is_initializing():
-                unbiased = var * count / jnp.maximum(count - 1, 1)
-                self._update(running_mean, mean)
-                self._update(running_var, unbiased)
-        # One factor and one offset per channel, as PyTorch computes it: subtracting the mean first
-        # rounds differently and flips ReLUs near zero, which causes errors of 1e-4 in Grad-CAM.
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
-
-    def _moments(
-        self, x: jax.Array, weight: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        axes = tuple(range(x.ndim - 1))
-        if weight is None:
-            weight = jnp.ones(x.shape[:1], x.dtype)
-        weight = weight.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
-        count = jnp.maximum(self._over_replicas(weight.sum() * np.prod(x.shape[1:-1])), 1)
-        mean = self._over_replicas((x * weight).sum(axes)) / count
-        # The deviations add up to zero, so the variance has no gradient for the mean; computing it
-        # would take another pass over x and another reduction over the replicas.
-        deviation = x - lax.stop_gradient(mean)
-        var = self._over_replicas((jnp.square(deviation) * weight).sum(axes)) / count
-        return mean, var, count
-
-    def _over_replicas(self, total: jax.Array) -> jax.Array:
-        if self.axis_name is None or self.is_initializing():
-            return total
-        return lax.psum(total, self.axis_name)
+            x = normalize(x.astype(sums), mean, var, scale, bias, self.epsilon)
+            return x.astype(self.dtype)
+        weight = jnp.ones(len(x), sums) if weight is None else weight.astype(sums)
+        axis_name = None if self.is_initializing() else self.axis_name
+        x, (mean, var, count) = normalize_batch(x, weight, scale, bias, self.epsilon, axis_name)
+        if not self.is_initializing():
+            self._update(running_mean, mean)
+            self._update(running_var, var * count / jnp.maximum(count - 1, 1))
+        return x.astype(self.dtype)
 
     def _update(self, running: nn.Variable, value: jax.Array) -> None:
         running.value = self.momentum * running.value + (1 - self.momentum) * value
