@@ -258,15 +258,6 @@ def phase2(masks: str, variant: str = "paper") -> ConfigDict:
         # beta * -log 1e-4 of the code of Wang et al. 2019 for CIFAR-10
         "kind": "cross_entropy",
         "symmetric_weights": (0.1, 9.2),
-        # Of the pixels of an image; `white` must be "excluded" but for "none" and "agreement":
-        # "agreement": the first of `agreement_weights` where two further passes with other dropout
-        # see the same class, else the second (ARML). Costs two more passes of ASPP and decoder.
-        # "confidence": softmax of -cross entropy, divided by its mean (OEEM, Li et al. 2022)
-        # "hardest": only the `hardest_share` of largest cross entropy counts (bootstrapped, Wu et
-        # al. 2016; per image as in Yang et al. 2019; .3 as in ProBAG)
-        "weighting": "none",
-        "agreement_weights": (2.0, 0.5),
-        "hardest_share": 0.3,
         # weight of the Dice loss of each image (Sudre et al. 2017), added; `white` must be
         # "excluded"
         "dice": 0.0,

@@ -46,7 +46,7 @@ first_values, ema_decay = {"mu": 0.9}, 0.0
 if sys.argv[2] == "all":
     first_values, ema_decay = {"mu": 0.9, "attention_share": 0.5, RATE_FACTOR: 0.5}, 0.5
     first.pda.normalize = True
-    second.loss.update({"kind": "symmetric", "weighting": "agreement", "dice": 0.5})
+    second.loss.update({"kind": "symmetric", "dice": 0.5})
     for config in (first, second):
         config.augment.update({"transpose": 0.5, "affine": 0.5, "color": 0.5, "stain": 0.5})
 # In float32 rounding grows in so narrow networks: two orders of the same batch on one device differ

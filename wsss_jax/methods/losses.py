@@ -1,7 +1,5 @@
 """The losses, each a function of arrays."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -39,13 +37,12 @@ def layer_losses(
     weight: jax.Array,
     pixels: jax.Array,
     settings: ml_collections.ConfigDict,
-    further: Sequence[jax.Array] = (),
 ) -> jax.Array:
     """Computes the loss with the mask of each layer, the terms of Eq. 13.
 
-    Per layer it is the mean over the counted pixels of the global batch of pixel weight x pixel
-    loss, plus `settings.dice` x `dice_losses`, where an image counts by its counted pixels. All
-    weights and the Dice loss are of one image alone, so that no total but the pixels is needed.
+    Per layer it is the mean of the pixel losses over the counted pixels of the global batch, plus
+    `settings.dice` x `dice_losses`, where an image counts by its counted pixels. The Dice loss is
+    of one image alone, so that no total but the pixels is needed.
 
     Args:
       logits: (B, H, W, C) float32.
@@ -55,23 +52,15 @@ def layer_losses(
       settings: the fields `config.loss`. `white` "excluded" leaves pixels with C out; "logit"
         counts them, with a further logit that is `white_logit` where the last layer's mask is C and
         0 elsewhere (released code).
-      further: with `weighting` "agreement", the logits of two further passes.
 
     Returns:
       (L,) float32: of a part of the global batch its shares, which add up to the mean.
     """
     num_classes = logits.shape[-1]
     counted = _is_counted(masks, weight, num_classes, settings)
-    cross_entropy = _cross_entropies(logits, masks, settings)
-    losses = cross_entropy
+    losses = _cross_entropies(logits, masks, settings)
     if settings.kind == "symmetric":
-        losses = symmetric_cross_entropies(cross_entropy, *settings.symmetric_weights)
-    if settings.weighting == "agreement":
-        losses *= agreement_weights(further[0], further[1], *settings.agreement_weights)
-    elif settings.weighting == "confidence":
-        losses *= confidence_weights(cross_entropy, masks, counted)
-    elif settings.weighting == "hardest":
-        losses *= hardest_weights(cross_entropy, counted, settings.hardest_share)
+        losses = symmetric_cross_entropies(losses, *settings.symmetric_weights)
     sums = (losses * counted).sum(axis=(0, 2, 3))
     if settings.dice:
         by_image = dice_losses(logits, masks, counted) * counted.sum(axis=(2, 3))
@@ -112,75 +101,6 @@ def symmetric_cross_entropies(
       Like `cross_entropy`.
     """
     return forward * cross_entropy - reverse * jnp.expm1(-cross_entropy)
-
-
-def agreement_weights(
-    one: jax.Array, other: jax.Array, agreeing: float, disagreeing: float
-) -> jax.Array:
-    """Weighs pixels by whether two passes with other dropout see the same class (ARML).
-
-    The mean of the weights is not 1: where most pixels agree, steps are longer.
-
-    Args:
-      one: (B, H, W, C) logits of a pass.
-      other: of the other.
-      agreeing: weight of pixels with the same strongest class in both.
-      disagreeing: of the other pixels.
-
-    Returns:
-      (B, 1, H, W) float32, without gradient.
-    """
-    agree = one.argmax(axis=-1) == other.argmax(axis=-1)
-    return jnp.where(agree, agreeing, disagreeing)[:, None]
-
-
-def confidence_weights(cross_entropy: jax.Array, masks: jax.Array, counted: jax.Array) -> jax.Array:
-    """Weighs pixels by how well they fit their mask, compared with the others of the image.
-
-    Online easy example mining (Li et al. 2022): softmax over the image's pixels of -cross entropy,
-    divided by its mean, which equals p / mean(p), p being the probability of the mask's class. As
-    in the released code the weights are 1 where the mask has one class only; unlike there, pixels
-    that do not count have no part in the mean.
-
-    Args:
-      cross_entropy: (B, L, H, W).
-      masks: (B, L, H, W) uint8.
-      counted: (B, L, H, W), 1 for pixels that the loss counts, else 0.
-
-    Returns:
-      (B, L, H, W) float32 of mean 1 over the counted pixels of each image and layer, 0 at the
-      others, without gradient.
-    """
-    axes, has = (2, 3), counted > 0
-    softmax = jax.nn.softmax(jax.lax.stop_gradient(-cross_entropy), axes, where=has)
-    first = masks.min(axes, keepdims=True, where=has, initial=255)
-    last = masks.max(axes, keepdims=True, where=has, initial=0)
-    return jnp.where(first < last, softmax * counted.sum(axes, keepdims=True), counted)
-
-
-def hardest_weights(cross_entropy: jax.Array, counted: jax.Array, share: float) -> jax.Array:
-    """Chooses the hardest pixels of each image: bootstrapped cross entropy.
-
-    The mean over the K pixels of largest loss (Wu et al. 2016), per image with K = share x pixels
-    (Yang et al. 2019, DeeperLab). Of equal losses at the limit all are taken.
-
-    Args:
-      cross_entropy: (B, L, H, W).
-      counted: (B, L, H, W), 1 for pixels that the loss counts, else 0.
-      share: of the counted pixels of an image and layer, rounded, one pixel at least.
-
-    Returns:
-      (B, L, H, W) float32 of mean 1 over the counted pixels of each image and layer, 0 at all but
-      the hardest, without gradient.
-    """
-    axes = (2, 3)
-    losses = jnp.where(counted > 0, jax.lax.stop_gradient(cross_entropy), -jnp.inf)
-    pixels = counted.sum(axes)[..., None]  # (B, L, 1)
-    number = jnp.maximum(jnp.round(share * pixels), 1).astype(jnp.int32)
-    descending = jnp.sort(losses.reshape(*losses.shape[:2], -1), descending=True)
-    limit = jnp.take_along_axis(descending, number - 1, axis=-1)[..., None]
-    chosen = counted * (losses >= limit)
-    return chosen * pixels[..., None] / jnp.maximum(chosen.sum(axes, keepdims=True), 1)
 
 
 def dice_losses(logits: jax.Array, masks: jax.Array, counted: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """Phase 2: DeepLabV3+ trained on the masks of several layers."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +30,6 @@ FIELDS: dict[str, rules.Rule] = {
     "loss.divide_by_batch": rules.BOOLEAN,
     "loss.kind": rules.added(rules.one_of("cross_entropy", "symmetric"), "cross_entropy"),
     "loss.symmetric_weights": rules.added(_TWO_WEIGHTS, (0.1, 9.2)),
-    "loss.weighting": rules.added(
-        rules.one_of("none", "agreement", "confidence", "hardest"), "none"
-    ),
-    "loss.agreement_weights": rules.added(_TWO_WEIGHTS, (2.0, 0.5)),
-    "loss.hardest_share": rules.added(rules.number(0, 1, open_low=True), 0.3),
     "loss.dice": rules.added(rules.number(0, rules.LARGEST), 0.0),
     "augment.mosaic": rules.added(rules.PROBABILITY, 0.0),
     "augment.mosaic_split": rules.added(rules.number(0, 0.5), 0.2),
@@ -59,16 +53,11 @@ def check(config: ml_collections.ConfigDict, prefix: str) -> None:
     if not config.layers:
         raise InputError(f"{prefix}layers is empty: name at least one layer")
     loss = config.loss
-    if loss.weighting == "agreement" and not any(config.model.dropout_rates):
+    if loss.white == "logit" and loss.dice:
         raise InputError(
-            f"{prefix}loss.weighting is 'agreement' but no {prefix}model.dropout_rates is above 0, "
-            "so that two passes always agree: set one of them above 0"
-        )
-    if loss.white == "logit" and (loss.dice or loss.weighting in ("confidence", "hardest")):
-        field = f"dice is {loss.dice:g}" if loss.dice else f"weighting is {loss.weighting!r}"
-        raise InputError(
-            f"{prefix}loss.{field} but {prefix}loss.white is 'logit', and white pixels, of which "
-            f"the network learns nothing, would count in it: set {prefix}loss.white to 'excluded'"
+            f"{prefix}loss.dice is {loss.dice:g} but {prefix}loss.white is 'logit', and white "
+            "pixels, of which the network learns nothing, would count in it: set "
+            f"{prefix}loss.white to 'excluded'"
         )
     if loss.white == "logit" and config.augment.affine:
         raise InputError(
@@ -144,28 +133,16 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
             augment_rng, batch["image"], batch["masks"], config.augment, position
         )
         assert masks is not None  # as they were given
-        scaled = pixels.scale(image, config.model)
-
-        def apply(variables: Variables, rng: jax.Array, features: Any = None) -> Any:
-            return network.apply(
-                variables,
-                scaled,
-                train=True,
-                weight=weight,
-                position=position,
-                rngs={"dropout": rng},
-                mutable=["batch_stats"],
-                features=features,
-            )
-
-        (logits, taps), updated = apply(variables, dropout_rng)
-        further = []
-        if config.loss.weighting == "agreement":
-            fixed, features = jax.lax.stop_gradient((variables, taps))
-            for number in (1, 2):  # what they do to the running statistics is dropped
-                further_rng = jax.random.fold_in(dropout_rng, number)
-                further.append(apply(fixed, further_rng, features)[0][0])
-        losses = layer_losses(logits, masks, weight, totals["pixels"], config.loss, further)
+        (logits, _), updated = network.apply(
+            variables,
+            pixels.scale(image, config.model),
+            train=True,
+            weight=weight,
+            position=position,
+            rngs={"dropout": dropout_rng},
+            mutable=["batch_stats"],
+        )
+        losses = layer_losses(logits, masks, weight, totals["pixels"], config.loss)
         if config.loss.divide_by_batch:
             losses = losses / totals["patches"]
         loss = losses @ jnp.asarray(config.layer_weights, losses.dtype)

@@ -5,8 +5,6 @@ At width 1 with four classes it has 59.34 M parameters. Module names follow the 
 checkpoints: top-level "backbone", "aspp", "decoder".
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -56,7 +54,6 @@ class DeepLabV3Plus(nn.Module):
         train: bool,
         weight: jax.Array | None = None,
         position: jax.Array | None = None,
-        features: Mapping[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Segments images.
 
@@ -65,8 +62,6 @@ class DeepLabV3Plus(nn.Module):
           train: dropout and batch statistics on. Needs the rng "dropout" where a rate is above 0.
           weight: (B,), 0 for examples that only fill the batch, else 1; None means all 1.
           position: (B,) places in the global batch, see `Dropout`; None means 0 ... B - 1.
-          features: maps that an earlier call returned for these images: the backbone, which has no
-            dropout, is not computed again. None computes all.
 
         Returns:
           Logits (B, H, W, C) float32, and the feature maps "backbone" (stride 16), "low_level"
@@ -74,10 +69,7 @@ class DeepLabV3Plus(nn.Module):
         """
         size = x.shape[1:3]
         layers = Layers(train, train, weight, position, self.dtype, self.axis_name)
-        if features is None:
-            high_level, low_level = _Backbone(self.blocks, self.width, name="backbone")(x, layers)
-        else:
-            high_level, low_level = features["backbone"], features["low_level"]
+        high_level, low_level = _Backbone(self.blocks, self.width, name="backbone")(x, layers)
         pyramid = _Aspp(self.dropout_rates[0], self.width, name="aspp")(high_level, layers)
         decoder = _Decoder(self.num_classes, self.dropout_rates[1:], self.width, name="decoder")
         coarse = decoder(pyramid, low_level, layers)
