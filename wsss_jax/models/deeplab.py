@@ -5,6 +5,9 @@ At width 1 with four classes it has 59.34 M parameters. Module names follow the 
 checkpoints: top-level "backbone", "aspp", "decoder".
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -38,6 +41,16 @@ class DeepLabV3Plus(nn.Module):
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
     """
+
+    # Convolutions and the normalizations right after them, for `folding`: all that there are.
+    FOLDED: ClassVar[Mapping[str, str]] = {
+        **{f"conv{number}": f"bn{number}" for number in (1, 2, 3)},
+        "downsample_0": "downsample_1",
+        "atrous_conv": "bn",
+        "global_avg_pool_1": "global_avg_pool_2",
+        "last_conv_0": "last_conv_1",
+        "last_conv_4": "last_conv_5",
+    }
 
     num_classes: int
     width: float = 1.0

@@ -19,6 +19,7 @@ from wsss_jax.models.normalization import normalize, normalize_batch
 
 # The name by which `jax.checkpoint` can keep block outputs for the backward pass.
 BLOCK_OUTPUT = "block_output"
+EPSILON = 1e-5  # of variances, as PyTorch's default
 
 
 def widen(channels: int, width: float) -> int:
@@ -35,7 +36,8 @@ class Conv(nn.Module):
     """Square convolution, padded symmetrically so that stride 1 keeps the size.
 
     Maps (B, H, W, D) to (B, ceil(H / stride), ceil(W / stride), features) in `dtype`. Holds
-    `kernel` (k, k, D, features) and, with `use_bias`, `bias` (features,). The padding is always
+    `kernel` (k, k, D, features) and, with `use_bias` or a folded normalization (see `folding`),
+    `bias` (features,). The padding is always
     dilation * (kernel_size - 1) / 2 on both sides, as in PyTorch; XLA's "SAME" would shift a
     strided convolution by a pixel.
     """
@@ -52,7 +54,7 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
-        if self.use_bias:
+        if self.use_bias or self.has_variable("params", "bias"):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(self.dtype)
         return x
@@ -66,11 +68,12 @@ class BatchNorm(nn.Module):
     (the filling of a last batch) do not count. The running variance is updated with the unbiased
     variance, n / (n - 1) times the one that normalizes.
 
-    Holds params `scale`, `bias` and batch_stats `mean`, `var`, all (D,) float32.
+    Holds params `scale`, `bias` and batch_stats `mean`, `var`, all (D,) float32; none of them where
+    it is folded into the convolution before (see `folding`), and then does nothing.
     """
 
     momentum: float = 0.9
-    epsilon: float = 1e-5
+    epsilon: float = EPSILON
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -79,6 +82,8 @@ class BatchNorm(nn.Module):
         self, x: jax.Array, *, use_running_average: bool, weight: jax.Array | None = None
     ) -> jax.Array:
         """Normalizes x (B, ..., D); `weight` (B,) of zeros and ones says which examples count."""
+        if not self.is_initializing() and not self.has_variable("params", "scale"):
+            return x
         features = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, features)
         bias = self.param("bias", nn.initializers.zeros, features)

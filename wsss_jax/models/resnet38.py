@@ -5,7 +5,8 @@ stride 8, dilated from b5 on, global average pooling and a linear classifier wit
 1 it has 105.09 M parameters. Module names are those of the released PyTorch checkpoints.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,12 @@ class ResNet38(nn.Module):
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
     """
+
+    # Convolutions and the normalizations right after them, for `folding`; others follow a sum.
+    FOLDED: ClassVar[Mapping[str, str]] = {
+        "conv_branch2a": "bn_branch2b1",
+        "conv_branch2b1": "bn_branch2b2",
+    }
 
     num_classes: int
     width: float = 1.0

@@ -20,6 +20,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.contract import Method, find_giving, load_method
 from wsss_jax.methods.prediction import Prediction
+from wsss_jax.models import folding
 from wsss_jax.sources import Batch
 from wsss_jax.state import network_shapes
 from wsss_jax.training import calibration, history
@@ -44,6 +45,14 @@ class Trained(NamedTuple):
     def method(self) -> Method:
         """The method by which it was trained."""
         return load_method(self.config.job)
+
+    def fold(self) -> "Trained":
+        """Folds normalizations into convolutions: the same predictions within rounding, faster."""
+        pairs = getattr(self.network, "FOLDED", {})
+        if not pairs:
+            return self
+        fold = jax.jit(partial(folding.fold, pairs=pairs))  # where the variables are
+        return self._replace(variables=fold(self.variables))
 
     def sum_weights(self) -> int:
         """Computes the CRC-32 of its variables, by which later jobs know them."""
