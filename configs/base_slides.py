@@ -77,7 +77,14 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
             # what a closed class loses: its "probabilities" (Eq. 14) or "logits" become 0
             "mode": "logits" if variant == "reference" else "probabilities",
             "threshold": 0.1,  # a class is closed at or under this probability in phase 1
+            # pixels between the windows that phase 1 classifies: a tile interpolates the log odds
+            # of those around it; 0 = it classifies every tile, as in the paper
+            "stride": 0,
         },
+        "min_tissue_share": 0.0,  # tiles of which less is tissue are left out; 0.0 = none
+        # "exact": as the method is defined, or "fast": a `gate.stride` of twice the stride where it
+        # is not set; docs/slides.md has what that gains and changes
+        "speed": "exact",
         # where the data set has white background:
         "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
         "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels

@@ -21,7 +21,8 @@ from wsss_jax.errors import InputError
 from wsss_jax.masks import WhiteRule, find_white_background
 from wsss_jax.slides.mapping import stitching
 from wsss_jax.slides.mapping.parts import Layout, Parts
-from wsss_jax.slides.mapping.stitching import MapInputs, average_tiles, count_tiles, stitch
+from wsss_jax.slides.mapping.plan import Plan
+from wsss_jax.slides.mapping.stitching import MapInputs, average_tiles, stitch
 from wsss_jax.slides.mapping.tiling import Tiling
 
 
@@ -46,7 +47,7 @@ def _average(image, tissue, missing, tiling):
     height, width = image.shape[:2]
     whole, times = np.zeros((height, width, CLASSES), np.float32), np.zeros((height, width), int)
     inputs = MapInputs(make_reader(image), tissue, predict, CLASSES)
-    for _, x, y, means, covered in average_tiles(inputs, tiling, missing):
+    for _, x, y, means, covered in average_tiles(inputs, Plan.of(tissue, tiling), missing):
         area = np.s_[y : y + means.shape[0], x : x + means.shape[1]]
         assert not means[~covered].any()
         whole[area] = means
@@ -127,7 +128,7 @@ def test_progress_adds_up_to_the_count_and_may_stop_the_run(tmp_path):
     image = draw_noise(100, 80)
     tissue, tiling, done = mark_everything(image), Tiling(32, 16, batch_size=4), []
     stitch_image(tmp_path / "all", image, tissue, tiling, progress=done.append)
-    assert sum(done) == count_tiles(tissue, tiling) == 6 * 4
+    assert sum(done) == Plan.of(tissue, tiling).count() == 6 * 4
 
     def stop(tiles):
         raise _StoppedError
@@ -138,8 +139,8 @@ def test_progress_adds_up_to_the_count_and_may_stop_the_run(tmp_path):
 
 def test_tiles_across_a_border_of_strips_count_twice():
     tissue, tiling = Mask(np.ones((16, 30), bool)), Tiling(10, 10, batch_size=3)
-    assert count_tiles(tissue, tiling, Layout(30, 16, strip=20).parts) == 6
-    assert count_tiles(tissue, tiling, Layout(30, 16, strip=15).parts) == 8
+    assert Plan.of(tissue, tiling).count(Layout(30, 16, strip=20).parts) == 6
+    assert Plan.of(tissue, tiling).count(Layout(30, 16, strip=15).parts) == 8
 
 
 def test_tiles_without_tissue_are_neither_read_nor_computed(tmp_path):
@@ -153,7 +154,8 @@ def test_tiles_without_tissue_are_neither_read_nor_computed(tmp_path):
         return make_reader(image)(x, y, width, height)
 
     parts = Parts(tmp_path, Layout(100, 100), {})
-    stitch(MapInputs(read, tissue, predict, CLASSES), Tiling(20, 20, batch_size=3), parts)
+    plan = Plan.of(tissue, Tiling(20, 20, batch_size=3))
+    stitch(MapInputs(read, tissue, predict, CLASSES), plan, parts)
     assert corners == [(60, 60)]
     assert ((parts.read(0, 100) < CLASSES) == tissue.mask).all()
 
@@ -202,9 +204,10 @@ def test_an_error_while_reading_reaches_the_caller(tmp_path, failing_call):
         return make_reader(image)(x, y, width, height)
 
     parts = Parts(tmp_path, Layout(200, 200, rows=64), {})
-    inputs = MapInputs(fail, mark_everything(image), predict, CLASSES)
+    tissue = mark_everything(image)
+    inputs = MapInputs(fail, tissue, predict, CLASSES)
     with pytest.raises(InputError, match="a tile is damaged") as caught:
-        stitch(inputs, Tiling(32, 16, batch_size=4), parts)
+        stitch(inputs, Plan.of(tissue, Tiling(32, 16, batch_size=4)), parts)
     assert threading.active_count() == threads, caught.value
     assert len(calls) < failing_call + 4 * 5
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.slides.tiny_stitching import CLASSES, draw_noise, mark_everything, predict, stitch_image
 from wsss_jax.slides.mapping.parts import Layout, Part, Parts
-from wsss_jax.slides.mapping.stitching import count_tiles
+from wsss_jax.slides.mapping.plan import Plan
 from wsss_jax.slides.mapping.tiling import Tiling
 
 
@@ -70,7 +70,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path, rows):
     network, batches = _record_batches()
     run(tmp_path / "whole", predict=network)
     expected = _read_folder(tmp_path / "whole")
-    assert sum(map(len, batches)) == count_tiles(tissue, tiling, layout.parts)
+    assert sum(map(len, batches)) == Plan.of(tissue, tiling).count(layout.parts)
 
     missing_parts = set()
     for stop in range(0, len(batches), 5):
@@ -82,7 +82,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tmp_path, rows):
         run(folder, predict=network)
         assert _read_folder(folder) == expected
         assert all(batch in batches and _reaches(batch, missing, tiling.tile) for batch in again)
-        assert sum(map(len, again)) == count_tiles(tissue, tiling, missing)
+        assert sum(map(len, again)) == Plan.of(tissue, tiling).count(missing)
         missing_parts.add(len(missing))
     assert len(missing_parts) > 4  # it was stopped at different places
 

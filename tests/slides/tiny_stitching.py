@@ -6,6 +6,7 @@ import numpy as np
 
 from wsss_jax.masks import WhiteRule
 from wsss_jax.slides.mapping.parts import Layout, Parts
+from wsss_jax.slides.mapping.plan import Plan
 from wsss_jax.slides.mapping.stitching import MapInputs, Predict, Read, stitch
 from wsss_jax.slides.mapping.tiling import Tiling
 
@@ -84,11 +85,16 @@ def stitch_image(
       tiling: how it is cut.
       predict: the network.
       white: the rule for white background.
-      **options: `strip`, `rows` of the layout; `progress` of `stitch`.
+      **options: `strip`, `rows` of the layout; `progress` of `stitch`; `gate` of `MapInputs`;
+        `left_out` of the plan, as `Plan.without` takes it.
     """
-    progress = options.pop("progress", None)
+    progress, gate = options.pop("progress", None), options.pop("gate", None)
+    plan = Plan.of(tissue, tiling)
+    if (left_out := options.pop("left_out", None)) is not None:
+        plan = plan.without(left_out)
     layout = Layout(tissue.width, tissue.height, **options)
     parts = Parts(folder, layout, {}, channels=CLASSES)
-    stitch(MapInputs(make_reader(image), tissue, predict, CLASSES, white), tiling, parts, progress)
+    inputs = MapInputs(make_reader(image), tissue, predict, CLASSES, white, gate)
+    stitch(inputs, plan, parts, progress)
     assert not parts.missing
     return parts

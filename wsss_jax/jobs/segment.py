@@ -76,7 +76,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     config, dataset = settings.complete(config)
     check_writable(workdir)
     runs.check(config, workdir, started=False)  # each slide's folder is checked for changes later
-    for warning in provenance.list_warnings(provenance.read_origins(config), config.mpp):
+    warnings = provenance.list_warnings(provenance.read_origins(config), config.mpp)
+    for warning in filter(None, [settings.describe_preview(config), *warnings]):
         print(f"warning: {warning}")
     finished = results.list_finished(workdir) if workdir.is_dir() else ()
     earlier = {summary["file"]: folder.name for folder, summary in finished}

@@ -1,8 +1,9 @@
 """Describes a slide and estimates what segmenting it takes, for the job "doctor"."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -14,6 +15,7 @@ from wsss_jax.errors import InputError
 from wsss_jax.findings import NOTE, PROBLEM, WARNING, Finding
 from wsss_jax.slides import settings
 from wsss_jax.slides.mapping import memory, networks, parts, provenance, stitching
+from wsss_jax.slides.mapping.plan import Plan
 from wsss_jax.slides.mapping.tiling import Tiling, choose_stride
 from wsss_jax.slides.mapping.tissue import Tissue
 from wsss_jax.slides.mapping.tissue_search import find_mask_file, find_tissue
@@ -88,15 +90,21 @@ def _estimate(config: ml_collections.ConfigDict, slide: Slide) -> Iterator[Findi
     size = f"{view.width} x {view.height} pixels at {view.mpp:g} micrometers per pixel"
     yield Finding("map", size)
     tissue = yield from _measure_tissue(config, view)
-    tiling = Tiling(config.tile, config.stride, batch_size=config.batch_size)
-    tiles = stitching.count_tiles(tissue, tiling)
+    tiling = settings.make_tiling(config)
+    plan = Plan.of(tissue, tiling)
+    tiles, windows = plan.count(), plan.count_windows()
     yield Finding("tiles", f"{tiles:,} of {config.tile} pixels, every {config.stride} pixels")
+    if windows:
+        text = f"phase 1 classifies {windows:,} windows, every {config.gate.stride} pixels"
+        yield Finding("gate", f"{text}, and not each of the tiles")
+    if preview := settings.describe_preview(config):
+        yield Finding("map", preview, NOTE)
     gigabytes = _estimate_bytes(tiling, view, classes or _CLASSES) / 2**30
     yield Finding("memory", f"about {gigabytes:.1f} GiB, and what JAX and the networks take")
     if config.tta != "none":
         yield Finding("tta", f"the networks see each tile {symmetries.count(config.tta)} times")
     unknown = "unknown: give --config.phase1 and --config.phase2 to measure"
-    yield Finding("time", _measure_time(config, tiles) if classes else unknown)
+    yield Finding("time", _measure_time(config, tiles, windows) if classes else unknown)
 
 
 def _describe_networks(config: ml_collections.ConfigDict) -> Iterator[Finding]:
@@ -125,14 +133,23 @@ def _measure_tissue(
     return tissue
 
 
-def _measure_time(config: ml_collections.ConfigDict, tiles: int) -> str:
-    """Predicts a batch, and says how long all tiles take."""
-    predict = networks.load(config).predict
+def _measure_time(config: ml_collections.ConfigDict, tiles: int, windows: int) -> str:
+    """Predicts a batch, and says how long all tiles and all windows of the gate take."""
+    loaded = networks.load(config)
     batch = np.full((config.batch_size, config.tile, config.tile, 3), 255, np.uint8)
-    np.asarray(predict(batch))  # compiles
-    start = time.monotonic()
-    np.asarray(predict(batch))
-    seconds = (time.monotonic() - start) / config.batch_size * tiles
+
+    def time_batch(predict: Callable[[np.ndarray], Any]) -> float:
+        np.asarray(predict(batch))  # compiles
+        start = time.monotonic()
+        np.asarray(predict(batch))
+        return (time.monotonic() - start) / config.batch_size
+
+    if shared := loaded.gate:
+        presence = np.asarray(shared.classify(batch))
+        seconds = time_batch(lambda images: shared.segment(images, presence)) * tiles
+        seconds += time_batch(shared.classify) * windows
+    else:
+        seconds = time_batch(loaded.predict) * tiles
     duration = f"{format_two_digits(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     gate = "" if config.phase1 else "; without the gate, of which --config.phase1 is the network"
     rate = format_two_digits(tiles / seconds)

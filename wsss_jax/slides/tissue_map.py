@@ -22,10 +22,11 @@ from wsss_jax.errors import InputError
 from wsss_jax.files import clear_unfinished, hold_lock, remove
 from wsss_jax.masks import WhiteRule
 from wsss_jax.report import slide_pages, slide_pictures
-from wsss_jax.slides.mapping import stitching
+from wsss_jax.slides import settings
+from wsss_jax.slides.mapping import stitching, white_tiles
 from wsss_jax.slides.mapping.networks import Networks
 from wsss_jax.slides.mapping.parts import Layout, Parts, list_changes
-from wsss_jax.slides.mapping.tiling import Tiling
+from wsss_jax.slides.mapping.plan import Plan
 from wsss_jax.slides.mapping.tissue import Tissue
 from wsss_jax.slides.mapping.tissue_search import (
     collect_tissue_settings,
@@ -40,6 +41,8 @@ from wsss_jax.slides.reading.slide import check_mpp, open_slide
 from wsss_jax.slides.reading.view import View
 from wsss_jax.wording import format_count, format_two_digits
 
+# Settings that change a map only by how a network rounds: a finished one without them stays.
+_ROUNDING = ("batch_norm", "white_tiles")
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "openslide-python", "tifffile", "rasterio")
 
 
@@ -148,7 +151,7 @@ class _Run:
         config, view = sources.config, sources.view
         mask_file = find_mask_file(config.tissue.source, sources.file)
         self.sources, self.folder = sources, folder
-        self.settings = _collect_settings(sources, mask_file)
+        self.settings = self._own_settings = _collect_settings(sources, mask_file)
         ratios = areas.list_ratios(sources.dataset.roles)
         self._wanted = result_files.list_files(config, ratios, sources.slide.vendor)
         # Both read the slide, which may take long: only if they are needed, and once.
@@ -178,6 +181,7 @@ class _Run:
                 f"{path}: {self.folder} {results.OTHER_SLIDE}, {before['file']}; name another "
                 "--workdir, or rename this slide"
             )
+        self._adopt(before)
         old, new = ({**s["map"], **s["output"]} for s in (before["settings"], self.settings))
         changed = list_changes(old, new)
         known = {phase: origin._asdict() for phase, origin in origins.items()}
@@ -189,11 +193,21 @@ class _Run:
         is_whole = all(result_files.is_whole(self.folder, before, name) for name in names)
         return "" if is_whole else "files that are missing or cut short"
 
+    def _adopt(self, before: Mapping[str, Any]) -> None:
+        """Takes over the settings of a finished map that is the same but for rounding."""
+        own, old = self._own_settings["map"], before["settings"]
+        adopted = {key: value for key, value in own.items() if key not in _ROUNDING}
+        lacks_channels = self.sources.config.probabilities and not old["output"]["probabilities"]
+        if old["map"] == adopted and not lacks_channels:
+            self.settings = {**self._own_settings, "map": adopted}
+
     def prepare_folder(self, before: Mapping[str, Any] | None) -> set[str]:
         """Removes results that are no longer wanted; returns the names of the files to write.
 
         Errors about the tissue come first, while all results are still there.
         """
+        if self.settings is not self._own_settings and self._open_parts().missing:
+            self.settings = self._own_settings  # it is computed, and now by these
         same_map = before if before is not None and self._has_map(before) else None
         if same_map is None:
             self._find_tissue()
@@ -211,6 +225,15 @@ class _Run:
     def _has_map(self, before: Mapping[str, Any]) -> bool:
         return before["settings"]["map"] == self.settings["map"]
 
+    def _open_parts(self) -> Parts:
+        config, view = self.sources.config, self.sources.view
+        return Parts(
+            self.folder / results.PARTS,
+            Layout(view.width, view.height),
+            self.settings["map"],
+            channels=self.sources.dataset.num_classes if config.probabilities else 0,
+        )
+
     def compute_map(
         self,
         before: Mapping[str, Any] | None,
@@ -219,26 +242,24 @@ class _Run:
     ) -> _TissueMap:
         """Computes the missing parts of the map."""
         config, dataset, view = self.sources.config, self.sources.dataset, self.sources.view
-        parts = Parts(
-            self.folder / results.PARTS,
-            Layout(view.width, view.height),
-            self.settings["map"],
-            channels=dataset.num_classes if config.probabilities else 0,
-        )
+        parts = self._open_parts()
         if before is not None and self._has_map(before) and not parts.missing:
             tissue_pixels, note = before["tissue_pixels"], before.get("tissue_note", "")
             return _TissueMap(parts, before["tiles"], 0, tissue_pixels, note)
         tissue, note = self._find_tissue()
-        tiling = Tiling(config.tile, config.stride, config.window, config.batch_size)
-        total = stitching.count_tiles(tissue, tiling)
-        left = stitching.count_tiles(tissue, tiling, parts.missing)
         inputs = stitching.MapInputs(
             view.read,
             tissue,
             self.sources.networks.predict,
             dataset.num_classes,
             WhiteRule(config.white_threshold, config.white_min_area) if dataset.white else None,
+            self.sources.networks.gate,
         )
+        plan = Plan.of(tissue, settings.make_tiling(config))
+        if inputs.white:
+            overview, factor = self.read_overview()
+            plan = plan.without(white_tiles.find(inputs, plan, overview, factor, after_batch))
+        total, left = plan.count(), plan.count(parts.missing)
         with progress.show_progress(
             total=total,
             initial=total - left,
@@ -250,7 +271,7 @@ class _Run:
                 overview, _ = self.read_overview()
                 path = self.folder / slide_pictures.PREVIEW
                 self._preview = Preview(path, self.sources, inputs, overview, parts)
-                self._preview.begin(tiling, total, after_batch)
+                self._preview.begin(plan.tiling, total, after_batch)
 
             def count(tiles: int) -> None:
                 line.update(tiles)
@@ -258,7 +279,7 @@ class _Run:
                     self._preview.refresh()
                 after_batch()
 
-            stitching.stitch(inputs, tiling, parts, count)
+            stitching.stitch(inputs, plan, parts, count)
             if self._preview:
                 self._preview.refresh()
         return _TissueMap(parts, total, left, tissue.count_pixels(), note)
@@ -319,7 +340,7 @@ def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> 
             "mpp": config.mpp,
             "resampling": config.resampling,
             "networks": networks.checksums,
-            "gate": config.gate.to_dict() if config.phase1 else None,
+            "gate": _collect_gate(config) if config.phase1 else None,
             "tile": config.tile,
             "stride": config.stride,
             "window": config.window,
@@ -329,6 +350,16 @@ def _collect_settings(sources: result_files.Sources, mask_file: Path | None) -> 
             # Maps of versions without these fields have neither.
             **({"precision": precision} if precision else {}),
             **({"tta": config.tta} if config.tta != "none" else {}),
+            **({"min_tissue_share": share} if (share := config.min_tissue_share) else {}),
+            "batch_norm": "folded",
+            **({"white_tiles": "left out"} if dataset.white else {}),
         },
         "output": result_files.collect_settings(config, dataset),
     }
+
+
+def _collect_gate(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    gate = config.gate.to_dict()
+    if not gate["stride"]:
+        del gate["stride"]  # as in maps of versions without the field
+    return gate

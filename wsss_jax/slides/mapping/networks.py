@@ -4,6 +4,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,11 +33,13 @@ class Networks(NamedTuple):
       predict: see `stitching.Predict`; batches are divided among the local devices.
       checksums: of weights and settings, by phase, as hexadecimal text.
       origins: where they come from, by phase.
+      gate: the two networks apart, of which `predict` is made, if the gate has windows of its own.
     """
 
     predict: stitching.Predict
     checksums: dict[str, str]
     origins: Mapping[str, Origin] = {}
+    gate: stitching.SharedGate | None = None
 
 
 class NetworksChanged(InputError):
@@ -54,7 +57,9 @@ def load(config: ml_collections.ConfigDict) -> Networks:
     loaded = {"phase2": load_trained(config.phase2, "phase2", "logits", *how)}
     if config.phase1:
         loaded["phase1"] = load_trained(config.phase1, "phase1", "presence", *how)
-    return build(loaded, Gate.of(config.gate))._replace(origins=provenance.read_origins(config))
+    is_shared = bool(config.phase1 and config.gate.stride)
+    built = build(loaded, Gate.of(config.gate), is_shared=is_shared)
+    return built._replace(origins=provenance.read_origins(config))
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
@@ -70,8 +75,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
     known = _read_checksums(workdir / CHECKSUMS)
     if all(known.get(phase, {}).get("stamp") == stamp for phase, stamp in stamps.items()):
         checksums = {phase: known[phase]["checksum"] for phase in stamps}
-        predict = _load_when_needed(config, checksums, workdir)
-        return Networks(predict, checksums, provenance.read_origins(config))
+        when_needed = _load_when_needed(config, checksums, workdir)
+        return when_needed._replace(origins=provenance.read_origins(config))
     loaded = load(config)
     if loaded.checksums.keys() == stamps.keys():
         for phase, checksum in loaded.checksums.items():
@@ -82,29 +87,38 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> Networks:
 
 
 def _load_when_needed(
-    config: ml_collections.ConfigDict, checksums: Mapping[str, str], workdir: Path
-) -> stitching.Predict:
-    """Makes a predictor that loads the networks with the first tiles, and checks their checksums.
+    config: ml_collections.ConfigDict, checksums: dict[str, str], workdir: Path
+) -> Networks:
+    """Makes networks that are loaded with the first tiles, and then checks their checksums.
 
     If they differ, it removes the file of checksums, so that the next start loads networks first.
     """
-    loaded: list[Networks] = []
 
-    def predict(images: np.ndarray) -> np.ndarray:
-        if not loaded:
-            now = load(config)
-            changed = [name for name in checksums if now.checksums.get(name) != checksums[name]]
-            if changed:
-                (workdir / CHECKSUMS).unlink(missing_ok=True)
-                raise NetworksChanged(
-                    f"{' and '.join(config[name] for name in changed)}: the weights are not those "
-                    f"that {workdir / CHECKSUMS} knew; check that no training still writes them, "
-                    "then give the same command again"
-                )
-            loaded.append(now)
-        return loaded[0].predict(images)
+    @lru_cache
+    def load_once() -> Networks:
+        now = load(config)
+        changed = [name for name in checksums if now.checksums.get(name) != checksums[name]]
+        if changed:
+            (workdir / CHECKSUMS).unlink(missing_ok=True)
+            raise NetworksChanged(
+                f"{' and '.join(config[name] for name in changed)}: the weights are not those "
+                f"that {workdir / CHECKSUMS} knew; check that no training still writes them, "
+                "then give the same command again"
+            )
+        return now
 
-    return predict
+    def load_gate() -> stitching.SharedGate:
+        gate = load_once().gate
+        assert gate is not None  # the networks of this configuration have one
+        return gate
+
+    gate = None
+    if config.phase1 and config.gate.stride:
+        gate = stitching.SharedGate(
+            lambda images: load_gate().classify(images),
+            lambda images, presence: load_gate().segment(images, presence),
+        )
+    return Networks(lambda images: load_once().predict(images), checksums, gate=gate)
 
 
 def _read_checksums(path: Path) -> dict[str, dict[str, str]]:
@@ -130,32 +144,55 @@ def _make_stamp(workdir: Path, precision: str) -> str:
     return digest.hexdigest()
 
 
-def build(loaded: Mapping[str, Trained], gate: Gate) -> Networks:
-    """Makes one mapped program of trained networks.
+def build(
+    loaded: Mapping[str, Trained], gate: Gate, *, is_shared: bool = False, fold: bool = True
+) -> Networks:
+    """Makes mapped programs of trained networks: one of both, or one of each.
 
     Args:
       loaded: "phase2", which must give logits, and for the gate "phase1", which must give presence.
       gate: which classes phase 1 closes.
+      is_shared: whether the gate has windows of its own, so that the networks run apart.
+      fold: whether normalizations are folded into convolutions, see `Trained.fold`.
     """
+    checksums = {phase: _compute_checksum(trained) for phase, trained in loaded.items()}
+    if fold:
+        loaded = {phase: trained.fold() for phase, trained in loaded.items()}
 
     def combine(predictions: dict[str, Prediction], batch: DeviceBatch) -> jax.Array:
         logits = predictions["phase2"].logits
         if logits is None:
             raise ValueError("the network of phase 2 gives no logits")
-        if "phase1" not in predictions:
-            return jax.nn.softmax(logits)
-        presence = predictions["phase1"].presence
-        if presence is None:
-            raise ValueError("the network of phase 1 gives no probabilities of classes")
-        return gate.probabilities(logits, presence)
+        if "phase1" in predictions:
+            return gate.probabilities(logits, _get_presence(predictions, batch))
+        if "presence" in batch:
+            return gate.probabilities(logits, batch["presence"])
+        return jax.nn.softmax(logits)
 
-    predictor = bind(loaded, combine, wait=False)
+    if not is_shared:
+        predictor = bind(loaded, combine, wait=False)
+        return Networks(lambda images: predictor({"image": images}), checksums)
+    classifier = bind({"phase1": loaded["phase1"]}, _get_presence, wait=False)
+    segmenter = bind({"phase2": loaded["phase2"]}, combine, wait=False)
+
+    def classify(images: np.ndarray) -> parallel.PendingArray:
+        return classifier({"image": images})
+
+    def segment(images: np.ndarray, presence: np.ndarray) -> parallel.PendingArray:
+        return segmenter({"image": images, "presence": presence})
 
     def predict(images: np.ndarray) -> parallel.PendingArray:
-        return predictor({"image": images})
+        return segment(images, np.asarray(classify(images)))
 
-    checksums = {phase: _compute_checksum(trained) for phase, trained in loaded.items()}
-    return Networks(predict, checksums)
+    return Networks(predict, checksums, gate=stitching.SharedGate(classify, segment))
+
+
+def _get_presence(predictions: dict[str, Prediction], batch: DeviceBatch) -> jax.Array:
+    """Returns the probabilities of classes, (B, C) float32."""
+    presence = predictions["phase1"].presence
+    if presence is None:
+        raise ValueError("the network of phase 1 gives no probabilities of classes")
+    return presence
 
 
 def _compute_checksum(trained: Trained) -> str:

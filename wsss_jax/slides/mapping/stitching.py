@@ -5,14 +5,13 @@ strip from top to bottom, and sums are kept for as many rows as a tile has: memo
 tile and on the width of a strip, never on the slide. Tiles across the border of two strips are
 computed for both.
 
-The map is the same to the last bit however often a run was killed. At each pixel the tiles are
-added in the order of the grid, and a tile always shares its batch with the same others (a network
-may round differently in another batch): batches are cut from all tiles of a strip, and a resumed
-run computes again the batches that reach into the parts still missing.
+The map is the same to the last bit however often a run was killed: at each pixel the tiles are
+added in the order of the grid, and a tile always shares its batch with the same others (see
+`plan`).
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +20,9 @@ import numpy as np
 
 from wsss_jax.masks import WhiteRule, find_white_background
 from wsss_jax.slides.mapping import memory
-from wsss_jax.slides.mapping.parts import Layout, Part, Parts
+from wsss_jax.slides.mapping.gate_windows import GateWindows, Step
+from wsss_jax.slides.mapping.parts import Part, Parts
+from wsss_jax.slides.mapping.plan import Plan
 from wsss_jax.slides.mapping.rolling_mean import Band, RollingMean
 from wsss_jax.slides.mapping.tiling import Tiling
 from wsss_jax.slides.mapping.tissue import Tissue
@@ -40,15 +41,29 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class SharedGate(NamedTuple):
+    """The networks apart, for a gate whose windows several tiles share.
+
+    Attributes:
+      classify: phase 1, (B, tile, tile, 3) uint8 -> the probabilities of classes (B, C) float32.
+      segment: phase 2 behind the gate, (B, tile, tile, 3) uint8 and such probabilities -> as
+        `Predict`.
+    """
+
+    classify: Callable[[np.ndarray], Any]
+    segment: Callable[[np.ndarray, np.ndarray], Any]
+
+
 class MapInputs(NamedTuple):
     """What a map is computed from.
 
     Attributes:
       read: the slide at the working resolution.
-      tissue: of the slide; tiles without any are neither read nor computed.
+      tissue: of the slide; elsewhere the map has no class.
       predict: the networks, for batches of always the same number of tiles.
       num_classes: C.
       white: the rule for white background, of data sets that have one.
+      gate: the networks for plans whose gate has windows of its own.
     """
 
     read: Read
@@ -56,21 +71,12 @@ class MapInputs(NamedTuple):
     predict: Predict
     num_classes: int
     white: WhiteRule | None = None
-
-
-def count_tiles(tissue: Tissue, tiling: Tiling, missing: Sequence[Part] | None = None) -> int:
-    """Counts the tiles that `stitch` computes for `missing` parts, by default all of the slide.
-
-    Tiles of two strips count twice.
-    """
-    missing = Layout(tissue.width, tissue.height).parts if missing is None else missing
-    work = _plan_batches(tissue, tiling, missing)
-    return sum(len(batch) for _, batches in work for batch in batches)
+    gate: SharedGate | None = None
 
 
 def stitch(
     inputs: MapInputs,
-    tiling: Tiling,
+    plan: Plan,
     parts: Parts,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -80,9 +86,9 @@ def stitch(
     is no tissue or white background, the label is `num_classes` and all probabilities are 0.
 
     Args:
-      inputs, tiling: what the map is computed from, and how it is cut.
+      inputs, plan: what the map is computed from, and in which tiles.
       parts: where to write; probabilities are written if it has channels for them.
-      progress: called with the number of tiles after each batch; they add up to `count_tiles`.
+      progress: called with the number of tiles after each batch; they add up to `plan.count`.
 
     Raises:
       InputError: probabilities that are not finite. Errors of `inputs` and `progress` pass through,
@@ -91,13 +97,13 @@ def stitch(
     num_classes = inputs.num_classes
 
     def finish(part: Part, labels: np.ndarray, probabilities: np.ndarray) -> None:
-        tissue = _find_tissue(part, inputs)
+        tissue = find_tissue(part, inputs)
         np.copyto(labels, num_classes, where=~tissue)
         probabilities *= tissue
         parts.write(part, labels, probabilities)
         memory.release_freed()
 
-    averages = average_tiles(inputs, tiling, parts.missing, progress)
+    averages = average_tiles(inputs, plan, parts.missing, progress)
     with ThreadPoolExecutor(1) as finisher, closing(averages) as bands:
         finishing: Future | None = None
         for part, x, y, means, covered in bands:
@@ -119,7 +125,7 @@ def stitch(
 
 def average_tiles(
     inputs: MapInputs,
-    tiling: Tiling,
+    plan: Plan,
     missing: Sequence[Part],
     progress: Callable[[int], None] | None = None,
 ) -> Generator[Band]:
@@ -127,9 +133,9 @@ def average_tiles(
 
     Takes the arguments of `stitch`. Threads read until the generator ends or is closed.
     """
-    for run, batches in _plan_batches(inputs.tissue, tiling, missing):
-        rolling = RollingMean(run, tiling.weights, inputs.num_classes)
-        with closing(predict_batches(inputs, tiling, batches)) as results:
+    for run, batches, windows in plan.divide(missing):
+        rolling = RollingMean(run, plan.tiling.weights, inputs.num_classes)
+        with closing(predict_batches(inputs, plan.tiling, batches, windows)) as results:
             for batch, probabilities in results:
                 for (x, y), probability in zip(batch.tolist(), probabilities):
                     yield from rolling.advance(y)
@@ -139,63 +145,41 @@ def average_tiles(
         yield from rolling.advance(run[-1].y1)
 
 
-def _plan_batches(
-    tissue: Tissue, tiling: Tiling, missing: Sequence[Part]
-) -> Iterator[tuple[list[Part], list[np.ndarray]]]:
-    """Yields runs of missing parts, each part below the one before, with the batches they need.
-
-    A batch is (n, 2) int, (x, y) of its tiles in the order of the grid. It has the same tiles
-    whatever is missing.
-    """
-    size = tiling.batch_size
-    for run in _group_runs(missing):
-        tiles = _list_tiles(run[0], tissue, tiling)
-        batches = [tiles[i : i + size] for i in range(0, len(tiles), size)]
-        top, bottom = run[0].y0, run[-1].y1
-        needed = [b for b in batches if ((b[:, 1] < bottom) & (b[:, 1] + tiling.tile > top)).any()]
-        yield run, needed
-
-
-def _group_runs(missing: Sequence[Part]) -> list[list[Part]]:
-    runs: list[list[Part]] = []
-    for part in missing:
-        if runs and (runs[-1][-1].x0, runs[-1][-1].y1) == (part.x0, part.y0):
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    return runs
-
-
-def _list_tiles(strip: Part, tissue: Tissue, tiling: Tiling) -> np.ndarray:
-    """Lists (x, y) of the tiles with tissue that reach into a strip, row by row; (n, 2) int."""
-    xs = tiling.place(tissue.width)
-    xs = xs[(xs < strip.x1) & (xs + tiling.tile > strip.x0)].tolist()
-    ys = tiling.place(tissue.height).tolist()
-    size = min(tiling.tile, tissue.width), min(tiling.tile, tissue.height)
-    tiles = [(x, y) for y in ys for x in xs if tissue.has_tissue(x, y, *size)]
-    return np.array(tiles, int).reshape(-1, 2)
-
-
 def predict_batches(
-    inputs: MapInputs, tiling: Tiling, batches: Iterable[np.ndarray]
+    inputs: MapInputs,
+    tiling: Tiling,
+    batches: Iterable[np.ndarray],
+    windows: GateWindows | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yields batches and their probabilities (n, tile, tile, C), the last one without its filling.
 
     A batch is (n, 2) int, (x, y) of its tiles, with n up to `tiling.batch_size`. One is waited for
-    after the next one was handed to `predict`: a device always has work.
+    after the next one was handed to `predict`: a device always has work. With `windows`, which need
+    `inputs.gate`, the gate is of those and not of each tile.
     """
     tile = tiling.tile
+    steps = map(Step, batches) if windows is None else windows.order(batches)
 
-    def read(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(step: Step) -> tuple[Step, np.ndarray]:
         images = np.full((tiling.batch_size, tile, tile, 3), _WHITE, np.uint8)
-        for image, (x, y) in zip(images, batch.tolist()):
+        for image, (x, y) in zip(images, step.places.tolist()):
             image[:] = inputs.read(x, y, tile, tile)
-        return batch, images
+        return step, images
+
+    def predict(batch: np.ndarray, images: np.ndarray) -> Any:
+        if windows is None:
+            return inputs.predict(images)
+        assert inputs.gate is not None  # as the docstring asks
+        return inputs.gate.segment(images, windows.look_up(batch))
 
     started: deque[tuple[np.ndarray, Any]] = deque()
-    with closing(_map_in_threads(read, batches, READERS)) as loaded:
-        for batch, images in loaded:
-            started.append((batch, inputs.predict(images)))
+    with closing(map_in_threads(read, steps, READERS)) as loaded:
+        for step, images in loaded:
+            if windows is not None and step.windows is not None:
+                assert inputs.gate is not None
+                windows.keep(step.windows, inputs.gate.classify(images))
+                continue
+            started.append((step.places, predict(step.places, images)))
             if len(started) > 1:
                 batch, probabilities = started.popleft()
                 yield batch, np.asarray(probabilities)[: len(batch)]
@@ -203,7 +187,7 @@ def predict_batches(
         yield batch, np.asarray(probabilities)[: len(batch)]
 
 
-def _map_in_threads(
+def map_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Generator[Result]:
     """Maps a function over items; `threads` compute at most that many results ahead."""
@@ -220,7 +204,7 @@ def _map_in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _find_tissue(part: Part, inputs: MapInputs) -> np.ndarray:
+def find_tissue(part: Part, inputs: MapInputs) -> np.ndarray:
     """Finds the pixels of a part that are tissue and not white background; (rows, columns) bool."""
     (rows, columns), rule = part.shape, inputs.white
     tissue = np.array(inputs.tissue.read(part.x0, part.y0, columns, rows))

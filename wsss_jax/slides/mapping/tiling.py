@@ -21,6 +21,9 @@ class Tiling:
       window: weights of a tile's pixels in the average: "flat", or "hann", which gives the center
         of a tile more weight than its border.
       batch_size: tiles that the networks get at a time.
+      gate_stride: distance of the windows that phase 1 classifies for the gate, pixels, `stride` to
+        `tile`; 0: it classifies the tiles.
+      min_tissue_share: a tile with less tissue, as a share of its area, is left out; 0 to 1.
 
     Raises:
       InputError: a stride that would leave gaps or not move, another window, an empty batch.
@@ -30,6 +33,8 @@ class Tiling:
     stride: int
     window: str = "flat"
     batch_size: int = 1
+    gate_stride: int = 0
+    min_tissue_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.tile:

@@ -152,15 +152,29 @@ def _describe_method(summary: Mapping[str, Any]) -> dict[str, str]:
         if settings["window"] == "flat"
         else "the middle of a tile has more weight (Hann window)",
         **_describe_views(settings.get("tta", "none")),
-        "Gate": f"{gate['mode']} of classes to which {_name_network(summary, 'phase1')} gives "
-        f"{gate['threshold']:g} or less become 0"
-        if gate
-        else "none",
+        "Gate": _describe_gate(summary) if gate else "none",
         "Tissue": _describe_tissue(settings["tissue"]),
+        **_describe_least_tissue(settings.get("min_tissue_share", 0.0)),
         "White background": f"gray value above {white[0]}, areas of {white[1]} pixels or more"
         if white
         else "not detected",
     }
+
+
+def _describe_gate(summary: Mapping[str, Any]) -> str:
+    gate = summary["settings"]["map"]["gate"]
+    text = (
+        f"{gate['mode']} of classes to which {_name_network(summary, 'phase1')} gives "
+        f"{gate['threshold']:g} or less become 0"
+    )
+    if stride := gate.get("stride"):
+        text += f"; it classifies windows every {stride} pixels, between which tiles interpolate"
+    return text
+
+
+def _describe_least_tissue(share: float) -> dict[str, str]:
+    """Describes which tiles are left out; nothing if none are."""
+    return {"Tiles left out": f"of which less than {share:.0%} is tissue"} if share else {}
 
 
 def _describe_views(tta: str) -> dict[str, str]:

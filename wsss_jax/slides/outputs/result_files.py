@@ -17,6 +17,7 @@ from wsss_jax.files import atomic_path, measure_size
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.colors import make_legend
 from wsss_jax.report.legend import Legend
+from wsss_jax.slides import settings
 from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.mapping import provenance
 from wsss_jax.slides.mapping.networks import Networks
@@ -227,7 +228,7 @@ def summarize_slide(
         "runs": {"phase1": config.phase1, "phase2": config.phase2},
         "warnings": [
             *slide.warnings,
-            *filter(None, [view.warning, tissue_note]),
+            *filter(None, [view.warning, tissue_note, settings.describe_preview(config)]),
             *provenance.list_warnings(networks.origins, config.mpp),
             *_check_polygons(folder, shares),
         ],
