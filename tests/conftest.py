@@ -1,5 +1,7 @@
 """What several test modules share: tiny data sets and configurations that train in seconds."""
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -17,8 +19,17 @@ COUNTS = {"train": 12, "val": 5, "test": 5}
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that train the same network compile it once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    """A program is compiled once for all tests: those of the other worker, and of processes."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folder is one of several in the folder of all
+        root = root.parent
+    settings = {
+        "jax_compilation_cache_dir": str(root / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,  # most programs are small
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -108,9 +119,33 @@ def runs_dir(tissue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
+# Groups that take longest, first: begun at the end, one worker would wait for the other.
+LONGEST = (
+    "runs",
+    "test_resilience",
+    "test_benchmarks",
+    "test_cam",
+    "test_clusters",
+    "test_augmentation",
+    "test_adjustment",
+    "test_preview",
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shares the tests out by module, and keeps those that need the trained runs together."""
-    for item in items:
-        group = "runs" if "runs_dir" in item.fixturenames else item.module.__name__
+    """Shares the tests out by module, and keeps those that need the trained runs together.
+
+    With several workers the longest groups begin first, then those with the most tests.
+    """
+    groups = ["runs" if "runs_dir" in item.fixturenames else item.module.__name__ for item in items]
+    for item, group in zip(items, groups):
         item.add_marker(pytest.mark.xdist_group(group))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    tests = Counter(groups)
+    order = {
+        group: (0, LONGEST.index(group)) if group in LONGEST else (1, -count)
+        for group, count in tests.items()
+    }
+    items[:] = [item for item, _ in sorted(zip(items, groups), key=lambda pair: order[pair[1]])]
