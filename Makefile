@@ -19,8 +19,7 @@ test: lint  ## the checks and tests before every commit (ten minutes on two core
 	$(PYTEST) -m "not long"
 
 test-long: $(VENV)/.test ray  ## only the long tests: kills at length, full width, processes, Ray
-	$(PYTEST) -m long
-	KILLS=$${KILLS:-30} $(BIN)/python -m pytest tests/test_resilience.py -m "not long"
+	KILLS=$${KILLS:-30} $(PYTEST) -m "long or kills"
 
 test-all: test test-long  ## all tests
 
