@@ -2,11 +2,15 @@
 
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
+from flax import linen as nn
 
 from configs import base, base_histosegnet, base_sccam
 from data import synthetic
@@ -93,6 +97,21 @@ def tiny_sccam(root: Path | str, number: int = 0):
     return config
 
 
+def draw_variables(network: nn.Module, images: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Draws variables like `network.init`, whose program takes seconds to compile."""
+    init = partial(network.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), images)
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key == "kernel":
+            inputs = leaf.size // leaf.shape[-1]
+            return (rng.standard_normal(leaf.shape) * (2 / inputs) ** 0.5).astype(leaf.dtype)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 @pytest.fixture(scope="session")
 def runs_dir(tissue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdirs of the four jobs, run in a row; phase 2 reads the ArrayRecord store."""
@@ -119,7 +138,8 @@ def runs_dir(tissue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-# Groups that take longest, first: begun at the end, one worker would wait for the other.
+# Groups that train, compile or wait, about the longest first: begun at the end, one worker would
+# wait for the other. What is not named has short tests only.
 LONGEST = (
     "runs",
     "test_resilience",
@@ -127,8 +147,32 @@ LONGEST = (
     "test_cam",
     "test_clusters",
     "test_augmentation",
+    "test_main",
+    "test_training",
+    "test_histosegnet",
+    "test_noisy_mask_losses",
     "test_adjustment",
     "test_preview",
+    "test_crf",
+    "test_divergence",
+    "test_repeat",
+    "test_parallel",
+    "test_sccam_training",
+    "test_interruptions",
+    "test_viewer_pages",
+    "test_resnet38",
+    "test_deeplab",
+    "test_convolution",
+    "test_sccam",
+    "test_torch_networks",
+    "test_histosegnet_torch",
+    "test_sccam_torch",
+    "test_golden",
+    "test_phase1",
+    "test_earlier_runs",
+    "test_measurement",
+    "test_further_patches",
+    "test_inputs",
 )
 
 
