@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3 || command -v python3.11)
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo help install test test-long test-all lint style types torch ray lock clean
 
@@ -19,8 +19,7 @@ test: lint  ## the checks and tests before every commit (ten minutes on two core
 	$(PYTEST) -m "not long"
 
 test-long: $(VENV)/.test ray  ## only the long tests: kills at length, full width, processes, Ray
-	$(PYTEST) -m long
-	KILLS=$${KILLS:-30} $(BIN)/python -m pytest tests/test_resilience.py -m "not long"
+	KILLS=$${KILLS:-30} $(PYTEST) -m "long or kills"
 
 test-all: test test-long  ## all tests
 

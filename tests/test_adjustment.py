@@ -1,7 +1,9 @@
 """The maps of HistoSegNet against loops over pixels."""
 
+from functools import partial
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +16,14 @@ from wsss_jax.methods.prediction import Prediction
 
 CASES = [(0, 2, 4, (12, 15)), (1, 3, 3, (21, 9)), (2, 1, 1, (8, 8)), (3, 2, 6, (5, 30))]
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+# As the jobs do: one operation at a time, compiling takes many times as long.
+_make_background = jax.jit(adjustment.make_background, static_argnums=2)
+_refine = jax.jit(refine, static_argnums=2)
+
+
+def _label_activations(config, prediction, image):
+    label = partial(histosegnet.label_activations, config)
+    return np.asarray(jax.jit(label)(prediction, jnp.asarray(image)))
 
 
 def _mirror(index, side):
@@ -73,7 +83,7 @@ def test_background(case, sigma):
     _, image, maps = case
     for exceptions in ((), (0,), (maps.shape[1] - 1, 0)):
         rule = Background(0.75, 4.0, 240.0, sigma, exceptions)
-        found = adjustment.make_background(jnp.asarray(image), maps / 4, rule)
+        found = _make_background(jnp.asarray(image), maps / 4, rule)
         expected = [_background(*each, rule) for each in zip(image, maps / 4)]
         np.testing.assert_allclose(found[:, 0], expected, **CLOSE)
 
@@ -81,17 +91,17 @@ def test_background(case, sigma):
 def test_bright_tissue_is_background_unless_it_is_an_exception():
     image = jnp.full((1, 9, 9, 3), 255, jnp.uint8)
     maps = jnp.zeros((1, 2, 9, 9)).at[:, 1].set(0.5)
-    white = adjustment.make_background(image, maps, Background())
+    white = _make_background(image, maps, Background())
     np.testing.assert_allclose(white, 0.75, rtol=1e-6)
-    white = adjustment.make_background(image, maps, Background(exceptions=(1,)))
+    white = _make_background(image, maps, Background(exceptions=(1,)))
     np.testing.assert_allclose(white, 0.25, rtol=1e-6)
-    dark = adjustment.make_background(image // 2, maps, Background())
+    dark = _make_background(image // 2, maps, Background())
     np.testing.assert_allclose(dark, 0, atol=1e-6)
 
 
 def test_subtraction(case):
     _, _, maps = case
-    found = adjustment.subtract_classes(jnp.asarray(maps))
+    found = jax.jit(adjustment.subtract_classes)(jnp.asarray(maps))
     np.testing.assert_allclose(found, [_subtract(each) for each in maps], **CLOSE)
 
 
@@ -150,7 +160,7 @@ def test_label_maps_without_crf(case):
     config = _configure(case)
     config.crf.iterations = 0
     presence, activations, image, given = _predict(case)
-    found = np.asarray(histosegnet.label_activations(config, given, jnp.asarray(image)))
+    found = _label_activations(config, given, image)
     assert found.dtype == np.uint8
     for index in range(len(image)):
         adjusted, _, strongest = _find_expected(
@@ -169,7 +179,7 @@ def test_label_maps_with_crf(case, white):
     if not white:
         config.background.weight = 0.0
     presence, activations, image, given = _predict(case)
-    found = np.asarray(histosegnet.label_activations(config, given, jnp.asarray(image)))
+    found = _label_activations(config, given, image)
     for index in range(len(image)):
         adjusted, possible, strongest = _find_expected(
             config, presence[index], activations[index], image[index]
@@ -178,7 +188,7 @@ def test_label_maps_with_crf(case, white):
         unary = -np.log(np.clip(adjusted, 1e-5, 1))
         unary[~possible] = np.inf
         unary = np.moveaxis(unary, 0, -1)[None].astype(np.float32)
-        winner = np.asarray(refine(unary, image[index : index + 1], DenseCrf.of(config.crf)))
+        winner = np.asarray(_refine(unary, image[index : index + 1], DenseCrf.of(config.crf)))
         winner = winner[0].argmax(axis=-1)
         expected = np.where(winner < len(presence[index]), winner, strongest)
         assert (found[index] != expected).mean() < 0.01  # rounding, where two are equally likely

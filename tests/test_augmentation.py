@@ -30,37 +30,46 @@ def _augment_config(**fields):
     return config
 
 
+# In one program, as in training: one operation at a time, compiling takes many times as long.
+_resample = jax.jit(resample, static_argnums=4)
+
+
+@partial(jax.jit, static_argnums=3)
+def _augment_only(key, image, masks, config, position):
+    return examples.augment(key, image, masks, config, position)
+
+
 def test_flips_apply_to_masks():
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.integers(0, 256, (4, 8, 8, 3), np.uint8))
-    masks = jnp.asarray(np.stack([image[..., 0], image[..., 1]], axis=1))
+    image = rng.integers(0, 256, (4, 8, 8, 3), np.uint8)
+    masks = np.stack([image[..., 0], image[..., 1]], axis=1)
     key = jax.random.key(0)
-    both = _augment_config(flip_horizontal=1.0)
-    flipped, mask = examples.augment(key, image, masks, both, jnp.arange(4))
+    both = config_lib.freeze(_augment_config(flip_horizontal=1.0))
+    flipped, mask = _augment_only(key, image, masks, both, np.arange(4))
     np.testing.assert_array_equal(flipped, image[:, :, ::-1])
     np.testing.assert_array_equal(mask, masks[..., ::-1])
-    both = _augment_config(flip_vertical=1.0)
-    flipped, mask = examples.augment(key, image, masks, both, jnp.arange(4))
+    both = config_lib.freeze(_augment_config(flip_vertical=1.0))
+    flipped, mask = _augment_only(key, image, masks, both, np.arange(4))
     np.testing.assert_array_equal(flipped, image[:, ::-1])
     np.testing.assert_array_equal(mask, masks[:, :, ::-1])
 
 
 def test_flip_probability_and_independence_of_devices():
-    image = jnp.broadcast_to(jnp.arange(8, dtype=jnp.uint8)[:, None], (400, 8, 8, 3))
-    image = image.at[:, :, 0].set(99)
+    image = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None], (400, 8, 8, 3)).copy()
+    image[:, :, 0] = 99
     key, config = jax.random.key(1), _augment_config(flip_horizontal=0.5, blur=0.5)
-    position = jnp.arange(400)
-    whole, _ = examples.augment(key, image, None, config, position)
+    config, position = config_lib.freeze(config), np.arange(400)
+    whole = np.asarray(_augment_only(key, image, None, config, position)[0])
     share = float((whole[:, 0, -1, 0] > whole[:, 0, 0, 0]).mean())
     assert 0.4 < share < 0.6
-    part, _ = examples.augment(key, image[200:], None, config, position[200:])
+    part, _ = _augment_only(key, image[200:], None, config, position[200:])
     np.testing.assert_array_equal(part, whole[200:])
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 0.95])
 def test_blur_equals_that_of_pillow(sigma):
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    ours = np.asarray(gaussian_blur(jnp.asarray(image), sigma), int)
+    ours = np.asarray(jax.jit(gaussian_blur)(image, sigma), int)
     pillows = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), int)
     # Pillow rounds after each of its six passes.
     assert np.abs(ours - pillows).max() <= 3 and np.abs(ours - pillows).mean() < 1.1
@@ -83,15 +92,16 @@ def test_colors_equal_those_of_torchvision(name, recorded):
 
 def test_color_jitter_is_the_four_steps_in_a_row(recorded):
     image = jnp.asarray(golden.make_image(), jnp.float32) / 255
-    np.testing.assert_allclose(color.jitter_color(image, 1, 1, 1, 0), image, atol=1e-6)
-    only = color.jitter_color(image, golden.FACTORS[1], 1, 1, golden.TURNS[0])
-    expected = color.adjust_hue(recorded["brightness"][1], golden.TURNS[0])
+    jitter = jax.jit(color.jitter_color)
+    np.testing.assert_allclose(jitter(image, 1, 1, 1, 0), image, atol=1e-6)
+    only = jitter(image, golden.FACTORS[1], 1, 1, golden.TURNS[0])
+    expected = jax.jit(color.adjust_hue)(recorded["brightness"][1], golden.TURNS[0])
     np.testing.assert_allclose(only, expected, atol=1e-5)
 
 
 def test_stains_equal_those_of_scikit_image(recorded):
     image = recorded["before_stain"]
-    changed = jitter_stains(
+    changed = jax.jit(jitter_stains)(
         image, np.float32(golden.STAIN_FACTORS), np.float32(golden.STAIN_OFFSETS)
     )
     np.testing.assert_allclose(changed, recorded["stain"], atol=3e-6)
@@ -101,7 +111,7 @@ def test_stains_equal_those_of_scikit_image(recorded):
 def test_stains_that_do_not_change_give_the_image_back():
     """Also black, white and colors that no stain gives."""
     image = np.float32(golden.make_image()) / 255
-    unchanged = jitter_stains(image, np.ones(3, np.float32), np.zeros(3, np.float32))
+    unchanged = jax.jit(jitter_stains)(image, np.ones(3, np.float32), np.zeros(3, np.float32))
     np.testing.assert_allclose(unchanged, image, atol=3e-6)
 
 
@@ -111,7 +121,7 @@ def test_resampling_equals_that_of_scipy(degrees, scale):
     image = rng.integers(0, 256, (21, 30, 3), np.uint8)
     masks = rng.integers(0, 4, (2, 21, 30), np.uint8)
     angle = np.radians(degrees)
-    ours, our_masks = jax.jit(resample, static_argnums=4)(image, masks, angle, scale, EXCLUDED)
+    ours, our_masks = _resample(image, masks, angle, scale, EXCLUDED)
     # Rows down: a turn that is seen as counterclockwise.
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     matrix, middle = np.array([[cos, sin], [-sin, cos]]), np.array([10.0, 14.5])
@@ -135,7 +145,7 @@ def test_a_quarter_turn_and_no_turn_are_exact():
     image = rng.integers(0, 256, (16, 16, 3), np.uint8)
     masks = rng.integers(0, 4, (1, 16, 16), np.uint8)
     for turns in (0, 1, 3):
-        moved, moved_masks = resample(image, masks, turns * np.pi / 2, 1.0, EXCLUDED)
+        moved, moved_masks = _resample(image, masks, turns * np.pi / 2, 1.0, EXCLUDED)
         np.testing.assert_array_equal(moved, np.rot90(image, turns))
         np.testing.assert_array_equal(moved_masks, np.rot90(masks, turns, (1, 2)))
 

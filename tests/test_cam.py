@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import draw_variables
 from wsss_jax import config_rules
 from wsss_jax.cam import average_scales, class_activation_maps, grad_cam
 from wsss_jax.errors import InputError
@@ -21,10 +22,7 @@ LAYERS = ("b4_3", "b4_5", "b5_2", "bn7")
 def small():
     images = np.random.default_rng(0).uniform(0, 1, (3, 48, 40, 3)).astype(np.float32)
     model = ResNet38(num_classes=5, width=1 / 16)
-    # The default generator would take several times as long to compile.
-    key = jax.random.key(0, impl="rbg")
-    init = jax.jit(model.init, static_argnames="train")
-    return model, init(key, images, train=False), images
+    return model, draw_variables(model, images), images
 
 
 def _compiled_grad_cam(model, layers):
@@ -76,11 +74,12 @@ def _shrink_like_grad_cam(sizes, image):
 def test_scales_count_alike_whatever_their_size():
     sizes = []
     gray = jnp.full((2, 32, 40, 3), 100, jnp.uint8)
-    maps = average_scales(partial(_shrink_like_grad_cam, sizes), gray, (0.5, 1.0, 1.3, 0.1))
+    average = jax.jit(average_scales, static_argnums=(0, 2))  # which compiles one program
+    maps = average(partial(_shrink_like_grad_cam, sizes), gray, (0.5, 1.0, 1.3, 0.1))
     assert sizes == [(16, 16), (32, 40), (40, 48), (8, 8)]  # multiples of 8 pixels
     assert maps["layer"].shape == (2, 1, 32, 40)
     np.testing.assert_allclose(maps["layer"], 100, rtol=1e-5)
-    once = average_scales(partial(_shrink_like_grad_cam, sizes), gray, (1.0,))
+    once = average(partial(_shrink_like_grad_cam, sizes), gray, (1.0,))
     np.testing.assert_allclose(once["layer"], np.full((2, 1, 4, 5), 100 / 20))
 
 
@@ -92,7 +91,8 @@ def test_the_mean_of_two_scales_by_pillow():
         maps = np.asarray(_shrink_like_grad_cam([], jnp.asarray(pixels))["layer"][0, 0])
         maps = Image.fromarray(maps * maps.size)  # of floats
         expected += np.asarray(maps.resize((32, 32), Image.Resampling.BILINEAR)) / 2
-    maps = average_scales(partial(_shrink_like_grad_cam, []), jnp.asarray(image), (1.0, 0.5))
+    average = jax.jit(average_scales, static_argnums=(0, 2))
+    maps = average(partial(_shrink_like_grad_cam, []), image, (1.0, 0.5))
     np.testing.assert_allclose(maps["layer"][0, 0], expected, atol=1)  # of 255: rounded pixels
 
 

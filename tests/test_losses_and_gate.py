@@ -1,9 +1,12 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import base
+from wsss_jax import config as config_lib
 from wsss_jax.methods.gate import Gate
 from wsss_jax.methods.losses import count_pixels, layer_losses
 
@@ -16,13 +19,18 @@ def _example(classes=3, layers=2, size=6, batch=3):
     return logits, masks
 
 
+# One program, as in training: one operation at a time, compiling takes many times as long.
+@partial(jax.jit, static_argnums=0)
+def _compute(settings, logits, masks, weight):
+    pixels = count_pixels(masks, weight, logits.shape[-1], settings)
+    return layer_losses(logits, masks, weight, pixels, settings)
+
+
 def _losses(logits, masks, weight, white_logit=None):
-    masks, weight = jnp.asarray(masks), jnp.asarray(weight)
     settings = base.phase2("masks").loss
     if white_logit is not None:
         settings.white, settings.white_logit = "logit", white_logit
-    pixels = count_pixels(masks, weight, logits.shape[-1], settings)
-    return layer_losses(jnp.asarray(logits), masks, weight, pixels, settings)
+    return _compute(config_lib.freeze(settings), logits, masks, weight)
 
 
 def _cross_entropy(logits, target):
@@ -33,7 +41,7 @@ def _cross_entropy(logits, target):
 def test_excluded_pixels_and_filling_take_no_part():
     logits, masks = _example()
     weight = np.float32([1, 1, 0])
-    losses = _losses(logits, jnp.asarray(masks), jnp.asarray(weight))
+    losses = _losses(logits, masks, weight)
     for loss, mask in zip(losses, masks[:2].swapaxes(0, 1)):
         tissue = mask < 3
         expected = _cross_entropy(logits[:2], np.minimum(mask, 2))[tissue].mean()
@@ -44,14 +52,14 @@ def test_white_as_a_further_logit():
     logits, masks = _example()
     further = np.where(masks[:, -1] == 3, 100.0, 0.0)[..., None]
     wide = np.concatenate([logits, further], axis=-1)
-    losses = _losses(logits, jnp.asarray(masks), jnp.ones(3), 100.0)
+    losses = _losses(logits, masks, np.ones(3, np.float32), 100.0)
     for loss, mask in zip(losses, masks.swapaxes(0, 1)):
         assert float(loss) == pytest.approx(_cross_entropy(wide, mask).mean(), rel=1e-4)
 
 
 def test_a_mask_without_tissue_gives_no_loss():
     logits, masks = _example()
-    losses = _losses(logits, jnp.full_like(masks, 3), jnp.ones(3))
+    losses = _losses(logits, np.full_like(masks, 3), np.ones(3, np.float32))
     assert losses.tolist() == [0, 0]
 
 

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from data import synthetic
 from tests.conftest import SIZE
+from tests.forked_main import Forks
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -25,9 +28,16 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def _refusal(*arguments: str, **environment: str) -> str:
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
+def _refusal(run: Callable[..., subprocess.CompletedProcess], *arguments: str) -> str:
     """The error line of a run that must be refused."""
-    finished = _run(*arguments, **environment)
+    finished = run(*arguments)
     lines = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert finished.returncode == 2 and len(lines) == 1, finished.stderr
     assert "Traceback" not in finished.stderr
@@ -54,9 +64,9 @@ def _refusal(*arguments: str, **environment: str) -> str:
         (["--config=configs/doctor.py", "--config.tissue.min_hole=inf"], "min_hole is inf"),
     ],
 )
-def test_refusals(arguments, words, tmp_path):
+def test_refusals(arguments, words, forks, tmp_path):
     workdir = tmp_path / "run"
-    assert words in _refusal(*arguments, f"--workdir={workdir}")
+    assert words in _refusal(forks.run, *arguments, f"--workdir={workdir}")
     assert not workdir.exists()
 
 
@@ -67,8 +77,9 @@ def tissue(tmp_path):
     return root
 
 
-def _phase1(root: Path, *more: str, **environment: str) -> str:
+def _phase1(run: Callable[..., subprocess.CompletedProcess], root: Path, *more: str) -> str:
     return _refusal(
+        run,
         "--config=configs/luad_phase1.py",
         f"--workdir={root.parent / 'run'}",
         f"--config.data.root={root}",
@@ -76,42 +87,42 @@ def _phase1(root: Path, *more: str, **environment: str) -> str:
         f"--config.data.patch_size={SIZE}",
         "--config.batch_size=4",
         *more,
-        **environment,
     )
 
 
-def test_bad_files_are_named(tissue):
+def test_bad_files_are_named(tissue, forks):
     """Each kind of bad file, put in after the one before was mended."""
     patch = sorted((tissue / "train").iterdir())[0]
     good = patch.read_bytes()
 
     unlabelled = patch.with_name("unlabelled.png")
     unlabelled.write_bytes(good)
-    assert "unlabelled.png: no label" in _phase1(tissue)
+    assert "unlabelled.png: no label" in _phase1(forks.run, tissue)
     unlabelled.rename(patch.with_name("short-[1 0].png"))
-    assert "label has 2 values" in _phase1(tissue)
+    assert "label has 2 values" in _phase1(forks.run, tissue)
     patch.with_name("short-[1 0].png").unlink()
 
     patch.write_bytes(good[: len(good) // 2])
-    assert f"{patch.name}: damaged, or not a" in _phase1(tissue)
+    assert f"{patch.name}: damaged, or not a" in _phase1(forks.run, tissue)
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(patch)
-    assert f"30x20 pixels, expected {SIZE}x{SIZE}" in _phase1(tissue)
+    assert f"30x20 pixels, expected {SIZE}x{SIZE}" in _phase1(forks.run, tissue)
     patch.write_bytes(good)
 
     mask = sorted((tissue / "val" / "mask").iterdir())[0]
     Image.fromarray(np.full((SIZE, SIZE), 9, np.uint8)).save(mask)
-    assert f"{mask.name}: mask value 9 is outside 0..4" in _phase1(tissue)
+    assert f"{mask.name}: mask value 9 is outside 0..4" in _phase1(forks.run, tissue)
     assert not (tissue.parent / "run").exists()
 
 
 def test_a_batch_that_the_devices_cannot_share(tissue):
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    assert "config.batch_size is 4, which 8 devices" in _phase1(tissue, **environment)
+    run = partial(_run, **environment)
+    assert "config.batch_size is 4, which 8 devices" in _phase1(run, tissue)
     assert not (tissue.parent / "run").exists()
 
 
 def test_a_folder_that_cannot_be_made():
-    words = _refusal("--config=configs/demo.py", "--workdir=/dev/null/run")
+    words = _refusal(_run, "--config=configs/demo.py", "--workdir=/dev/null/run")
     assert words == "error: /dev/null is a file, not a folder: choose another folder"
 
 
@@ -195,8 +206,8 @@ def test_programs_kept_from_an_earlier_run_load_in_silence(tmp_path, monkeypatch
     assert again.returncode == 0 and again.stderr == ""
 
 
-def test_frozen_without_weights(tissue):
-    assert "config.init is empty" in _phase1(tissue, "--config.model.batch_norm=frozen")
+def test_frozen_without_weights(tissue, forks):
+    assert "config.init is empty" in _phase1(forks.run, tissue, "--config.model.batch_norm=frozen")
 
 
 def test_a_run_that_was_terminated_exits_with_75(tissue):

@@ -1,6 +1,7 @@
 """The losses of phase 2 for masks with errors in them: Dice, symmetric cross entropy."""
 
 import json
+from functools import partial
 from math import log
 
 import jax
@@ -42,12 +43,17 @@ def _example():
     return logits, masks, np.array([1, 1, 1, 1, 0.0])
 
 
-def _compute(settings, logits, masks, weight, pixels=None):
-    masks, weight = jnp.asarray(masks), jnp.asarray(weight, jnp.float32)
+# One program, as in training: one operation at a time, compiling takes many times as long.
+@partial(jax.jit, static_argnums=0)
+def _compute_frozen(settings, logits, masks, weight, pixels):
+    weight = jnp.asarray(weight, jnp.float32)
     if pixels is None:
         pixels = losses.count_pixels(masks, weight, CLASSES, settings)
-    logits = jnp.asarray(logits, jnp.float32)
     return losses.layer_losses(logits, masks, weight, pixels, settings)
+
+
+def _compute(settings, logits, masks, weight, pixels=None):
+    return _compute_frozen(config_lib.freeze(settings), logits, masks, weight, pixels)
 
 
 def _reference(settings, logits, masks, weight):
@@ -98,8 +104,8 @@ def test_values_are_those_of_numpy(choice):
 def test_gradients_are_finite_differences(choice):
     settings = _settings(choice)
     logits, *rest = _example()
-    gradient = jax.grad(lambda x: _compute(settings, x, *rest).sum())(jnp.asarray(logits))
-    gradient = np.asarray(gradient)
+    differentiate = jax.jit(jax.grad(lambda x: _compute(settings, x, *rest).sum()))
+    gradient = np.asarray(differentiate(logits))
     assert np.isfinite(gradient).all() and gradient[:2].any()
     assert not gradient[4].any()  # only fills the batch
     if settings.white == "excluded":

@@ -38,6 +38,7 @@ def _shared_memory():
     return set(Path("/dev/shm").glob("psm_*"))
 
 
+@pytest.mark.kills
 def test_interrupted_runs_end_with_the_same_bits(tissue_dir, tmp_path):
     work = tmp_path / "work"
     _disturb("training", tissue_dir, work, tmp_path / "cache", str(KILLS), str(OTHERS))

@@ -1,10 +1,13 @@
 """Drawn slides to correct, and a folder of their corrections."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
 
+from configs import base_labels
 from data import synthetic, synthetic_slides
+from wsss_jax import jobs
 from wsss_jax.labels.correction_folder import Field, Origin
 from wsss_jax.labels.correction_splits import TrainingSlides
 from wsss_jax.labels.corrections import Asked, Corrections
@@ -47,3 +50,13 @@ def list_answers(corrections: Corrections, slide: SlideFile) -> list[tuple[str, 
 
 def list_pictures(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*.png")}
+
+
+def export(root: Path, **changes: object) -> dict[str, dict[str, str]]:
+    """Exports labels; the rows of labels.csv, by patch."""
+    config = base_labels.export_labels()
+    config.data.root = str(root)
+    config.update(changes)
+    jobs.run(config, root / "job")
+    with (root / "labeled" / "labels.csv").open() as file:
+        return {row["patch"]: row for row in csv.DictReader(file)}

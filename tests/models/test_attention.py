@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,9 @@ from wsss_jax.models.attention import (
     normalize_attention,
     progressive_dropout_attention,
 )
+
+# One program, as in the networks: one operation at a time, compiling takes many times as long.
+_attend = jax.jit(progressive_dropout_attention, static_argnames=("relu", "divisor", "normalize"))
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def _transcribed(features, class_weights, mu, relu, divisor):
 @pytest.mark.parametrize("divisor", [3, 4])
 @pytest.mark.parametrize("mu", [1.0, 0.65])
 def test_equals_the_transcribed_equations(case, mu, relu, divisor):
-    got = progressive_dropout_attention(*case, mu, relu=relu, divisor=divisor)
+    got = _attend(*case, mu, relu=relu, divisor=divisor)
     np.testing.assert_allclose(got, _transcribed(*case, mu, relu, divisor), atol=1e-5)
 
 
@@ -46,7 +51,7 @@ def test_peaks_are_the_maxima_of_the_maps(case):
     features, class_weights = case
     expected = [[(each @ weights).max() for weights in class_weights.T] for each in features]
     np.testing.assert_allclose(find_peaks(features, class_weights), expected, rtol=1e-5)
-    gradient = jax.grad(lambda weights: find_peaks(features, weights).sum())(class_weights)
+    gradient = jax.jit(jax.grad(lambda weights: find_peaks(features, weights).sum()))(class_weights)
     assert not gradient.any()
 
 
@@ -54,12 +59,11 @@ def test_gradient_flows_through_features_and_attention(case):
     features, class_weights = case
 
     def total(features, class_weights):
-        attended = progressive_dropout_attention(
-            features, class_weights, 0.7, relu=False, divisor=3
-        )
+        attended = _attend(features, class_weights, 0.7, relu=False, divisor=3)
         return jnp.square(attended).sum()
 
-    by_features, by_weights = jax.grad(total, argnums=(0, 1))(features, class_weights)
+    differentiate = jax.jit(jax.grad(total, argnums=(0, 1)))
+    by_features, by_weights = differentiate(features, class_weights)
     assert np.abs(by_weights).max() > 0
     # With the threshold held, f * a(f) is homogeneous of degree 2 in f, and its square of degree
     # 4 (Euler); an attention without gradient would give half.
@@ -84,7 +88,7 @@ def test_a_normalized_attention_is_that_of_the_equations_over_its_maximum(case, 
     attended = _transcribed(features, class_weights, 0.8, relu, divisor=3)
     attention = (attended / features).mean(axis=-1, keepdims=True)
     largest = np.abs(attention).max(axis=(1, 2, 3), keepdims=True)
-    got = progressive_dropout_attention(*case, 0.8, relu=relu, divisor=3, normalize=True)
+    got = _attend(*case, 0.8, relu=relu, divisor=3, normalize=True)
     np.testing.assert_allclose(got, attended / largest, rtol=1e-4, atol=1e-6)
 
 
@@ -93,9 +97,7 @@ def test_a_normalized_attention_does_not_grow_with_the_weights(case):
     features, class_weights = case
     for normalize, power in ((True, 1), (False, 2)):
         one, three = (
-            progressive_dropout_attention(
-                features, scale * class_weights, 0.8, relu=True, divisor=3, normalize=normalize
-            )
+            _attend(features, scale * class_weights, 0.8, relu=True, divisor=3, normalize=normalize)
             @ (scale * class_weights)
             for scale in (1, 3)
         )
@@ -109,9 +111,7 @@ def test_an_image_without_attention_keeps_its_features_and_its_gradient(case):
     features = np.stack([features[0], -features[1]])
 
     def attend(features, weights, normalize):
-        return progressive_dropout_attention(
-            features, weights, 1.0, relu=True, divisor=3, normalize=normalize
-        )
+        return _attend(features, weights, 1.0, relu=True, divisor=3, normalize=normalize)
 
     def total(features, weights, normalize):
         return (attend(features, weights, normalize) @ weights).sum()
@@ -119,7 +119,8 @@ def test_an_image_without_attention_keeps_its_features_and_its_gradient(case):
     np.testing.assert_array_equal(attend(features, class_weights, True)[1], features[1])
     assert not np.any(attend(features, class_weights, False)[1])
     for normalize in (True, False):
-        gradients = jax.grad(total, argnums=(0, 1))(features, class_weights, normalize)
+        differentiate = jax.jit(jax.grad(partial(total, normalize=normalize), argnums=(0, 1)))
+        gradients = differentiate(features, class_weights)
         assert all(np.isfinite(gradient).all() for gradient in gradients)
         assert np.any(gradients[0][1]) == normalize
 
@@ -138,7 +139,7 @@ def test_the_attention_comes_in_line_by_line(case):
             features, class_weights, 0.8, relu=True, divisor=3, share=share
         )
     )
-    whole = progressive_dropout_attention(*case, 0.8, relu=True, divisor=3)
+    whole = _attend(*case, 0.8, relu=True, divisor=3)
     np.testing.assert_array_equal(attend(0.0), features)
     np.testing.assert_allclose(attend(0.25), 0.75 * features + 0.25 * whole, rtol=1e-5)
     np.testing.assert_allclose(attend(1.0), whole, rtol=1e-5, atol=1e-7)

@@ -1,8 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import draw_variables
 from wsss_jax.models.deeplab import DeepLabV3Plus
 
 SMALL = {"num_classes": 3, "width": 1 / 16, "blocks": (1, 1, 1, 1)}
@@ -10,12 +13,10 @@ SMALL = {"num_classes": 3, "width": 1 / 16, "blocks": (1, 1, 1, 1)}
 
 @pytest.fixture(scope="module")
 def variables():
-    # The default generator would take several times as long to compile.
-    key = jax.random.key(0, impl="rbg")
-    init = jax.jit(DeepLabV3Plus(**SMALL).init, static_argnames="train")
-    return init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+    return draw_variables(DeepLabV3Plus(**SMALL), np.zeros((1, 32, 32, 3), np.float32))
 
 
+@functools.cache  # which compiles and traces a model once for all tests
 def _jitted(model):
     return jax.jit(model.apply, static_argnames=("train", "mutable"))
 

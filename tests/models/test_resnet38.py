@@ -1,13 +1,17 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import draw_variables
 from wsss_jax.models.resnet38 import ResNet38
 
 SMALL = {"num_classes": 3, "width": 1 / 16, "dropout_rates": (0.0, 0.0, 0.0)}
 
 
+@functools.cache  # which compiles and traces a model once for all tests
 def _jitted(model):
     return jax.jit(model.apply, static_argnames=("train", "mutable"))
 
@@ -20,10 +24,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def variables(images):
-    # The default generator would take several times as long to compile.
-    key = jax.random.key(0, impl="rbg")
-    init = jax.jit(ResNet38(**SMALL).init, static_argnames="train")
-    return init(key, images, train=False)
+    return draw_variables(ResNet38(**SMALL), images)
 
 
 def test_mu_is_traced_and_zero_means_no_attention(variables, images):

@@ -6,15 +6,21 @@ import shutil
 
 import numpy as np
 import pytest
-import tifffile
 
-from configs import compare_maps as compare_maps_config
 from configs import recount as recount_config
 from data.pictures import open_picture
 from data.synthetic import DATASET
 from tests.polygons.drawing_files import make_box, make_feature, write_geojson
 from tests.polygons.polygon_runs import EXCLUDED, STROMA, TUMOR
-from tests.slides.slide_runs import read_json, read_times, segment_by_color, write_slide
+from tests.slides.slide_runs import (
+    BY_COLOR,
+    compare_maps,
+    read_json,
+    read_labels,
+    read_times,
+    segment_by_color,
+    write_slide,
+)
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
@@ -22,8 +28,6 @@ from wsss_jax.polygons.corrected_maps import CorrectionRule, recount
 from wsss_jax.slides.mapping import parts
 from wsss_jax.slides.outputs import results
 
-BY_COLOR = {"mpp": 1.0, "tissue.min_tissue": 500.0}
-EXACT = {**BY_COLOR, "geojson.min_area": 0.0, "geojson.simplify": 0.0}
 RULE = CorrectionRule((), (), "smaller", "excluded")
 
 
@@ -36,16 +40,12 @@ def run(annotations, map_, workdir, **fields):
     jobs.run(config, workdir)
 
 
-def read_labels(folder):
-    return tifffile.imread(folder / "label_map.ome.tif", level=0)
-
-
 @pytest.fixture(scope="module")
 def maps(tmp_path_factory):
     """The workdir of the map of a slide of 640 x 512 pixels; the map has half as many each way."""
     root = tmp_path_factory.mktemp("recount")
     slide = write_slide(root / "s.svs")
-    segment_by_color(slide, root / "maps" / "s", **EXACT)
+    segment_by_color(slide, root / "maps" / "s", **BY_COLOR)
     return root / "maps"
 
 
@@ -110,9 +110,7 @@ def test_corrections_are_counted(maps, tmp_path):
 def test_what_was_corrected_is_shown_by_the_comparison(maps, tmp_path):
     path = write_geojson(tmp_path / "s.geojson", [make_feature(STROMA, [make_box(0, 0, 300, 300)])])
     run(path, maps, tmp_path / "corrected", outside="map")
-    config = compare_maps_config.get_config()
-    config.maps = str(maps), str(tmp_path / "corrected")
-    jobs.run(config, tmp_path / "difference")
+    compare_maps(maps, tmp_path / "corrected", tmp_path / "difference")
     found = read_json(tmp_path / "difference" / "comparison.json")["slides"]["s"]
     assert found["notes"] == ["The maps were made with other correction."]
     summary = read_json(tmp_path / "corrected/s/slide.json")

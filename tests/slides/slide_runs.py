@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 import pytest
+import tifffile
 
 from configs import base_slides
+from configs import compare_maps as compare_maps_config
 from data.synthetic import DATASET
 from data.synthetic_slides import draw_section, write_pyramid
 from tests.slides import short_segmentation
 from wsss_jax import config as config_lib
+from wsss_jax import jobs
 from wsss_jax.slides import tissue_map
 from wsss_jax.slides.mapping import networks
 from wsss_jax.slides.reading import catalog
@@ -64,3 +68,17 @@ def read_json(path: Path) -> dict:
 def read_times(folder: Path) -> dict[str, int]:
     """When the files of a folder were written, by name."""
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+
+
+def read_labels(folder: Path) -> np.ndarray:
+    """The label map of a slide, at full resolution."""
+    return tifffile.imread(folder / "label_map.ome.tif", series=0, level=0)
+
+
+def compare_maps(first: Path, second: Path, workdir: Path, **fields: object) -> None:
+    """Compares the maps of two workdirs."""
+    config = compare_maps_config.get_config()
+    config.maps = str(first), str(second)
+    config.update(fields)
+    config_lib.validate(config)
+    jobs.run(config, workdir)

@@ -7,13 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import sklearn.metrics
-import tifffile
 
-from configs import compare_maps as compare_maps_config
 from data.pictures import open_picture
-from tests.slides.slide_runs import read_json, segment_by_color, write_slide
-from wsss_jax import config as config_lib
-from wsss_jax import jobs
+from tests.slides.slide_runs import (
+    BY_COLOR,
+    compare_maps,
+    read_json,
+    read_labels,
+    segment_by_color,
+    write_slide,
+)
 from wsss_jax.errors import InputError
 from wsss_jax.report.legend import Legend
 from wsss_jax.slides.frame import MapFrame
@@ -25,20 +28,7 @@ from wsss_jax.slides.map_agreement import (
 )
 from wsss_jax.slides.outputs.label_maps import LabelMap
 
-BY_COLOR = {"mpp": 1.0, "tissue.min_tissue": 500.0}
 WHITE = (255, 255, 255)
-
-
-def run(first, second, workdir, **fields):
-    config = compare_maps_config.get_config()
-    config.maps = str(first), str(second)
-    config.update(fields)
-    config_lib.validate(config)
-    jobs.run(config, workdir)
-
-
-def read_labels(folder):
-    return tifffile.imread(folder / "label_map.ome.tif", level=0)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +43,7 @@ def maps(tmp_path_factory):
 
 
 def test_the_counts_are_those_of_the_pixels(maps, tmp_path, capsys):
-    run(maps / "a", maps / "b", tmp_path / "difference")
+    compare_maps(maps / "a", maps / "b", tmp_path / "difference")
     first, second = (read_labels(maps / name / "s") for name in "ab")
     found = read_json(tmp_path / "difference" / "comparison.json")["slides"]["s"]
     expected = sklearn.metrics.confusion_matrix(first.ravel(), second.ravel(), labels=range(5))
@@ -83,7 +73,7 @@ def test_the_counts_are_those_of_the_pixels(maps, tmp_path, capsys):
 
 
 def test_the_picture_shows_what_differs(maps, tmp_path):
-    run(maps / "a", maps / "b", tmp_path / "difference")
+    compare_maps(maps / "a", maps / "b", tmp_path / "difference")
     with open_picture(tmp_path / "difference" / "s" / "difference.png", ("PNG",)) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     first, second = (read_labels(maps / name / "s") for name in "ab")
@@ -105,15 +95,15 @@ def test_the_picture_shows_what_differs(maps, tmp_path):
 
 
 def test_a_map_is_itself_in_full_agreement(maps, tmp_path):
-    run(maps / "a" / "s", maps / "a" / "s", tmp_path / "difference", palette="colorblind")
+    compare_maps(maps / "a" / "s", maps / "a" / "s", tmp_path / "difference", palette="colorblind")
     found = read_json(tmp_path / "difference" / "comparison.json")["slides"]["s"]
     assert (found["share_equal"], found["kappa"], found["notes"]) == (1.0, 1.0, [])
     assert "100.0 %" in (tmp_path / "difference" / "index.html").read_text()
 
 
 def test_other_resolutions_by_the_nearest_neighbor(maps, tmp_path):
-    run(maps / "a", maps / "fine", tmp_path / "down")
-    run(maps / "fine", maps / "a", tmp_path / "up")
+    compare_maps(maps / "a", maps / "fine", tmp_path / "down")
+    compare_maps(maps / "fine", maps / "a", tmp_path / "up")
     coarse, fine = read_labels(maps / "a" / "s"), read_labels(maps / "fine" / "s")
     assert fine.shape == (512, 640) and coarse.shape == (256, 320)
     down = read_json(tmp_path / "down" / "comparison.json")["slides"]["s"]
@@ -202,7 +192,7 @@ def test_several_slides_and_those_that_cannot_be_compared(maps, tmp_path, capsys
     whole = (tmp_path / "b/damaged/label_map.ome.tif").read_bytes()
     (tmp_path / "b/damaged/label_map.ome.tif").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"^2 slides not compared, listed in .*index\.html: "):
-        run(tmp_path / "a", tmp_path / "b", tmp_path / "difference")
+        compare_maps(tmp_path / "a", tmp_path / "b", tmp_path / "difference")
     document = read_json(tmp_path / "difference" / "comparison.json")
     assert document["slides"].keys() == {"s", "<i>t"}
     assert document["failed"].keys() == {"changed", "damaged"}
@@ -219,7 +209,7 @@ def test_several_slides_and_those_that_cannot_be_compared(maps, tmp_path, capsys
     shutil.rmtree(tmp_path / "a" / "<i>t")
     shutil.rmtree(tmp_path / "a" / "changed")
     shutil.rmtree(tmp_path / "a" / "damaged")
-    run(tmp_path / "a", tmp_path / "b", tmp_path / "difference")
+    compare_maps(tmp_path / "a", tmp_path / "b", tmp_path / "difference")
     assert sorted(path.name for path in (tmp_path / "difference").iterdir()) == [
         *("agreement.csv", "comparison.json", "config.json", "index.html", "pairs.csv", "s"),
     ]
@@ -228,7 +218,7 @@ def test_several_slides_and_those_that_cannot_be_compared(maps, tmp_path, capsys
 
 def test_a_slide_is_found_under_another_name(maps, tmp_path):
     shutil.copytree(maps / "b" / "s", tmp_path / "b" / "renamed")
-    run(maps / "a", tmp_path / "b", tmp_path / "difference")
+    compare_maps(maps / "a", tmp_path / "b", tmp_path / "difference")
     assert list(read_json(tmp_path / "difference" / "comparison.json")["slides"]) == ["s"]
 
 
@@ -236,12 +226,12 @@ def test_workdirs_that_have_nothing_to_compare(maps, tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "missing", maps / "s.svs"):
         with pytest.raises(InputError, match=r"has no finished map of a slide: name a workdir"):
-            run(maps / "a", path, tmp_path / "difference")
+            compare_maps(maps / "a", path, tmp_path / "difference")
     shutil.copytree(maps / "b", tmp_path / "b")
     (tmp_path / "b" / "s").rename(tmp_path / "b" / "t")
     change_summary(tmp_path / "b/t", lambda summary: summary["settings"]["map"].pop("slide"))
     with pytest.raises(InputError, match=r"have no slide in common \(s; t\): name workdirs"):
-        run(maps / "a", tmp_path / "b", tmp_path / "difference")
+        compare_maps(maps / "a", tmp_path / "b", tmp_path / "difference")
     assert not (tmp_path / "difference").exists()
 
 
@@ -251,7 +241,7 @@ def test_maps_of_other_classes(maps, tmp_path):
     change_summary(
         tmp_path / "b/s", lambda summary: summary["settings"]["output"].update(classes=names)
     )
-    run(maps / "a", tmp_path / "b", tmp_path / "difference")
+    compare_maps(maps / "a", tmp_path / "b", tmp_path / "difference")
     found = read_json(tmp_path / "difference" / "comparison.json")["slides"]["s"]
     assert "Classes of one map only: necrosis, lymphocytes, x, y." in found["notes"]
     first, second = read_labels(maps / "a/s"), read_labels(maps / "b/s")
@@ -261,4 +251,4 @@ def test_maps_of_other_classes(maps, tmp_path):
         tmp_path / "b/s", lambda summary: summary["settings"]["output"].update(classes=list("wxyz"))
     )
     with pytest.raises(InputError, match=r"1 slide not compared, .*: s: the maps have no class in"):
-        run(maps / "a", tmp_path / "b", tmp_path / "difference")
+        compare_maps(maps / "a", tmp_path / "b", tmp_path / "difference")

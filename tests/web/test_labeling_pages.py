@@ -6,96 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
-from configs import base_labels
-from data import patch_files, synthetic
-from wsss_jax import config as config_lib
-from wsss_jax.labels import project
-from wsss_jax.labels.desk import Desk
-from wsss_jax.labels.store import ANNOTATOR, CHIEF
+from data import patch_files
+from tests.web.labeling_in_process import CLASSES, NASTY, PEOPLE, Server, make_event
 from wsss_jax.web import security
-from wsss_jax.web.chief import Chief
-from wsss_jax.web.labeling import Labeling, Pages
-from wsss_jax.web.pages import make_app
-from wsss_jax.web.surroundings import Surroundings
-
-NASTY = '<img src=x onerror="alert(1)">'
-CLASSES = ("tumor", "stroma", NASTY)
-ORIGIN = "http://127.0.0.1:8765"
-PEOPLE = ("Ann", f"Bob {NASTY}")
-
-
-class Server:
-    """A labeling of six patches by two people and a chief."""
-
-    def __init__(self, root, **changes):
-        self.config = base_labels.label()
-        self.config.data.root, self.config.classes = str(root), CLASSES
-        self.config.people = PEOPLE
-        self.config.update(changes)
-        config_lib.validate(self.config)
-        self.found = project.load_project(self.config)
-        self._opened = project.open_to_write(self.found)
-        self.store = self._opened.__enter__()
-        self.store.add_patches(list(self.found.patches))
-        self.store.add_people(self.config.people, ANNOTATOR)
-        self.store.add_people([self.config.chief], CHIEF)
-        config = self.config
-        settings = project.Settings(config.people, config.overlap, config.seed, 1.0, config.rule)
-        self.desk: Desk = project.make_desk(self.found, self.store, settings, config.leave_out)
-        hosts = frozenset(security.list_hosts("127.0.0.1"))
-        pages = Pages(hosts, "label_8765", 30, config.chief)
-        labeling = Labeling(self.desk, self.found.patches, Surroundings({}), pages)
-        chief = Chief(
-            labeling,
-            self.config.rule,
-            lambda: project.export(self.found, self.desk, config.rule),
-            str(self.found.out),
-        )
-        self.app = make_app([*labeling.list_routes(), *chief.list_routes()], hosts)
-        self.tokens = {person.name: person.token for person in self.store.list_people()}
-
-    def close(self):
-        self._opened.__exit__(None, None, None)
-
-    def visit(self, name=None):
-        """Opens a browser of a person, at the page that is theirs."""
-        client = TestClient(self.app, base_url=ORIGIN, headers={"origin": ORIGIN})
-        if name is not None:
-            answer = client.get(f"/enter/{self.tokens[name]}")
-            assert answer.status_code == 200, answer.text
-        return client
-
-    def get_number(self, name):
-        return next(n for n, person in self.desk.people.items() if person.name == name)
-
-    def count_events(self):
-        return len(list(self.store.list_events()))
-
-
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "mine"
-    rng = np.random.default_rng(0)
-    for number in range(6):
-        image, _ = synthetic.draw_patch(rng, 32)
-        name = f"p{number} <b>&.png" if number == 0 else f"p{number}.png"
-        (folder / "patches").mkdir(parents=True, exist_ok=True)
-        patch_files.write_image(folder / "patches" / name, image)
-    return folder
-
-
-@pytest.fixture
-def server(root):
-    server = Server(root)
-    yield server
-    server.close()
-
-
-def make_event(key, kind, patch, value="", looked=0, person=0):
-    fields = {"key": key, "kind": kind, "patch": patch, "value": value, "looked": looked}
-    return {"person": person, **fields}  # 0 = whoever sends it
 
 
 def test_answers_are_stored_and_followed_by_the_next_patch(server):
@@ -136,15 +50,6 @@ def test_a_stranger_sees_nothing(server):
         assert stranger.post(path, json=make_event("k", "undo", 0)).status_code == 401, path
     assert stranger.get("/enter/wrong").status_code == 401
     assert stranger.get("/", headers={"cookie": b"label_8765=\xe9"}).status_code == 401
-    assert not server.count_events() and not server.found.out.exists()
-
-
-def test_annotators_do_not_reach_the_chief(server):
-    ann = server.visit("Ann")
-    for path in ("/chief", "/chief/patches"):
-        assert ann.get(path).status_code == 403
-    for path in ("/chief/settle", "/chief/export"):
-        assert ann.post(path, data={"answer": "drop", "patch": "1", "key": "k"}).status_code == 403
     assert not server.count_events() and not server.found.out.exists()
 
 
@@ -289,61 +194,6 @@ def test_nothing_is_written_but_labels_and_exports(server, root):
     assert all(path.is_relative_to(root / "labeled") for path in new)
 
 
-def test_the_chief_settles_what_others_disagree_on(server):
-    ann, bob, chief = server.visit("Ann"), server.visit(PEOPLE[1]), server.visit("chief")
-    patches = sorted(server.desk.names)
-    for client, labels in ((ann, ("100", "100", "?")), (bob, ("100", "010", "010"))):
-        for patch, label in zip(patches, labels):
-            event = make_event(str(patch), "done", patch, label)  # keys are each person's own
-            assert client.post("/event", json=event).status_code == 200
-
-    def list_shown(how, name=""):
-        text = chief.get("/chief/patches", params={"how": how, "class": name}).text
-        return [int(number) for number in re.findall(r'id="patch-(\d+)"', text)]
-
-    assert list_shown("unanimous") == patches[:1]
-    assert sorted(list_shown("disagreement")) == patches[1:3]
-    assert list_shown("disagreement", "tumor") == patches[1:2]
-    assert sorted(list_shown("waiting")) == patches[3:]
-    form = {"key": "1", "patch": str(patches[1]), "answer": "settle", "class": ["0", "1"]}
-    assert chief.post("/chief/settle", data=form, follow_redirects=False).status_code == 303
-    form = {"key": "2", "patch": str(patches[2]), "answer": "drop"}
-    chief.post("/chief/settle", data=form)
-    assert list_shown("settled") == patches[1:2] and list_shown("cannot tell") == patches[2:3]
-    assert "Exported to" in chief.post("/chief/export").text
-    assert "Exported to" not in chief.get("/chief").text
-    names = sorted(path.name for path in (server.found.out / "train").iterdir())
-    stems = [server.desk.names[patch].split("/")[1][:-4] for patch in patches[:2]]
-    assert names == sorted([f"{stems[0]}-[1 0 0].png", f"{stems[1]}-[1 1 0].png"])
-    for key in ("3", "4"):
-        chief.post("/chief/settle", data={"key": key, "patch": "0", "answer": "undo"})
-    assert sorted(list_shown("disagreement")) == patches[1:3]
-    for form in ({"patch": "x"}, {"patch": "1", "answer": "99", "key": "k"}, {}):
-        assert chief.post("/chief/settle", data=form).status_code in (400, 404)
-    for query in ({"how": "x"}, {"class": "x"}, {"page": "-1"}, {"page": "9" * 5000}):
-        assert chief.get("/chief/patches", params=query).status_code in (400, 404)
-
-
-def test_an_export_follows_the_labels_and_touches_nothing_else(server):
-    ann, bob, chief = server.visit("Ann"), server.visit(PEOPLE[1]), server.visit("chief")
-    patch = min(server.desk.names)
-    for client in (ann, bob):
-        client.post("/event", json=make_event(f"{client}", "done", patch, "100"))
-    chief.post("/chief/export")
-    out = server.found.out
-    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert len(files) == 4
-    chief.post("/chief/export")
-    assert files == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    chief.post("/chief/settle", data={"key": "s", "patch": str(patch), "answer": "010"})
-    chief.post("/chief/export")
-    (only,) = (out / "train").iterdir()
-    assert only.name.endswith("-[0 1 0].png")
-    (out / "train" / "holiday.png").write_bytes(b"mine")
-    assert "Not exported: " in chief.post("/chief/export").text
-    assert (out / "train" / "holiday.png").read_bytes() == b"mine" and only.exists()
-
-
 def test_a_page_of_one_person_does_not_answer_for_another(server):
     """Two people open their addresses in one browser: the last one's cookie is sent by both."""
     browser = server.visit("Ann")
@@ -367,38 +217,6 @@ def test_a_picture_has_another_address_when_its_file_changes(server, root):
     patch_files.write_image(path, np.zeros((32, 32, 3), np.uint8))
     again = ann.get("/next").json()["patches"][0]
     assert again["patch"] == shown["patch"] and again["picture"] != shown["picture"]
-
-
-def test_a_chief_who_was_replaced_has_no_access_but_what_was_settled_holds(root):
-    first = Server(root)
-    patch = min(first.desk.names)
-    before = first.visit("chief")
-    before.post("/chief/settle", data={"key": "1", "patch": str(patch), "answer": "100"})
-    first.close()
-    second = Server(root, chief="boss")
-    try:
-        assert second.visit().get(f"/enter/{second.tokens['chief']}").status_code == 401
-        boss = second.visit("boss")
-        text = boss.get("/chief/patches?how=settled").text
-        assert f'id="patch-{patch}"' in text
-        boss.post("/chief/settle", data={"key": "1", "patch": str(patch), "answer": "010"})
-        boss.post("/chief/export")
-        (only,) = (second.found.out / "train").iterdir()
-        assert only.name.endswith("-[0 1 0].png")
-        for key in ("2", "3"):  # the second takes back what the former chief has settled
-            boss.post("/chief/settle", data={"key": key, "patch": "0", "answer": "undo"})
-        assert f'id="patch-{patch}"' not in boss.get("/chief/patches?how=settled").text
-    finally:
-        second.close()
-
-
-def test_enter_in_a_check_box_settles_what_is_checked(server):
-    """A browser then takes the first button of the form."""
-    chief = server.visit("chief")
-    text = chief.get("/chief/patches?how=waiting").text
-    for form in re.findall(r'<form method="post" action="/chief/settle">.*?</form>', text, re.S):
-        first = re.search(r'<button name="answer" value="(\w+)"', form)
-        assert first[1] == "settle"
 
 
 def test_a_picture_that_went_away_is_no_server_error(server, root):
