@@ -274,10 +274,12 @@ class _Rings(NamedTuple):
 
     def split(self) -> list[list[np.ndarray]]:
         """Returns a list of rings for each region."""
-        rings = np.split(self.points, np.flatnonzero(np.diff(self.ring)) + 1)
+        ends = np.flatnonzero(np.diff(self.ring, append=-1)) + 1
         regions: list[list[np.ndarray]] = [[] for _ in range(self.region[-1] + 1)]
-        for region, ring in zip(self.region.tolist(), rings, strict=True):
-            regions[region].append(ring)
+        start = 0
+        for region, end in zip(self.region.tolist(), ends.tolist(), strict=True):
+            regions[region].append(self.points[start:end])
+            start = end
         return regions
 
 

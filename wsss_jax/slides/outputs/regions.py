@@ -203,13 +203,13 @@ def _convert_pieces(group: Sequence[tuple[Any, float]], origin: np.ndarray) -> I
     steps[ends - 1] = 0
     counts = np.add.reduceat(points[:, 0] * steps, starts).tolist()
     bottoms = np.maximum.reduceat(points[:, 1], starts).tolist()
-    arrays = np.split(points, ends[:-1])
+    # Each an array of its own, so that a region that stays does not hold the others.
+    arrays = [points[start:end].copy() for start, end in zip(starts.tolist(), ends.tolist())]
     first = 0
     for polygon, value in group:
         last = first + len(polygon)
         hole_pixels = counts[first + 1 : last]
-        # An array of its own, so that a region that stays does not hold the others.
-        outline, *holes = (ring.copy() for ring in arrays[first:last])
+        outline, *holes = arrays[first:last]
         pixels = -counts[first] - sum(hole_pixels)
         yield _Piece(int(value), outline, holes, pixels, hole_pixels, bottoms[first])
         first = last
