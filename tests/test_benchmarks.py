@@ -19,6 +19,7 @@ from benchmarks import (
     labeling,
     masks,
     measure,
+    polygons,
     profile,
     programs,
     quality,
@@ -102,6 +103,19 @@ def test_corrections(tmp_path, monkeypatch):
         assert len(list(labeled.iterdir())) == 3
         trained = json.loads((tmp_path / "seed0" / arm / "phase2" / "patches.json").read_text())
         assert len(trained) == 16 + 3
+
+
+def test_files_of_maps():
+    rows = polygons.run(argparse.Namespace(side=120))
+    assert {row["map"] for row in rows} == {"noisy", "structured"}
+    for name in polygons.MAPS:
+        *files, total = (row for row in rows if row["map"] == name)
+        assert total["file"] == "all" and total["share"] == 1
+        assert {"polygons", "GeoParquet", "label map"} <= {row["file"] for row in files}
+        assert math.isclose(sum(row["s"] for row in files), total["s"])
+    noisy, structured = (polygons.draw_map(120, smoothing) for smoothing in polygons.MAPS.values())
+    edges = [np.count_nonzero(np.diff(labels)) for labels in (noisy, structured)]
+    assert edges[0] > 3 * edges[1] and (noisy[:12] == 4).all() and (noisy[12:-12, 12:-12] < 4).all()
 
 
 @pytest.mark.parametrize("phase", [1, 2])

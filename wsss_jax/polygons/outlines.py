@@ -60,11 +60,11 @@ def outline_regions(mask: np.ndarray, excluded: int, rule: PolygonRule) -> list[
         (Shape("", "", [shapely.Polygon(ring)]), 1) for value, ring in regions if value != excluded
     ]
     covered = paint(whole, Window(width, height), 0)
-    outlines = []
     # Two outlines lie one in the other or apart: what is larger is below.
-    for value, ring in sorted(regions, key=lambda region: -count_inside(region[1])):
-        x, y = ring[0].tolist()  # the corner of a pixel of the region
-        if value != excluded or covered[y, x]:
-            for rings in make_polygons([ring], np.asarray, rule.simplify):
-                outlines.append(Outline(value, rings[0]))
-    return outlines
+    regions.sort(key=lambda region: -count_inside(region[1]))
+    # The first corner is that of a pixel of the region.
+    drawn = [each for each in regions if each[0] != excluded or covered[tuple(each[1][0, ::-1])]]
+    made = make_polygons([[ring] for _, ring in drawn], np.asarray, rule.simplify)
+    return [
+        Outline(value, rings[0]) for (value, _), polygons in zip(drawn, made) for rings in polygons
+    ]

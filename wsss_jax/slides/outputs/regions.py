@@ -6,9 +6,10 @@ joined with its continuation, so that regions do not depend on the bands. How mu
 limited: above the limit, the largest regions are cut along a row of pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -22,6 +23,8 @@ CORNERS = 2**18  # most corners kept of all regions that continue in the next ba
 # Reads a map: (y0, y1, step) -> (ceil((y1 - y0) / step), ceil(width / step)) uint8 of 0..C, the
 # rows y0, y0 + step, ... below y1, and of each the columns 0, step, ...
 ReadRows = Callable[[int, int, int], np.ndarray]
+
+_GROUP = 2**14  # corners of GDAL's polygons, lists of tuples, that become arrays together
 
 _NONE, _CUT = -1, -2  # instead of the number of an open region: excluded, or cut there
 
@@ -39,6 +42,25 @@ class Region(NamedTuple):
     value: int
     rings: list[np.ndarray]
     pixels: int
+
+
+class _Piece(NamedTuple):
+    """A region of one band by itself.
+
+    Attributes:
+      value: the class.
+      outline, holes: see `Region`.
+      pixels: number of its pixels.
+      hole_pixels: number of pixels in each hole.
+      bottom: the largest y of the outline.
+    """
+
+    value: int
+    outline: np.ndarray
+    holes: list[np.ndarray]
+    pixels: int
+    hole_pixels: list[int]
+    bottom: int
 
 
 @dataclass
@@ -78,21 +100,21 @@ def find_regions(
     for y0, labels in _split_into_bands(read_rows, width, height):
         y1 = y0 + len(labels)
         numbers_top, numbers_bottom = np.full((2, width), _NONE)
-        for value, outline, holes in _trace_pieces(labels, y0, excluded):
-            pixels = count_inside(outline) + sum(map(count_inside, holes))
+        for piece in _trace_pieces(labels, y0, excluded):
             # Regions in a small hole are smaller still and left out: filling it covers none.
-            holes = [hole for hole in holes if -count_inside(hole) >= least]
-            top = y0 > 0 and outline[0, 1] == y0
-            bottom = y1 < height and outline[:, 1].max() == y1
+            sized = zip(piece.holes, piece.hole_pixels, strict=True)
+            holes = [hole for hole, pixels in sized if pixels >= least]
+            top = y0 > 0 and piece.outline[0, 1] == y0
+            bottom = y1 < height and piece.bottom == y1
             if not top and not bottom:
-                if pixels >= least:
-                    yield Region(value, [outline, *holes], pixels)
+                if piece.pixels >= least:
+                    yield Region(piece.value, [piece.outline, *holes], piece.pixels)
                 continue
-            open_regions[count] = _OpenRegion(value, [outline], holes, pixels)
+            open_regions[count] = _OpenRegion(piece.value, [piece.outline], holes, piece.pixels)
             if top:
-                _mark_border(numbers_top, outline, y0, count)
+                _mark_border(numbers_top, piece.outline, y0, count)
             if bottom:
-                _mark_border(numbers_bottom, outline, y1, count)
+                _mark_border(numbers_bottom, piece.outline, y1, count)
             count += 1
         joined = (row_above == labels[0]) & (row_above != excluded)
         for number in np.unique(numbers_top[joined & (numbers_above == _CUT)]).tolist():
@@ -119,6 +141,9 @@ def _split_into_bands(
     rows = min(BAND, max(1, PIXELS // width))
     for y0 in range(0, height, rows):
         block = read_rows(y0, min(y0 + rows, height), 1)
+        if block.min() == block.max():  # such as glass
+            yield y0, block
+            continue
         edges = np.count_nonzero(block[:, 1:] != block[:, :-1], axis=1)
         edges[1:] += np.count_nonzero(block[1:] != block[:-1], axis=1)
         band = np.cumsum(edges) // EDGES
@@ -145,10 +170,8 @@ def _choose_cuts(
     return cut
 
 
-def _trace_pieces(
-    labels: np.ndarray, y0: int, excluded: int
-) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
-    """Yields the regions of one band by itself: class, outline, holes.
+def _trace_pieces(labels: np.ndarray, y0: int, excluded: int) -> Iterator[_Piece]:
+    """Yields the regions of one band by itself.
 
     GDAL's polygons are valid where a ring touches itself or another one in a point. Its rings start
     at the upper left and have no corner within a straight line, like those of `_normalize_ring`.
@@ -159,9 +182,40 @@ def _trace_pieces(
         return
     inside = np.s_[:, columns[0] : columns[-1] + 1]  # glass beside the tissue costs nothing
     origin = np.array((columns[0], y0))
+    group: list[tuple[Any, float]] = []
+    corners = 0
     for geometry, value in features.shapes(labels[inside], mask=mapped[inside], connectivity=4):
-        rings = [np.array(ring, np.int64) + origin for ring in geometry["coordinates"]]
-        yield int(value), rings[0], rings[1:]
+        group.append((geometry["coordinates"], value))
+        corners += sum(map(len, geometry["coordinates"]))
+        if corners >= _GROUP:
+            yield from _convert_pieces(group, origin)
+            group, corners = [], 0
+    if group:
+        yield from _convert_pieces(group, origin)
+
+
+def _convert_pieces(group: Sequence[tuple[Any, float]], origin: np.ndarray) -> Iterator[_Piece]:
+    """Makes arrays of GDAL's polygons: (rings of tuples, value) each."""
+    rings = [ring for polygon, _ in group for ring in polygon]
+    ends = np.cumsum([len(ring) for ring in rings])
+    numbers = np.fromiter(chain.from_iterable(chain.from_iterable(rings)), float, 2 * ends[-1])
+    points = numbers.astype(np.int64).reshape(-1, 2) + origin
+    starts = np.concatenate([[0], ends[:-1]])
+    # As `count_inside`: a ring ends where it starts, so the step to the next one is left out.
+    steps = np.diff(points[:, 1], append=points[-1:, 1])
+    steps[ends - 1] = 0
+    counts = np.add.reduceat(points[:, 0] * steps, starts).tolist()
+    bottoms = np.maximum.reduceat(points[:, 1], starts).tolist()
+    # Each an array of its own, so that a region that stays does not hold the others.
+    arrays = [points[start:end].copy() for start, end in zip(starts.tolist(), ends.tolist())]
+    first = 0
+    for polygon, value in group:
+        last = first + len(polygon)
+        hole_pixels = counts[first + 1 : last]
+        outline, *holes = arrays[first:last]
+        pixels = -counts[first] - sum(hole_pixels)
+        yield _Piece(int(value), outline, holes, pixels, hole_pixels, bottoms[first])
+        first = last
 
 
 def _mark_border(numbers: np.ndarray, outline: np.ndarray, y: int, number: int) -> None:
