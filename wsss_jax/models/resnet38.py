@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BLOCK_OUTPUT, Layers, accumulator, widen
+from wsss_jax.models.lowering import Lowering
 from wsss_jax.models.materialize import materialize
 
 
@@ -54,6 +55,7 @@ class ResNet38(nn.Module):
       head_initializer: draws the weights of the classifiers.
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
+      lowering: of the convolutions.
     """
 
     num_classes: int
@@ -67,6 +69,7 @@ class ResNet38(nn.Module):
     head_initializer: Initializer = nn.initializers.he_normal()
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    lowering: Lowering = Lowering()
 
     @nn.compact
     def __call__(
@@ -99,7 +102,9 @@ class ResNet38(nn.Module):
           (B, sub_classes) float32.
         """
         batch_statistics = train and not self.frozen_batch_norm
-        layers = Layers(train, batch_statistics, weight, position, self.dtype, self.axis_name)
+        layers = Layers(
+            train, batch_statistics, weight, position, self.dtype, self.axis_name, self.lowering
+        )
         drop_b6, drop_b7, drop_pool = self.dropout_rates
         taps = {}
 
