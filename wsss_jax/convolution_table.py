@@ -55,10 +55,11 @@ def take_up(
         ways, note = _look_up(config.convolutions.table, config.precision)
     except InputError as error:
         problem = error
-    checksums = parallel.gather(np.array([zlib.crc32("\n".join(ways).encode()), bool(problem)]))
+    checksum = -1 if problem else zlib.crc32("\n".join(ways).encode()) >> 1
+    checksums = parallel.gather(np.array(checksum, np.int32))
     if problem:
         raise problem
-    if (checksums != checksums[0]).any():
+    if len(set(checksums.tolist())) > 1:
         raise InputError(
             f"config.convolutions.table: {config.convolutions.table} differs among the processes "
             "of this run, or their devices do: give all of them the same file, or set "

@@ -1,7 +1,6 @@
 """All ways to compute a convolution against XLA's own, and its gradients."""
 
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import pytest
 from jax import lax
 
 from wsss_jax.models import convolution, cpu_convolution
-from wsss_jax.models.lowering import DIRECTIONS, Choice, Lowering, Shape, list_ways
+from wsss_jax.models.lowering import BY_RULES, DIRECTIONS, Choice, Lowering, Shape, list_ways
 
 CHANNELS = (3, 5), (64, 6), (513, 4), (520, 1030)
 KERNELS = (3, 1, 1), (3, 2, 1), (3, 1, 4), (1, 2, 1)
@@ -74,23 +73,30 @@ def test_gradients_are_those_of_xla(depths, shape):
 @pytest.mark.parametrize("shape", WAYS, ids=str)
 def test_every_way_computes_the_same(shape, dtype, tolerance):
     """On every platform and in all directions; the ways of accelerators run here, too."""
-    with jax.enable_x64(dtype == "float64"):
-        x, kernel, gradient = draw(shape, dtype)
-        expected, pullback = jax.vjp(
+
+    def compute_all(x, kernel, gradient):
+        right, pullback = jax.vjp(
             lambda *a: convolve_by_xla(*a, shape.stride, shape.dilation), x, kernel
         )
-        for direction, right in zip(DIRECTIONS, (expected, *pullback(gradient)), strict=True):
+        expected = dict(zip(DIRECTIONS, (right, *pullback(gradient)), strict=True))
+        found = {}
+        for platform, direction in itertools.product(("cpu", "cuda"), DIRECTIONS):
             arrays = (x, kernel) if direction == "forward" else (x, kernel, gradient)
-            scale = tolerance * np.abs(right).max()
-            for platform in ("cpu", "cuda"):
-                for way in list_ways(platform, direction, shape):
-                    plan = convolution.make_plan(
-                        platform, direction, shape, x.dtype, Lowering(), way
-                    )
-                    compute = partial(convolution.compute, plan, direction, shape.stride)
-                    found = jax.jit(compute)(*arrays)
-                    assert found.dtype == dtype
-                    np.testing.assert_allclose(found, right, rtol=0, atol=scale, err_msg=way)
+            for way in list_ways(platform, direction, shape):
+                plan = convolution.make_plan(platform, direction, shape, x.dtype, BY_RULES, way)
+                result = convolution.compute(plan, direction, shape.stride, *arrays)
+                found[direction, platform, way] = result
+        return expected, found
+
+    with jax.enable_x64(dtype == "float64"):
+        expected, found = jax.jit(compute_all)(*draw(shape, dtype))
+    assert len(found) >= 11
+    for (direction, *names), result in found.items():
+        assert result.dtype == dtype
+        atol = tolerance * np.abs(expected[direction]).max()
+        np.testing.assert_allclose(
+            result, expected[direction], rtol=0, atol=atol, err_msg=str(names)
+        )
 
 
 @pytest.mark.parametrize("way", ["inside", "space to batch"])

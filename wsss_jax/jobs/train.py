@@ -50,8 +50,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         validation = open_source(config.data, dataset, "val")
     steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
     method = load_method(config.job)
-    config = measure(config, workdir, method, source)
     config = convolution_table.take_up(config, workdir)
+    config = measure(config, workdir, method, source)
     task = method.make_task(config, dataset.num_classes, config.epochs * steps)
     if validation is not None:
         validate = make_validation(config, dataset.num_classes, validation)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from wsss_jax.models import accelerator_convolution, cpu_convolution
-from wsss_jax.models.lowering import PLATFORMS, Direction, Lowering, Shape, Way
+from wsss_jax.models.lowering import BY_RULES, PLATFORMS, Direction, Lowering, Shape, Way
 from wsss_jax.models.xla_convolution import SPACE_TO_BATCH, XLA
 
 _OTHER = "other"  # accelerators that JAX may have besides
@@ -19,7 +19,7 @@ def convolve(
     kernel: jax.Array,
     stride: int,
     dilation: int,
-    lowering: Lowering = Lowering(),  # noqa: B008 it cannot be changed
+    lowering: Lowering = BY_RULES,
 ) -> jax.Array:
     """Convolves x (B, H, W, D) with kernel (k, k, D, F), k odd.
 
@@ -27,8 +27,8 @@ def convolve(
     ceil(W / stride), F). All arrays have one dtype.
 
     A float32 convolution is computed in float32, also on accelerators that prefer TF32 or bfloat16.
-    With `lowering.tensorfloat32` NVIDIA's and AMD's compute it in TF32, where they have it; TPUs in
-    three bfloat16 products, which is no less exact; CPUs as ever.
+    With `lowering.tensorfloat32` GPUs that have TF32 compute it in that, TPUs by three products in
+    bfloat16, which is no less exact, and CPUs as ever.
     """
     size = Shape.of(x.shape, kernel.shape, stride, dilation).crop().size
     cut = (kernel.shape[0] - size) // 2
@@ -40,7 +40,8 @@ class Plan(NamedTuple):
     """How a convolution, or a gradient, is computed on a platform; `compute` does it.
 
     Attributes:
-      on_cpu: whether the way is one of `cpu_convolution`.
+      on_cpu: whether the function is that of `cpu_convolution`.
+      dilation: 1 also where an accelerator is left one pixel of a kernel.
     """
 
     on_cpu: bool
@@ -70,13 +71,12 @@ def make_plan(
     if dtype == jnp.float32:
         precision = lax.Precision.HIGHEST
         if lowering.tensorfloat32 and not on_cpu:
-            # Of both, XLA's compiler for GPUs makes TF32, but not everywhere of HIGH.
+            # XLA's compiler for GPUs makes TF32 of both, but of HIGH not in all of its kernels.
             on_gpu = platform in ("cuda", "rocm")
             precision = lax.Precision.DEFAULT if on_gpu else lax.Precision.HIGH
     return Plan(
         on_cpu and way not in ("XLA", "space to batch"),
         way,
-        # Where one pixel is left of the kernel this is 1, of which XLA makes a simpler program.
         dilation if on_cpu else shape.dilation,
         precision,
     )

@@ -130,3 +130,6 @@ class Lowering(NamedTuple):
             if choice.platform == platform and choice.shape == shape:
                 return choice.ways[DIRECTIONS.index(direction)]
         return None
+
+
+BY_RULES = Lowering()
