@@ -23,10 +23,11 @@ WAYS = [
     Shape(14, 9, 5, 6, 3, 1, 2),
     Shape(14, 9, 5, 6, 3, 1, 12),
     Shape(9, 14, 5, 6, 5, 1, 3),
-    Shape(14, 9, 5, 6, 3, 2, 1),
     Shape(14, 9, 5, 6, 3, 2, 2),
     Shape(14, 9, 5, 6, 1, 2, 1),
 ]
+
+QUICKLY = {"xla_backend_optimization_level": 0}  # compiled in half the time
 
 
 def convolve_by_xla(x, kernel, stride, dilation):
@@ -69,8 +70,11 @@ def test_gradients_are_those_of_xla(depths, shape):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype,tolerance", [("float64", 1e-13), ("float32", 1e-5)])
-@pytest.mark.parametrize("shape", WAYS, ids=str)
+@pytest.mark.parametrize(
+    "shape,dtype,tolerance",
+    [*((shape, "float64", 1e-13) for shape in WAYS), (WAYS[1], "float32", 1e-5)],
+    ids=str,
+)
 def test_every_way_computes_the_same(shape, dtype, tolerance):
     """On every platform and in all directions; the ways of accelerators run here, too."""
 
@@ -89,7 +93,8 @@ def test_every_way_computes_the_same(shape, dtype, tolerance):
         return expected, found
 
     with jax.enable_x64(dtype == "float64"):
-        expected, found = jax.jit(compute_all)(*draw(shape, dtype))
+        compute_all = jax.jit(compute_all, compiler_options=QUICKLY)
+        expected, found = compute_all(*draw(shape, dtype))
     assert len(found) >= 11
     for (direction, *names), result in found.items():
         assert result.dtype == dtype
