@@ -212,7 +212,6 @@ def tune(args: argparse.Namespace) -> list[dict[str, Any]]:
     for phase in args.phase:
         counted.update(shape.crop() for shape in list_shapes(phase, args.size, args.width).values())
     for precision in args.precision:
-        choices = []
         for shape, count in counted.items():
             ways = []
             for direction in DIRECTIONS:
@@ -236,8 +235,9 @@ def tune(args: argparse.Namespace) -> list[dict[str, Any]]:
                         "chosen": ways[-1],
                     }
                 )
-            choices.append(Choice(platform, shape, tuple(ways)))
-        convolution_table.write(args.table, precision, args.batch, choices)
+            # At once: measuring takes minutes, and may be interrupted.
+            choice = Choice(platform, shape, tuple(ways))
+            convolution_table.write(args.table, precision, args.batch, [choice])
     return rows
 
 
