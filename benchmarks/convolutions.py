@@ -1,63 +1,69 @@
 """Measures the convolutions of both networks one by one: XLA's own, ours and PyTorch's.
 
 python -m benchmarks.convolutions --batch 2
+python -m benchmarks.convolutions --tune
 
 The distinct shapes come from the networks as they run. They are measured in turn, in float32 on
 the CPU:
 
-    XLA       what XLA makes of the convolution or of its gradient
-    product   the matrix products of `wsss_jax.models.cpu_convolution`, whatever the shape
-    copied    the same with a transposed copy of the input (kernel gradient)
-    inside    a product for each position in the kernel, over the pixels that it meets
-    PyTorch   NCHW, eager
+    XLA             what XLA makes of the convolution or of its gradient
+    product         the matrix products of `wsss_jax.models.cpu_convolution`, whatever the shape
+    copied          the same with a transposed copy of the input (kernel gradient)
+    inside          a product for each position in the kernel, over the pixels that it meets
+    space to batch  of a dilated convolution: XLA's without dilation, on every n-th row and column
+    PyTorch         NCHW, eager
 
 "used" names the way that training takes for the shape. It should be the fastest of ours, which
 the thresholds in `cpu_convolution` decide; the sums over a network at the end show the difference.
+
+With `--tune` the ways are measured on the device at hand, in the precision and with the images per
+device that training has there (`--precision`, `--batch`), and the fastest are entered into
+`runs/convolutions.json`, or the file that `--table` names. Trainings follow it.
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from benchmarks import measure
 from benchmarks.train import CLASSES, PHASES, make_config
-from wsss_jax.models import convolution, cpu_convolution
-from wsss_jax.models.cpu_convolution import Direction
+from configs import base
+from wsss_jax import convolution_table, parallel
+from wsss_jax.config_rules import PRECISIONS
+from wsss_jax.models import convolution
 from wsss_jax.models.layers import Conv
+from wsss_jax.models.lowering import DIRECTIONS, Choice, Direction, Lowering, Shape, Way, list_ways
 
-DIRECTIONS: tuple[Direction, ...] = ("forward", "input gradient", "kernel gradient")
-WAYS = ("XLA", "product", "copied", "inside", "PyTorch")
+WAYS = ("XLA", "product", "copied", "inside", "space to batch", "PyTorch")
+# A way must take at most this share of the time of the one by rule to be chosen instead: nearer
+# ones differ by chance.
+_FASTER = 0.97
 
 
-class Shape(NamedTuple):
-    """A convolution of an image (height, width, channels) to `features` channels."""
+class Setting(NamedTuple):
+    """What convolutions are measured with: images, the precision of a run, and PyTorch beside."""
 
-    height: int
-    width: int
-    channels: int
-    features: int
-    size: int
-    stride: int
-    dilation: int
-
-    def __str__(self) -> str:
-        text = f"{self.size}x{self.size}, {self.channels} to {self.features} at {self.height}"
-        text += f", stride {self.stride}" if self.stride > 1 else ""
-        return text + (f", dilation {self.dilation}" if self.dilation > 1 else "")
+    batch: int
+    precision: str = "float32"
+    torch: bool = False
 
 
 def list_shapes(phase: int, size: int, width: float) -> dict[str, Shape]:
-    """Lists the convolutions of a phase's network on images of `size` pixels, by module path.
+    """Lists the convolutions of a phase's network on images of `size` pixels, by module path."""
+    config = make_config(phase, "float32", width)
+    return record_shapes(PHASES[phase].build_network(config, CLASSES), size)
 
-    They are in the order of the network, which is traced but not run.
-    """
-    model = PHASES[phase].build_network(make_config(phase, "float32", width), CLASSES)
+
+def record_shapes(model: nn.Module, size: int) -> dict[str, Shape]:
+    """Lists the convolutions of a network in its order; it is traced but not run."""
     convolutions: dict[str, Shape] = {}
 
     def record(
@@ -100,40 +106,38 @@ def count_products(shape: Shape, *, padded: bool) -> int:
     )
 
 
-def choose_way(shape: Shape, direction: Direction) -> str:
-    """Returns the way that training takes on a CPU."""
-    image = (1, shape.height, shape.width, shape.channels)
-    kernel = (shape.size, shape.size, shape.channels, shape.features)
-    return cpu_convolution.choose_way(direction, image, kernel, shape.stride, shape.dilation)
+def choose_way(shape: Shape, direction: Direction) -> Way:
+    """Returns the way that training takes here without a table."""
+    return convolution.choose_way(parallel.name_platform(), direction, shape)
 
 
 def compile_ways(
-    shape: Shape, batch: int, direction: Direction, *, torch: bool
+    shape: Shape, direction: Direction, setting: Setting
 ) -> dict[str, Callable[[], Any]]:
     """Compiles a function for each way that suits the shape; it waits for its result."""
     rng = np.random.default_rng(0)
+    size, batch = shape.size, setting.batch
     out = (batch, -(-shape.height // shape.stride), -(-shape.width // shape.stride), shape.features)
     x = rng.standard_normal((batch, shape.height, shape.width, shape.channels), np.float32)
-    kernel_shape = (shape.size, shape.size, shape.channels, shape.features)
-    kernel = rng.standard_normal(kernel_shape, np.float32)
+    kernel = rng.standard_normal((size, size, shape.channels, shape.features), np.float32)
     gradient = rng.standard_normal(out, np.float32)
-    options = {"stride": shape.stride, "dilation": shape.dilation}
-    functions = {"XLA": convolution.XLA[direction], **cpu_convolution.PRODUCTS[direction]}
-    if shape.size == 1:
-        functions.pop("inside")  # no kernel lies on padding
-    elif direction == "forward":
-        functions.pop("product")  # of 1x1 convolutions
+    platform = parallel.name_platform()
+    dtype = jnp.dtype("bfloat16" if setting.precision == "bfloat16" else "float32")
+    lowering = Lowering(tensorfloat32=setting.precision == "tensorfloat32")
 
-    def compile_way(function: Callable) -> Callable[[], Any]:
-        arrays = (x, kernel) if direction == "forward" else (x, kernel, gradient)
-        arrays = tuple(map(jax.device_put, arrays))
-        program = jax.jit(partial(function, **options)).lower(*arrays).compile()
+    def compile_way(way: Way) -> Callable[[], Any]:
+        needed = (x, kernel) if direction == "forward" else (x, kernel, gradient)
+        arrays = tuple(jnp.asarray(array, dtype) for array in needed)
+        plan = convolution.make_plan(platform, direction, shape, dtype, lowering, way)
+        function = partial(convolution.compute, plan, direction, shape.stride)
+        program = jax.jit(function).lower(*arrays).compile()
         return lambda: jax.block_until_ready(program(*arrays))
 
     ways: dict[str, Callable[[], Any]] = {
-        name: compile_way(function) for name, function in functions.items()
+        way: compile_way(way) for way in list_ways(platform, direction, shape)
     }
-    if torch:
+    if setting.torch:
+        options = {"stride": shape.stride, "dilation": shape.dilation}
         ways["PyTorch"] = _make_torch_way(x, kernel, gradient, direction, options)
     return ways
 
@@ -165,7 +169,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             for direction in DIRECTIONS:
                 if direction == "input gradient" and shape.channels == 3:
                     continue  # the image needs no gradient
-                functions = compile_ways(shape, args.batch, direction, torch=args.torch)
+                setting = Setting(args.batch, torch=args.torch)
+                functions = compile_ways(shape, direction, setting)
                 seconds = measure.time_in_turn(functions, args.repeats)
                 rows.append(
                     {
@@ -200,17 +205,87 @@ def sum_by_network(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(sums.values())
 
 
+def tune(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Enters the fastest ways into the table; returns a row for every shape and direction."""
+    platform, rows = parallel.name_platform(), []
+    counted: Counter[Shape] = Counter()
+    for phase in args.phase:
+        counted.update(shape.crop() for shape in list_shapes(phase, args.size, args.width).values())
+    for precision in args.precision:
+        for shape, count in counted.items():
+            ways = []
+            for direction in DIRECTIONS:
+                by_rule = choose_way(shape, direction)
+                if direction == "input gradient" and shape.channels == 3:
+                    ways.append(by_rule)  # the image needs no gradient
+                    continue
+                functions = compile_ways(shape, direction, Setting(args.batch, precision))
+                seconds = measure.time_in_turn(functions, args.repeats)
+                ways.append(choose_fastest(seconds, by_rule))
+                rows.append(
+                    {
+                        "precision": precision,
+                        "convolution": str(shape),
+                        "times": count,
+                        "what": direction,
+                        **{
+                            way: 1e3 * seconds[way] if way in seconds else None for way in WAYS[:-1]
+                        },
+                        "by rule": by_rule,
+                        "chosen": ways[-1],
+                    }
+                )
+            # At once: measuring takes minutes, and may be interrupted.
+            choice = Choice(platform, shape, tuple(ways))
+            convolution_table.write(args.table, precision, args.batch, [choice])
+    return rows
+
+
+def choose_fastest(seconds: dict[str, float], by_rule: Way) -> Way:
+    """Returns the fastest way, unless the one by rule is about as fast."""
+    fastest = min(seconds, key=lambda way: seconds[way])
+    return fastest if seconds[fastest] < _FASTER * seconds[by_rule] else by_rule  # type: ignore[return-value]
+
+
+def sum_tuned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sums milliseconds over the networks by precision and direction, from the rows of `tune`."""
+    sums: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["precision"], row["what"]
+        total = sums.setdefault(
+            key, {"precision": key[0], "what": key[1], "XLA": 0.0, "by rule": 0.0, "chosen": 0.0}
+        )
+        for name, way in (("XLA", "XLA"), ("by rule", row["by rule"]), ("chosen", row["chosen"])):
+            total[name] += row["times"] * row[way]
+    return list(sums.values())
+
+
 def main() -> None:
-    jax.config.update("jax_platforms", "cpu")
     parser = measure.make_parser(__doc__)
     parser.add_argument("--phase", type=int, nargs="+", choices=(1, 2), default=[1, 2])
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--batch", type=int, help="images; 2, with --tune on accelerators 20")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", dest="torch", action="store_false")
+    parser.add_argument("--tune", action="store_true", help="enter the fastest into a table")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="with --tune")
+    default = base.training().convolutions.table
+    parser.add_argument("--table", type=Path, default=Path(default), help="with --tune")
     args = parser.parse_args()
+    if args.tune:
+        on_cpu = parallel.name_platform() == "cpu"
+        args.batch = args.batch or (2 if on_cpu else 20)
+        args.precision = args.precision or PRECISIONS[: 1 if on_cpu else 3]
+        rows = tune(args)
+        measure.report("tuning", {**vars(args), "table": str(args.table)}, rows)
+        print("\n" + measure.format_table(sum_tuned(rows)))
+        print(f"\nwrote {args.table}")
+        return
+    jax.config.update("jax_platforms", "cpu")
+    args.batch = args.batch or 2
     args.torch = measure.use_torch(args.torch)
     rows = run(args)
-    measure.report("convolutions", vars(args), rows)
+    settings = {name: value for name, value in vars(args).items() if name != "table"}
+    measure.report("convolutions", settings, rows)
     print("\n" + measure.format_table(sum_by_network(rows)))
 
 

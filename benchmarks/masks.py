@@ -62,8 +62,7 @@ def run_ours(
             measure.time_once(lambda: patch_files.write_mask(path, mask, synthetic.DATASET))
         )
 
-    exact = None if precision == "float32" else "default"
-    with jax.default_matmul_precision(exact), ThreadPoolExecutor(mask_folders.WRITERS) as pool:
+    with ThreadPoolExecutor(mask_folders.WRITERS) as pool:
         open_batch = masks_job.make_opener(job, classifier)
         open_batch(next(inputs.read_batches(source, args.batch, workers=0)))
         pending: list[Future] = []

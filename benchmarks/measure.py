@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wsss_jax import parallel
 from wsss_jax.files import atomic_path
 
 RESULTS = Path("runs/benchmarks")  # <benchmark>.jsonl with a line for every run
@@ -108,20 +109,11 @@ def describe_machine() -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "processor": _get_processor(),
+        "processor": parallel.name_processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **versions,
     }
-
-
-def _get_processor() -> str:
-    """Returns the processor's name, which `platform` lacks on Linux."""
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def report(benchmark: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

@@ -47,9 +47,6 @@ class Ours:
         config = make_config(phase, precision, width)
         built = build_phase(phase, precision, width)
         self._state = make_state(built, init_variables(built.network))
-        self._context = partial(
-            jax.default_matmul_precision, None if precision == "float32" else "default"
-        )
         self._batch = batch
         self._rest = make_values(built), jax.random.key(1)
         self._step = parallel.map_train_step(partial(train_step, built))
@@ -67,19 +64,17 @@ class Ours:
         self.forward_flops = measure.count_flops(mapped, self._state.variables, image)
 
     def step(self) -> None:
-        with self._context():
-            self._state = self._step(self._state, self._batch, *self._rest)
+        self._state = self._step(self._state, self._batch, *self._rest)
         jax.block_until_ready(self._state)
 
     def forward(self) -> None:
-        with self._context():
-            self._forward(self._state.variables, {"image": self._batch["image"]})
+        self._forward(self._state.variables, {"image": self._batch["image"]})
 
 
 def make_config(phase: int, precision: str, width: float) -> ml_collections.ConfigDict:
     """Makes the configuration of a training that starts from pretrained weights."""
     config = base.phase1("luad_histoseg") if phase == 1 else base.phase2("unused")
-    config.precision = "bfloat16" if precision == "bfloat16" else "float32"
+    config.precision = precision
     config.model.width = width
     if phase == 1:
         config.model.batch_norm = "frozen"

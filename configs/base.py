@@ -94,7 +94,14 @@ def training() -> ConfigDict:
             # file or run to take weights from (PyTorch, safetensors, MXNet); "" = random weights
             "init": "",
             "strict": True,  # all of them must fit; False leaves what does not at random values
-            "precision": "float32",  # "bfloat16": computes in it, parameters stay float32
+            # what is computed in; parameters stay float32. "tensorfloat32": float32, of which
+            # accelerators round what convolutions multiply to TF32; "bfloat16"
+            "precision": "float32",
+            "convolutions": {  # the fastest ways to compute them on this device, as measured
+                # by `python -m benchmarks.convolutions --tune`; "" or no such file: by rules
+                "table": "runs/convolutions.json",
+                "ways": (),  # () = from the table; in the run's config.json there are those taken
+            },
             "batch_size": 20,  # over all devices
             # For devices with little memory; neither changes the result beyond rounding. Parts that
             # each device computes its share of a batch in (where BatchNorm is frozen) ...
@@ -301,7 +308,8 @@ def evaluate(phase1: str, phase2: str, variant: str = "paper") -> ConfigDict:
                 "threshold": 0.1,  # a class is closed at or under this probability in phase 1
             },
             "batch_size": 20,
-            # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
+            # what the networks compute in: "float32", "tensorfloat32" or "bfloat16"; "" = what they
+            # were trained in
             "precision": "",
             # test-time averaging of probabilities (of phase 1: of activation maps, too) over views
             # of each patch: "none" (1), "flips" (4), or "d4" (8: also turned by 90 degrees)

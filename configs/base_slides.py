@@ -89,7 +89,8 @@ def _slide_settings(phase1: str, phase2: str, variant: str) -> dict:
         "white_threshold": 200,  # gray value (0-255) above which a pixel is background ...
         "white_min_area": 50,  # ... in 4-connected areas of at least so many pixels
         "batch_size": 20,  # tiles, over all devices
-        # what the networks compute in: "float32" or "bfloat16"; "" = what they were trained in
+        # what the networks compute in: "float32", "tensorfloat32" or "bfloat16"; "" = what they
+        # were trained in
         "precision": "",
         # test-time averaging of probabilities over views of each tile: "none" (1), "flips" (4), or
         # "d4" (8: also turned by 90 degrees); time grows with it

@@ -95,7 +95,7 @@ def export(run: str) -> ConfigDict:
             # needs none of this code; "orbax": the variables as an Orbax checkpoint
             "formats": ("pth", "safetensors", "stablehlo", "orbax"),
             # the rest is of "stablehlo"
-            "precision": "float32",  # "bfloat16" computes in it
+            "precision": "float32",  # what it computes in; also "tensorfloat32" and "bfloat16"
             "platforms": ("cpu", "cuda", "tpu"),
             "size": 0,  # pixels, height and width of the images; 0 = that of the run's patches
         }

@@ -30,8 +30,10 @@ from benchmarks import (
 from benchmarks.convolutions import Shape
 from data.patch_files import write_image
 from data.synthetic_slides import draw_section, write_pyramid
+from wsss_jax import convolution_table
 from wsss_jax.crf import DenseCrf
 from wsss_jax.models import convolution
+from wsss_jax.models.lowering import parse_choice
 
 WIDTH, SIZE = 1 / 16, 32
 
@@ -179,6 +181,50 @@ def test_convolutions_one_by_one(monkeypatch):
     assert all(row["times"] == 2 and row[row["used"]] > 0 for row in rows)
     (_, total, _) = convolutions.sum_by_network(rows)
     assert total["used"] == pytest.approx(2 * rows[1]["XLA"])
+
+
+def test_tuning_enters_the_fastest_ways(monkeypatch, tmp_path):
+    """Each shape once, whatever dilation its kernel has beyond the image."""
+    wide = Shape(12, 12, 4, 8, 3, 1, 2)
+    shapes = {
+        "a": Shape(12, 12, 3, 4, 3, 2, 1),
+        "b": wide,
+        "c": wide,
+        "d": wide._replace(dilation=12),
+    }
+    monkeypatch.setattr(convolutions, "list_shapes", lambda *_: shapes)
+    table = tmp_path / "convolutions.json"
+    rows = convolutions.tune(_arguments(phase=[1], batch=2, precision=["bfloat16"], table=table))
+    assert len(rows) == 2 + 3 + 3
+    assert sorted({row["convolution"] for row in rows}) == [
+        "1x1, 4 to 8 at 12",
+        "3x3, 3 to 4 at 12, stride 2",
+        "3x3, 4 to 8 at 12, dilation 2",
+    ]
+    for row in rows:
+        measured = {way: row[way] for way in convolutions.WAYS[:-1] if row[way] is not None}
+        assert "XLA" in measured and len(measured) > 1
+        assert min(measured.values()) >= 0.97 * row[row["chosen"]] or row["chosen"] == min(
+            measured, key=measured.get
+        )
+    sums = convolutions.sum_tuned(rows)
+    assert len(sums) == 3
+    assert all(total["chosen"] <= total["by rule"] for total in sums)
+    (versions,) = convolution_table.read(table).values()
+    (precisions,) = versions.values()
+    chosen = {
+        (precision, str(choice.shape), way)
+        for precision, entry in precisions.items()
+        for choice in map(parse_choice, entry["ways"])
+        for way in choice.ways
+    }
+    assert {(row["precision"], row["convolution"], row["chosen"]) for row in rows} <= chosen
+
+
+def test_a_way_must_be_clearly_faster_than_the_rule():
+    seconds = {"XLA": 0.98, "product": 1.0, "copied": 0.99}
+    assert convolutions.choose_fastest(seconds, "product") == "product"
+    assert convolutions.choose_fastest(seconds | {"XLA": 0.9}, "product") == "XLA"
 
 
 @pytest.mark.parametrize("channels", [511, 512])

@@ -46,7 +46,7 @@ def test_every_shipped_config_is_valid_and_survives_json(name, tmp_path):
     ("path", "value", "words"),
     [
         ("batch_size", 0, "config.batch_size is 0: it must be an integer of at least 1"),
-        ("precision", "float16", "one of 'float32', 'bfloat16'"),
+        ("precision", "float16", "one of 'float32', 'tensorfloat32', 'bfloat16'"),
         ("pda.schedule", "linear", "config.pda.schedule is 'linear'"),
         ("optimizer.learning_rate", -1.0, "a number over 0"),
         ("optimizer.lerning_rate", 1.0, "did you mean config.optimizer.learning_rate?"),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -143,3 +144,36 @@ def test_without_a_home_nothing_is_cached(no_cache, monkeypatch, capsys):
 
 def _raise_key_error(_):
     raise KeyError
+
+
+def test_batches_that_accelerators_compute_faster_are_named(monkeypatch):
+    devices = jax.device_count()
+    assert parallel.advise_batch_size(20 * devices) is None  # CPUs do not care
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert parallel.advise_batch_size(24 * devices) is None
+    assert parallel.advise_batch_size(48 * devices, 2) is None
+    for batch_size, parts, each, near in ((20, 1, 20, 24), (24, 2, 12, 32), (3, 1, 3, 8)):
+        advice = parallel.advise_batch_size(batch_size * devices, parts)
+        assert f" {each} images" in advice and f"--config.batch_size={near * devices} " in advice
+
+
+def test_a_mapped_step_takes_over_the_buffers_of_the_state():
+    step = parallel.map_train_step(lambda state, batch, values, rng: state + batch["x"].sum())
+    before = jax.device_put(np.zeros(4, np.float32), parallel.local_sharding())
+    after = step(before, {"x": np.zeros(jax.device_count(), np.float32)}, {}, jax.random.key(0))
+    assert before.is_deleted() and not after.is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "name"),
+    [
+        ("gpu", "PJRT C API\ncuda 12090", "cuda"),
+        ("gpu", "PJRT C API\nrocm 60400", "rocm"),
+        ("tpu", "", "tpu"),
+    ],
+)
+def test_platforms_are_named_as_programs_are_chosen_by(platform, version, name, monkeypatch):
+    client = SimpleNamespace(platform_version=version)
+    device = SimpleNamespace(platform=platform, device_kind="its kind", client=client)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert (parallel.name_platform(), parallel.name_device()) == (name, "its kind")

@@ -8,6 +8,8 @@ any work begins.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from wsss_jax.models.lowering import parse_choice
+
 # Bounds: a number beyond them is a slip of the keyboard and would take all memory, or crash.
 _LONGEST_TEXT = 4096  # as the longest path of Linux
 _LONGEST_SEQUENCE = 256
@@ -128,8 +130,27 @@ SATURATION = Rule(
     "'otsu' or a whole number of 0 to 255 in quotes",
 )
 PALETTE = one_of("dataset", "colorblind")
-PRECISION = one_of("", "float32", "bfloat16")  # "" = that of the training run
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+PRECISION = one_of("", *PRECISIONS)  # "" = that of the training run
 TTA = added(one_of("none", "flips", "d4"), "none")
+
+
+def _are_ways(value: Any) -> bool:
+    if not isinstance(value, list | tuple):
+        return False
+    try:
+        for text in value:
+            parse_choice(text)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+_WAYS = Rule(
+    _are_ways,
+    "a sequence of texts such as 'cuda, 3x3, 512 to 1024 at 28, dilation 2: XLA, inside, space to "
+    "batch', or () to be taken from convolutions.table",
+)
 
 # Fields that several jobs share.
 DATA = {
@@ -157,7 +178,9 @@ TRAINING = {
     "seed": SEED,
     "init": TEXT,
     "strict": BOOLEAN,
-    "precision": one_of("float32", "bfloat16"),
+    "precision": one_of(*PRECISIONS),
+    "convolutions.table": added(TEXT, ""),
+    "convolutions.ways": added(_WAYS, ()),
     "batch_size": integer(1, MOST_EXAMPLES),
     "epochs": integer(1, MOST_EPOCHS),
     "accumulate": integer(1, MOST_EXAMPLES),

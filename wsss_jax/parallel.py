@@ -10,6 +10,7 @@ process alone.
 """
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -100,6 +101,23 @@ def check_batch_size(batch_size: int, parts: int = 1) -> None:
         )
 
 
+def advise_batch_size(batch_size: int, parts: int = 1) -> str | None:
+    """Says which batches accelerators compute faster in bfloat16; None if it is this one.
+
+    Their units multiply blocks of 8 and more; TPUs fill what is missing with zeros.
+    """
+    divisor = jax.device_count() * parts
+    each = batch_size // divisor
+    if jax.default_backend() == "cpu" or each % 8 == 0:
+        return None
+    near = -(-each // 8) * 8 * divisor
+    return (
+        f"config.batch_size is {batch_size}, {each} images at a time on each device: accelerators "
+        f"compute bfloat16 fastest in multiples of 8, such as --config.batch_size={near} (another "
+        "batch size is another training: see docs/devices.md, Precision)"
+    )
+
+
 def local_rows(batch_size: int) -> slice:
     """Returns the rows of a global batch that belong to this process."""
     own = batch_size // jax.process_count()
@@ -142,6 +160,29 @@ def _make_cache_folder() -> Path:
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
     return folder
+
+
+def name_device() -> str:
+    """Returns the kind of the devices, such as "NVIDIA H100 80GB HBM3"; of CPUs the processor."""
+    device = jax.local_devices()[0]
+    return name_processor() if device.platform == "cpu" else device.device_kind
+
+
+def name_platform() -> str:
+    """Returns the platform of the devices as `jax.lax.platform_dependent` names it."""
+    device = jax.local_devices()[0]
+    if device.platform != "gpu":
+        return device.platform
+    return "rocm" if "rocm" in device.client.platform_version else "cuda"
+
+
+def name_processor() -> str:
+    """Returns the processor's name, which `platform` lacks on Linux."""
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def local_sharding() -> jax.sharding.Sharding:

@@ -41,6 +41,7 @@ FREE_FIELDS = (
     "pda.collapse_steps",
     "accumulate",
     "rematerialize",
+    "convolutions.table",  # a run goes on with the ways that it has taken from it
     "palette",
     "min_share",  # `relabel` sorts its masks again
     "stop_epoch",  # what is trained on from there is what it would have been without the stop

@@ -1,6 +1,7 @@
-"""The matrix products against XLA's own convolution and gradients."""
+"""All ways to compute a convolution against XLA's own, and its gradients."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from wsss_jax.models import convolution
+from wsss_jax.models import convolution, cpu_convolution
+from wsss_jax.models.lowering import BY_RULES, DIRECTIONS, Choice, Lowering, Shape, list_ways
 
 CHANNELS = (3, 5), (64, 6), (513, 4), (520, 1030)
 KERNELS = (3, 1, 1), (3, 2, 1), (3, 1, 4), (1, 2, 1)
@@ -16,35 +18,220 @@ KERNELS = (3, 1, 1), (3, 2, 1), (3, 1, 4), (1, 2, 1)
 WIDE = [((513, 4), (3, 2, 4)), ((513, 4), (5, 1, 6)), ((513, 4), (3, 1, 18)), ((64, 6), (5, 1, 6))]
 
 
+# The dilation divides both sides, one, none; is larger than a side; with strides.
+WAYS = [
+    Shape(28, 28, 5, 6, 3, 1, 4),
+    Shape(14, 9, 5, 6, 3, 1, 2),
+    Shape(14, 9, 5, 6, 3, 1, 12),
+    Shape(9, 14, 5, 6, 5, 1, 3),
+    Shape(14, 9, 5, 6, 3, 2, 2),
+    Shape(14, 9, 5, 6, 1, 2, 1),
+]
+
+QUICKLY = {"xla_backend_optimization_level": 0}  # compiled in half the time
+
+
+def convolve_by_xla(x, kernel, stride, dilation):
+    padding = dilation * (kernel.shape[0] - 1) // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def list_products(text):
+    """Lists the convolutions and matrix products of a program, with all their attributes."""
+    names = "stablehlo.convolution(", "stablehlo.dot_general"
+    lines = [line for line in text.splitlines() if any(name in line for name in names)]
+    assert lines
+    return [re.sub(r"%\w+", "%", line).strip() for line in lines]
+
+
+def draw(shape, dtype, batch=2):
+    """Draws an input, a kernel and a gradient of the output."""
+    rng = np.random.default_rng(shape.channels + shape.stride)
+    out = (-(-length // shape.stride) for length in (shape.height, shape.width))
+    sizes = (
+        (batch, shape.height, shape.width, shape.channels),
+        (shape.size, shape.size, shape.channels, shape.features),
+        (batch, *out, shape.features),
+    )
+    return [jnp.asarray(rng.normal(size=size), dtype) for size in sizes]
+
+
 @pytest.mark.parametrize("depths,shape", [*itertools.product(CHANNELS, KERNELS), *WIDE])
 def test_gradients_are_those_of_xla(depths, shape):
     (channels, features), (size, stride, dilation) = depths, shape
-    rng = np.random.default_rng(channels + stride)
-    x = rng.normal(size=(2, 14, 20, channels))
-    kernel = rng.normal(size=(size, size, channels, features))
-    padding = dilation * (size - 1) // 2
-
-    def own(x, kernel):
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(padding, padding)] * 2,
-            rhs_dilation=(dilation, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
     with jax.enable_x64(True):
-        expected, pullback = jax.vjp(own, jnp.asarray(x), jnp.asarray(kernel))
+        x, kernel, gradient = draw(
+            Shape(14, 20, channels, features, size, stride, dilation), np.float64
+        )
+        expected, pullback = jax.vjp(lambda *a: convolve_by_xla(*a, stride, dilation), x, kernel)
         found, our_pullback = jax.vjp(
-            lambda *a: convolution.convolve(*a, stride, dilation),
-            jnp.asarray(x),
-            jnp.asarray(kernel),
+            lambda *a: convolution.convolve(*a, stride, dilation), x, kernel
         )
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
-        gradient = jnp.asarray(rng.normal(size=expected.shape))
         for ours, theirs in zip(our_pullback(gradient), pullback(gradient)):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "shape,dtype,tolerance",
+    [*((shape, "float64", 1e-13) for shape in WAYS), (WAYS[1], "float32", 1e-5)],
+    ids=str,
+)
+def test_every_way_computes_the_same(shape, dtype, tolerance):
+    """On every platform and in all directions; the ways of accelerators run here, too."""
+
+    def compute_all(x, kernel, gradient):
+        right, pullback = jax.vjp(
+            lambda *a: convolve_by_xla(*a, shape.stride, shape.dilation), x, kernel
+        )
+        expected = dict(zip(DIRECTIONS, (right, *pullback(gradient)), strict=True))
+        found = {}
+        for platform, direction in itertools.product(("cpu", "cuda"), DIRECTIONS):
+            arrays = (x, kernel) if direction == "forward" else (x, kernel, gradient)
+            for way in list_ways(platform, direction, shape):
+                plan = convolution.make_plan(platform, direction, shape, x.dtype, BY_RULES, way)
+                result = convolution.compute(plan, direction, shape.stride, *arrays)
+                found[direction, platform, way] = result
+        return expected, found
+
+    with jax.enable_x64(dtype == "float64"):
+        compute_all = jax.jit(compute_all, compiler_options=QUICKLY)
+        expected, found = compute_all(*draw(shape, dtype))
+    assert len(found) >= 11
+    for (direction, *names), result in found.items():
+        assert result.dtype == dtype
+        atol = tolerance * np.abs(expected[direction]).max()
+        np.testing.assert_allclose(
+            result, expected[direction], rtol=0, atol=atol, err_msg=str(names)
+        )
+
+
+@pytest.mark.parametrize("way", ["inside", "space to batch"])
+def test_ways_of_accelerators_round_sums_of_bfloat16_once(way):
+    """Of its parts each sum is taken in float32, as in XLA's convolution."""
+    shape = Shape(28, 28, 64, 32, 3, 1, 2)
+
+    def compute_all(*arrays):
+        results = []
+        for direction in DIRECTIONS:
+            needed = arrays[:2] if direction == "forward" else arrays
+            plan = convolution.make_plan("cuda", direction, shape, arrays[0].dtype, BY_RULES, way)
+            results.append(convolution.compute(plan, direction, 1, *needed))
+        return results
+
+    compute_all = jax.jit(compute_all, compiler_options=QUICKLY)
+    arrays = draw(shape, "bfloat16")
+    exact = compute_all(*(x.astype("float32") for x in arrays))
+    for found, right in zip(compute_all(*arrays), exact, strict=True):
+        assert found.dtype == jnp.bfloat16
+        half_a_step = 2.0**-8 * np.abs(right) + 1e-5 * np.abs(right).max()
+        assert (np.abs(found.astype("float32") - right) <= half_a_step).all()
+
+
+def test_the_ways_of_cpus_are_those_that_can_be_computed():
+    """With a kernel of one pixel and of several."""
+    for direction in DIRECTIONS:
+        named = {
+            way
+            for size in (1, 3)
+            for way in list_ways("cpu", direction, Shape(8, 8, 4, 4, size, 1, 2))
+        }
+        assert named == {"XLA", "space to batch", *cpu_convolution.PRODUCTS[direction]}
+
+
+def test_dilation_is_left_to_no_accelerator():
+    """No program for them has a dilated convolution, nor a gradient whose window takes steps."""
+    for size, dilation in ((28, 2), (28, 4), (14, 4), (14, 8), (14, 6), (14, 12), (14, 18)):
+        x, kernel = jnp.ones((2, size, size, 8)), jnp.ones((3, 3, 8, 4))
+
+        def loss(x, kernel, dilation=dilation):
+            return jnp.square(convolution.convolve(x, kernel, 1, dilation)).sum()
+
+        traced = jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel)
+        for platform in ("cuda", "tpu"):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            divides = size % dilation == 0
+            assert text.count("stablehlo.convolution(") == (3 if divides or dilation > size else 0)
+            assert text.count("stablehlo.dot_general") == (0 if divides or dilation > size else 27)
+            for line in text.splitlines():
+                if "stablehlo.convolution(" in line:
+                    assert "rhs_dilate = [1, 1]" in line or "rhs_dilate" not in line
+                    assert "stride = [1, 1]" in line or "stride" not in line
+
+
+def test_batches_can_be_of_any_size():
+    """Programs that are exported have no number of images."""
+    kernel = jnp.asarray(draw(Shape(28, 28, 5, 6, 3, 1, 2), "float32")[1])
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(
+        jax.jit(lambda x: convolution.convolve(x, kernel, 1, 2)), platforms=("cpu", "cuda", "tpu")
+    )(jax.ShapeDtypeStruct((batch, 28, 28, 5), jnp.float32))
+    for images in (1, 3):
+        x = jnp.ones((images, 28, 28, 5))
+        np.testing.assert_allclose(
+            exported.call(x), convolve_by_xla(x, kernel, 1, 2), rtol=1e-5, atol=1e-5
+        )
+
+
+PRECISIONS = {"cuda": "DEFAULT", "rocm": "DEFAULT", "tpu": "HIGH", "cpu": "HIGHEST"}
+
+
+@pytest.mark.parametrize("platform", PRECISIONS)
+@pytest.mark.parametrize("dilation", [1, 4, 6])
+def test_precision_of_products(platform, dilation):
+    """Float32 is exact everywhere, TF32 where it is asked for and the device has it."""
+    x, kernel = jnp.ones((1, 28, 28, 64)), jnp.ones((3, 3, 64, 64))
+
+    def lower(dtype, lowering):
+        def loss(x, kernel):
+            return jnp.square(convolution.convolve(x, kernel, 1, dilation, lowering)).sum()
+
+        grad = jax.jit(jax.grad(loss, (0, 1)))
+        arrays = x.astype(dtype), kernel.astype(dtype)
+        return grad.trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+
+    def count(text):
+        names = ("DEFAULT", "HIGHEST", "HIGH")
+        return {name: text.count(f"{name}, {name}]") + text.count(f"{name}>]") for name in names}
+
+    exact, rounded = lower("float32", Lowering()), lower("float32", Lowering(tensorfloat32=True))
+    if platform == "cpu":
+        assert list_products(exact) == list_products(rounded)
+        return
+    for text, wanted in ((exact, "HIGHEST"), (rounded, PRECISIONS[platform])):
+        products = text.count("stablehlo.convolution(") + text.count("stablehlo.dot_general")
+        assert products >= 3
+        found = count(text)
+        assert found.pop(wanted) >= products
+        assert not any(found.values())
+
+
+def test_what_was_chosen_is_done():
+    """Of a shape, and on a platform, for which there is a choice; others follow the rules."""
+    shape = Shape(28, 28, 8, 4, 3, 1, 2)
+    lowering = Lowering(choices=(Choice("cuda", shape, ("inside", "XLA", "space to batch")),))
+    x, kernel = jnp.ones((1, 28, 28, 8)), jnp.ones((3, 3, 8, 4))
+
+    def text(platform, lowering, size=28):
+        def loss(x, kernel):
+            return jnp.square(convolution.convolve(x, kernel, 1, 2, lowering)).sum()
+
+        grad = jax.jit(jax.grad(loss, (0, 1))).trace(x[:, :size], kernel)
+        return grad.lower(lowering_platforms=(platform,)).as_text()
+
+    found = text("cuda", lowering)
+    assert found.count("dot_general") == 9 and "rhs_dilate = [2, 2]" in found
+    for platform in ("cpu", "tpu", "rocm"):
+        assert list_products(text(platform, lowering)) == list_products(text(platform, BY_RULES))
+    others = (list_products(text("cuda", each, 14)) for each in (lowering, BY_RULES))
+    assert next(others) == next(others)
 
 
 def test_padding_costs_nothing():
@@ -60,8 +247,7 @@ def test_padding_costs_nothing():
     for platform in ("cuda", "tpu"):
         (line,) = (line for line in program(18, platform).splitlines() if ".convolution(" in line)
         assert "tensor<1x1x512x8xf32>" in line
-        (line,) = (line for line in program(12, platform).splitlines() if ".convolution(" in line)
-        assert "tensor<3x3x512x8xf32>" in line
+        assert program(12, platform).count("dot_general") == 9
 
 
 def test_frozen_weights_cost_no_backward_pass():

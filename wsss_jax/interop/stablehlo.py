@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.files import atomic_path
+from wsss_jax.methods import arithmetic
 from wsss_jax.training.trained import Trained
 
 
@@ -37,7 +37,7 @@ def save(
     Args:
       trained: of any method.
       path: of the new file; about 4 bytes for each parameter, 2 in bfloat16.
-      precision: "float32" or "bfloat16", what the program computes in.
+      precision: "float32", "tensorfloat32" or "bfloat16", what the program computes in.
       platforms: where it can run, of "cpu", "cuda" and "tpu"; none of them need be here.
       size: height and width of the images, pixels.
 
@@ -54,7 +54,7 @@ def save(
             f"config.size comes to {size}: set --config.size to the height and width of the "
             "images, in pixels"
         )
-    config = config_lib.replace(trained.config, precision=precision)
+    config = arithmetic.set_precision(trained.config, precision)
     trained = trained._replace(
         config=config,
         network=trained.method.build_network(config, trained.dataset.num_classes),

@@ -20,7 +20,7 @@ from wsss_jax.training.trained import load_trained
 FIELDS = {
     "run": rules.NAME,
     "formats": rules.sequence(rules.one_of("pth", "safetensors", "stablehlo", "orbax")),
-    "precision": rules.one_of("float32", "bfloat16"),
+    "precision": rules.one_of(*rules.PRECISIONS),
     "platforms": rules.sequence(rules.one_of("cpu", "cuda", "tpu")),
     "size": rules.integer(0, rules.MOST_PIXELS),
 }

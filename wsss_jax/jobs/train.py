@@ -3,10 +3,19 @@
 from pathlib import Path
 
 import ml_collections
+from tqdm import tqdm
 
 from data import folders
 from data.dataset import Dataset, load_dataset
-from wsss_jax import clusters, composites, inputs, mask_folders, parallel, runs
+from wsss_jax import (
+    clusters,
+    composites,
+    convolution_table,
+    inputs,
+    mask_folders,
+    parallel,
+    runs,
+)
 from wsss_jax import config as config_lib
 from wsss_jax.errors import InputError
 from wsss_jax.methods.contract import load_method
@@ -33,11 +42,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     source = clusters.extend(source, config, dataset)
     source = composites.compose(source, config, dataset.num_classes)
     parallel.check_batch_size(config.batch_size, config.accumulate)
+    advice = parallel.advise_batch_size(config.batch_size, config.accumulate)
+    if advice and config.precision == "bfloat16" and parallel.is_first():
+        tqdm.write(advice)
     validation = validate = None
     if folders.has_split(config.data.root, "val"):
         validation = open_source(config.data, dataset, "val")
     steps = inputs.count_steps(len(source), config.batch_size, config.drop_last)
     method = load_method(config.job)
+    config = convolution_table.take_up(config, workdir)
     config = measure(config, workdir, method, source)
     task = method.make_task(config, dataset.num_classes, config.epochs * steps)
     if validation is not None:

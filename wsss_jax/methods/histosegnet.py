@@ -24,7 +24,7 @@ from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
 from wsss_jax.crf import DenseCrf, refine
 from wsss_jax.errors import InputError
-from wsss_jax.methods import classification
+from wsss_jax.methods import arithmetic, classification
 from wsss_jax.methods.adjustment import (
     Background,
     find_present,
@@ -147,8 +147,8 @@ def build_network(
         width=config.model.width,
         pooling=config.model.pooling,
         dropout_rates=tuple(config.model.dropout_rates),
-        dtype=jnp.dtype(config.precision),
         axis_name=axis_name,
+        **arithmetic.choose(config),
     )
 
 

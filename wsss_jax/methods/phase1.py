@@ -13,7 +13,7 @@ from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
-from wsss_jax.methods import classification
+from wsss_jax.methods import arithmetic, classification
 from wsss_jax.methods.losses import multilabel_soft_margin
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.resnet38 import ResNet38
@@ -88,8 +88,8 @@ def build_network(
         attention_relu=config.pda.relu,
         attention_divisor=config.pda.divisor,
         attention_normalize=config.pda.normalize,
-        dtype=jnp.dtype(config.precision),
         axis_name=axis_name,
+        **arithmetic.choose(config),
     )
 
 

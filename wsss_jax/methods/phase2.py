@@ -11,6 +11,7 @@ from wsss_jax import config_rules as rules
 from wsss_jax import optimizers, parallel, pixels, schedules
 from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
+from wsss_jax.methods import arithmetic
 from wsss_jax.methods.losses import count_pixels, layer_losses
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.deeplab import DeepLabV3Plus
@@ -83,8 +84,8 @@ def build_network(
         width=config.model.width,
         blocks=tuple(config.model.blocks),
         dropout_rates=tuple(config.model.dropout_rates),
-        dtype=jnp.dtype(config.precision),
         axis_name=axis_name,
+        **arithmetic.choose(config),
     )
 
 
@@ -145,7 +146,8 @@ def make_loss(config: ml_collections.ConfigDict, network: DeepLabV3Plus) -> Loss
         losses = layer_losses(logits, masks, weight, totals["pixels"], config.loss)
         if config.loss.divide_by_batch:
             losses = losses / totals["patches"]
-        loss = losses @ jnp.asarray(config.layer_weights, losses.dtype)
+        weights = jnp.asarray(config.layer_weights, losses.dtype)
+        loss = jnp.dot(losses, weights, precision=jax.lax.Precision.HIGHEST)
         by_layer = {f"loss_{name}": losses[i] for i, name in enumerate(config.layers)}
         return loss, (updated["batch_stats"], {"loss": loss, **by_layer})
 

@@ -19,7 +19,7 @@ from wsss_jax import cam, masks, optimizers, parallel, pixels, schedules
 from wsss_jax import config_rules as rules
 from wsss_jax.augmentation import examples
 from wsss_jax.errors import InputError
-from wsss_jax.methods import classification, phase1
+from wsss_jax.methods import arithmetic, classification, phase1
 from wsss_jax.methods.losses import multilabel_soft_margin
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.models.layers import accumulator
@@ -101,8 +101,8 @@ def build_network(
         dropout_rates=tuple(config.model.dropout_rates),
         sub_classes=num_classes * config.model.sub_categories,
         head_initializer=nn.initializers.xavier_uniform(),
-        dtype=jnp.dtype(config.precision),
         axis_name=axis_name,
+        **arithmetic.choose(config),
     )
 
 

@@ -8,14 +8,13 @@ convolution of 2048 to 4096 channels it takes ten times as long as the same matr
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Direction = Literal["forward", "input gradient", "kernel gradient"]
-Way = Literal["XLA", "product", "copied", "inside"]
+from wsss_jax.models.lowering import Direction, Way
+
 Slices = tuple[slice, slice, slice]
 
 # From this many input channels on, the input gradient is faster as one matrix product whose columns
@@ -82,7 +81,7 @@ def _convolve_inside(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: 
     height, width = (-(-length // stride) for length in x.shape[1:3])
     shape = (x.shape[0], height, width, kernel.shape[-1])
     sums = jnp.zeros(shape, jnp.promote_types(x.dtype, jnp.float32))
-    for position, inputs, outputs in _overlaps(x, kernel, stride, dilation):
+    for position, inputs, outputs in list_overlaps(x, kernel, stride, dilation):
         part = jnp.einsum("bhwd,df->bhwf", x[inputs], kernel[position])
         sums = sums.at[outputs].add(part.astype(sums.dtype))
     return sums.astype(x.dtype)
@@ -107,7 +106,7 @@ def _input_gradient_inside(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, *, stride: int, dilation: int
 ) -> jax.Array:
     sums = jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
-    for position, inputs, outputs in _overlaps(x, kernel, stride, dilation):
+    for position, inputs, outputs in list_overlaps(x, kernel, stride, dilation):
         part = jnp.einsum("bhwf,df->bhwd", gradient[outputs], kernel[position])
         sums = sums.at[inputs].add(part.astype(sums.dtype))
     return sums.astype(x.dtype)
@@ -138,7 +137,7 @@ def _kernel_gradient_inside(
 ) -> jax.Array:
     channels, features = kernel.shape[2:]
     products = []
-    for _, inputs, outputs in _overlaps(x, kernel, stride, dilation):
+    for _, inputs, outputs in list_overlaps(x, kernel, stride, dilation):
         pixels = x[inputs].reshape(-1, channels), gradient[outputs].reshape(-1, features)
         products.append(_multiply_over_pixels(*pixels, copy=features >= _FEATURES_FOR_COPY))
     return jnp.stack(products).reshape(kernel.shape)
@@ -177,7 +176,7 @@ def _window(
     return slice(None), slice(row, row + height, stride), slice(column, column + width, stride)
 
 
-def _overlaps(
+def list_overlaps(
     x: jax.Array, kernel: jax.Array, stride: int, dilation: int
 ) -> Iterator[tuple[tuple[int, int], Slices, Slices]]:
     """The positions in the kernel, each with the input and output pixels that it joins."""

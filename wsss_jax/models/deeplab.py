@@ -22,6 +22,7 @@ from wsss_jax.models.layers import (
     resize_align_corners,
     widen,
 )
+from wsss_jax.models.lowering import Lowering
 from wsss_jax.models.materialize import materialize
 
 _EXPANSION = 4
@@ -40,6 +41,7 @@ class DeepLabV3Plus(nn.Module):
       dropout_rates: element-wise dropout after the pyramid and after both decoder convolutions.
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
+      lowering: of the convolutions.
     """
 
     # Convolutions and the normalizations right after them, for `folding`: all that there are.
@@ -58,6 +60,7 @@ class DeepLabV3Plus(nn.Module):
     dropout_rates: tuple[float, float, float] = (0.5, 0.5, 0.1)
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    lowering: Lowering = Lowering()
 
     @nn.compact
     def __call__(
@@ -81,7 +84,7 @@ class DeepLabV3Plus(nn.Module):
           (stride 4), "aspp" (stride 16) and "decoder" (the logits at stride 4).
         """
         size = x.shape[1:3]
-        layers = Layers(train, train, weight, position, self.dtype, self.axis_name)
+        layers = Layers(train, train, weight, position, self.dtype, self.axis_name, self.lowering)
         high_level, low_level = _Backbone(self.blocks, self.width, name="backbone")(x, layers)
         pyramid = _Aspp(self.dropout_rates[0], self.width, name="aspp")(high_level, layers)
         decoder = _Decoder(self.num_classes, self.dropout_rates[1:], self.width, name="decoder")
@@ -182,6 +185,11 @@ class _Decoder(nn.Module):
             x = nn.relu(layers.norm(x, f"last_conv_{place + 1}"))
             x = layers.dropout(x, f"last_conv_{place + 3}", rate)
         classifier = Conv(
-            self.num_classes, 1, use_bias=True, dtype=layers.dtype, name="last_conv_8"
+            self.num_classes,
+            1,
+            use_bias=True,
+            dtype=layers.dtype,
+            lowering=layers.lowering,
+            name="last_conv_8",
         )
         return classifier(x)

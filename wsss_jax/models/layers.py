@@ -15,6 +15,7 @@ from flax.typing import Dtype
 from jax import lax
 
 from wsss_jax.models.convolution import convolve
+from wsss_jax.models.lowering import Lowering
 from wsss_jax.models.normalization import normalize, normalize_batch
 
 # The name by which `jax.checkpoint` can keep block outputs for the backward pass.
@@ -48,12 +49,14 @@ class Conv(nn.Module):
     dilation: int = 1
     use_bias: bool = False
     dtype: Dtype = jnp.float32
+    lowering: Lowering = Lowering()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
+        arrays = x.astype(self.dtype), kernel.astype(self.dtype)
+        x = convolve(*arrays, self.stride, self.dilation, self.lowering)
         if self.use_bias or self.has_variable("params", "bias"):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(self.dtype)
@@ -149,6 +152,7 @@ class Layers(NamedTuple):
       position: see `Dropout`.
       dtype: compute dtype.
       axis_name: see `BatchNorm`.
+      lowering: of the convolutions.
     """
 
     train: bool
@@ -157,6 +161,7 @@ class Layers(NamedTuple):
     position: jax.Array | None
     dtype: Dtype
     axis_name: str | None
+    lowering: Lowering
 
     def conv(
         self,
@@ -167,8 +172,8 @@ class Layers(NamedTuple):
         stride: int = 1,
         dilation: int = 1,
     ) -> jax.Array:
-        conv = Conv(features, kernel_size, stride, dilation, dtype=self.dtype, name=name)
-        return conv(x)
+        arithmetic = {"dtype": self.dtype, "lowering": self.lowering}
+        return Conv(features, kernel_size, stride, dilation, **arithmetic, name=name)(x)
 
     def norm(self, x: jax.Array, name: str) -> jax.Array:
         norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=name)

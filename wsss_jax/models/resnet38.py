@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BLOCK_OUTPUT, Layers, accumulator, widen
+from wsss_jax.models.lowering import Lowering
 from wsss_jax.models.materialize import materialize
 
 
@@ -55,6 +56,7 @@ class ResNet38(nn.Module):
       head_initializer: draws the weights of the classifiers.
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
+      lowering: of the convolutions.
     """
 
     # Convolutions and the normalizations right after them, for `folding`; others follow a sum.
@@ -74,6 +76,7 @@ class ResNet38(nn.Module):
     head_initializer: Initializer = nn.initializers.he_normal()
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    lowering: Lowering = Lowering()
 
     @nn.compact
     def __call__(
@@ -106,7 +109,9 @@ class ResNet38(nn.Module):
           (B, sub_classes) float32.
         """
         batch_statistics = train and not self.frozen_batch_norm
-        layers = Layers(train, batch_statistics, weight, position, self.dtype, self.axis_name)
+        layers = Layers(
+            train, batch_statistics, weight, position, self.dtype, self.axis_name, self.lowering
+        )
         drop_b6, drop_b7, drop_pool = self.dropout_rates
         taps = {}
 

@@ -13,6 +13,7 @@ from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
 
 from wsss_jax.models.layers import BLOCK_OUTPUT, Conv, Layers, accumulator, widen
+from wsss_jax.models.lowering import Lowering
 
 CAM_LAYER = "relu3_3"  # the last ReLU, before its BatchNorm
 MOST_STRIDE = 8  # pixels of the image to one that is pooled, after the last block
@@ -29,6 +30,7 @@ class X17(nn.Module):
       dropout_rates: after the convolutions that another one of their block follows.
       dtype: compute dtype; parameters and logits are float32.
       axis_name: mapped axis over which batch statistics see one global batch.
+      lowering: of the convolutions.
     """
 
     num_classes: int
@@ -37,6 +39,7 @@ class X17(nn.Module):
     dropout_rates: tuple[float, float, float, float] = (0.3, 0.4, 0.4, 0.4)
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    lowering: Lowering = Lowering()
 
     @nn.compact
     def __call__(
@@ -59,7 +62,7 @@ class X17(nn.Module):
           Logits (B, C) float32, and the feature maps "relu1_1" ... "relu3_3" (block and convolution
           from 1), each before its BatchNorm; the last is (B, H // 4, W // 4, 256 * width).
         """
-        layers = Layers(train, train, weight, position, self.dtype, self.axis_name)
+        layers = Layers(train, train, weight, position, self.dtype, self.axis_name, self.lowering)
         taps: dict[str, jax.Array] = {}
 
         def tap(name: str, value: jax.Array) -> jax.Array:
@@ -74,7 +77,8 @@ class X17(nn.Module):
         for block, (channels, convolutions) in enumerate(_BLOCKS, 1):
             for number in range(1, convolutions + 1):
                 name = f"features_{index}"
-                conv = Conv(widen(channels, self.width), use_bias=True, dtype=self.dtype, name=name)
+                arithmetic = {"dtype": self.dtype, "lowering": self.lowering}
+                conv = Conv(widen(channels, self.width), use_bias=True, **arithmetic, name=name)
                 x = tap(f"relu{block}_{number}", nn.relu(conv(x)))
                 x = layers.norm(x, f"bn{block}_{number}")
                 if number < convolutions:
@@ -84,7 +88,8 @@ class X17(nn.Module):
             index += 1
         x = x.astype(accumulator(x.dtype))
         pooled = x.max(axis=(1, 2)) if self.pooling == "maximum" else x.mean(axis=(1, 2))
-        classifier = Conv(self.num_classes, 1, use_bias=True, dtype=x.dtype, name="fc")
+        arithmetic = {"dtype": x.dtype, "lowering": self.lowering}
+        classifier = Conv(self.num_classes, 1, use_bias=True, **arithmetic, name="fc")
         return classifier(pooled[:, None, None, :])[:, 0, 0], taps
 
 

@@ -17,6 +17,7 @@ from wsss_jax import config as config_lib
 from wsss_jax import parallel, runs, symmetries
 from wsss_jax.checkpoints import list_steps, load_variables
 from wsss_jax.errors import InputError
+from wsss_jax.methods import arithmetic
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.contract import Method, find_giving, load_method
 from wsss_jax.methods.prediction import Prediction
@@ -127,7 +128,7 @@ def load_trained(
       InputError: no such run there, no checkpoint, or no calibration of a method that has one.
     """
     config, dataset = runs.load(workdir, field, find_giving(gives))
-    config = config_lib.replace(config, precision=precision or config.precision)
+    config = arithmetic.set_precision(config, precision)
     network = load_method(config.job).build_network(config, dataset.num_classes)
     score = history.selecting_score(config)
     try:
