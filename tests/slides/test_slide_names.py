@@ -15,10 +15,12 @@ from wsss_jax.slides.reading import catalog
 
 
 def test_slides_are_found_and_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "slides"  # whose parent is empty; that of tmp_path has other tests' files
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     for name in ("a/x.svs", "a/x.tif", "a/y.svs", "a/notes.txt", "b/Y.svs", "b/z.svs", "d/0.dcm"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
     found = catalog.name_slides(
         catalog.find_slides("a,b/*.svs,a/x.*,d", results.is_result_folder),
         0.0,

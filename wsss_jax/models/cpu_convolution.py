@@ -20,6 +20,10 @@ Slices = tuple[slice, slice, slice]
 # From this many input channels on, the input gradient is faster as one matrix product whose columns
 # are then added up. With fewer, the columns, k * k times the input, cost more than they save.
 _CHANNELS_FOR_INPUT_PRODUCT = 512
+# With this many channels, an image of so few pixels pays with a product for each position: XLA's
+# input gradient is a convolution, for which it copies the kernel turned around.
+_CHANNELS_OF_SMALL_IMAGE = 256
+_PIXELS_OF_SMALL_IMAGE = 256
 # Fewer input channels do not fill a matrix product for every position in the kernel, and networks
 # that narrow compile in less than half the time with XLA's own gradient.
 _CHANNELS_FOR_KERNEL_PRODUCT = 64
@@ -50,10 +54,17 @@ def choose_way(
     if direction == "forward":
         return "product" if size == 1 else "XLA"
     if direction == "input gradient":
+        if size > 1 and _is_small(x_shape, channels):
+            return "inside"
         return "product" if size == 1 or channels >= _CHANNELS_FOR_INPUT_PRODUCT else "XLA"
     if channels < _CHANNELS_FOR_KERNEL_PRODUCT:
         return "XLA"
     return "copied" if features >= _FEATURES_FOR_COPY else "product"
+
+
+def _is_small(x_shape: Sequence[int], channels: int) -> bool:
+    _, height, width, _ = x_shape
+    return channels >= _CHANNELS_OF_SMALL_IMAGE and height * width <= _PIXELS_OF_SMALL_IMAGE
 
 
 def _is_mostly_padding(

@@ -38,9 +38,8 @@ class Conv(nn.Module):
 
     Maps (B, H, W, D) to (B, ceil(H / stride), ceil(W / stride), features) in `dtype`. Holds
     `kernel` (k, k, D, features) and, with `use_bias` or a folded normalization (see `folding`),
-    `bias` (features,). The padding is always
-    dilation * (kernel_size - 1) / 2 on both sides, as in PyTorch; XLA's "SAME" would shift a
-    strided convolution by a pixel.
+    `bias` (features,). The padding is always dilation * (kernel_size - 1) / 2 on both sides, as in
+    PyTorch; XLA's "SAME" would shift a strided convolution by a pixel.
     """
 
     features: int
