@@ -4,9 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from wsss_jax import signals
 
 REPOSITORY = Path(__file__).parents[1]
 BEGINNING = """
@@ -125,6 +128,17 @@ time.sleep(60)
     status, out, err = _end(child)
     assert status == 75 and out == "went on\n"
     assert err == "stopped by SIGINT; the same command continues, or starts over\n"
+
+
+def test_other_threads_defer_nothing():
+    handler = signal.getsignal(signal.SIGINT)
+
+    def work():
+        with signals.defer() as received:
+            return list(received), signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(work).result() == ([], handler)
 
 
 def test_deferred_work_checks_for_signals_itself():

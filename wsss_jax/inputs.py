@@ -96,7 +96,8 @@ def read_batches(
     dataset = dataset.repeat(order.epochs)
     dataset = dataset.map_with_index(lambda number, indices: (number // steps, indices))
     dataset = dataset[order.start :].map(read)
-    iterator = iter(_prefetch(dataset, workers))
+    with signals.defer():  # one that a signal leaves half made cannot be closed
+        iterator = iter(_prefetch(dataset, workers))
     try:
         # The first batch starts all processes. Signals that stop a run may reach all of its
         # processes, but the run needs them until its state is saved.

@@ -102,8 +102,12 @@ def _end_at_second_sigint(reader: int) -> None:
 def defer() -> Iterator[list[str]]:
     """Yields a list that receives the names of signals, which have no other effect in the block.
 
-    If there is one at the end of the block, it then has the effect that it has outside.
+    If there is one at the end of the block, it then has the effect that it has outside. Signals
+    concern the main thread alone; in another one nothing is deferred.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
     received: list[str] = []
 
     def note(number: int, _: FrameType | None) -> None:
