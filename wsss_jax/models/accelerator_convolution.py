@@ -3,13 +3,13 @@
 `choose_way` says which way is taken for a shape where nothing was measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from wsss_jax.models.cpu_convolution import list_overlaps
+from wsss_jax.models.cpu_convolution import Slices, list_overlaps
 from wsss_jax.models.lowering import Direction, Shape, Way
 from wsss_jax.models.xla_convolution import Compute
 
@@ -34,19 +34,10 @@ def _convolve(
     dilation: int,
     precision: lax.Precision | None,
 ) -> jax.Array:
-    """Adds up a product for each position in the kernel over the pixels that it meets."""
     height, width = (-(-length // stride) for length in x.shape[1:3])
-    total = jnp.zeros((x.shape[0], height, width, kernel.shape[3]), _accumulator(x))
-    for position, inputs, outputs in list_overlaps(x, kernel, stride, dilation):
-        part = jnp.einsum(
-            "bhwd,df->bhwf",
-            x[inputs],
-            kernel[position],
-            precision=precision,
-            preferred_element_type=total.dtype,
-        )
-        total += _place(part, outputs, total.shape)
-    return total.astype(x.dtype)
+    shape = (x.shape[0], height, width, kernel.shape[3])
+    places = list_overlaps(x, kernel, stride, dilation)
+    return _add_products(x, kernel, places, shape, precision)
 
 
 def _input_gradient(
@@ -58,17 +49,38 @@ def _input_gradient(
     dilation: int,
     precision: lax.Precision | None,
 ) -> jax.Array:
-    total = jnp.zeros(x.shape, _accumulator(x))
-    for position, inputs, outputs in list_overlaps(x, kernel, stride, dilation):
+    overlaps = list_overlaps(x, kernel, stride, dilation)
+    places = ((position, outputs, inputs) for position, inputs, outputs in overlaps)
+    return _add_products(gradient, kernel.swapaxes(2, 3), places, x.shape, precision)
+
+
+def _add_products(
+    images: jax.Array,
+    kernel: jax.Array,
+    places: Iterable[tuple[tuple[int, int], Slices, Slices]],
+    shape: tuple[int, ...],
+    precision: lax.Precision | None,
+) -> jax.Array:
+    """Adds up a product for each position in the kernel over the pixels that it meets.
+
+    Args:
+      images: (B, H, W, D).
+      kernel: (k, k, D, F).
+      places: each position, with the pixels of `images` that it meets and where their sum belongs.
+      shape: of the sums, (B, H', W', F).
+      precision: of the products.
+    """
+    total = jnp.zeros(shape, jnp.promote_types(images.dtype, jnp.float32))
+    for position, taken, added in places:
         part = jnp.einsum(
-            "bhwf,df->bhwd",
-            gradient[outputs],
+            "bhwd,df->bhwf",
+            images[taken],
             kernel[position],
             precision=precision,
             preferred_element_type=total.dtype,
         )
-        total += _place(part, inputs, total.shape)
-    return total.astype(x.dtype)
+        total += _place(part, added, shape)
+    return total.astype(images.dtype)
 
 
 def _kernel_gradient(
@@ -92,10 +104,6 @@ INSIDE: dict[Direction, Compute] = {
     "input gradient": _input_gradient,
     "kernel gradient": _kernel_gradient,
 }
-
-
-def _accumulator(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _place(part: jax.Array, place: Sequence[slice], shape: Sequence[int]) -> jax.Array:

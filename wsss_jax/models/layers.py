@@ -75,7 +75,6 @@ class BatchNorm(nn.Module):
     """
 
     momentum: float = 0.9
-    epsilon: float = EPSILON
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
@@ -95,11 +94,11 @@ class BatchNorm(nn.Module):
         sums = accumulator(x.dtype)
         if use_running_average:
             mean, var = running_mean.value, running_var.value
-            x = normalize(x.astype(sums), mean, var, scale, bias, self.epsilon)
+            x = normalize(x.astype(sums), mean, var, scale, bias, EPSILON)
             return x.astype(self.dtype)
         weight = jnp.ones(len(x), sums) if weight is None else weight.astype(sums)
         axis_name = None if self.is_initializing() else self.axis_name
-        x, (mean, var, count) = normalize_batch(x, weight, scale, bias, self.epsilon, axis_name)
+        x, (mean, var, count) = normalize_batch(x, weight, scale, bias, EPSILON, axis_name)
         if not self.is_initializing():
             self._update(running_mean, mean)
             self._update(running_var, var * count / jnp.maximum(count - 1, 1))

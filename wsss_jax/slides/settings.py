@@ -88,7 +88,7 @@ def make_tiling(config: ml_collections.ConfigDict) -> Tiling:
 
 
 def describe_preview(config: ml_collections.ConfigDict) -> str:
-    """Says that a map is a preview: in a sentence if its tiles do not overlap, else ""."""
+    """Says in a sentence that a map whose tiles overlap by less than half is a preview, else ""."""
     if config.stride <= config.tile // 2:
         return ""
     return (
