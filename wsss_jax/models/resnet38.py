@@ -18,7 +18,6 @@ from jax.ad_checkpoint import checkpoint_name
 from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
 from wsss_jax.models.layers import BLOCK_OUTPUT, Layers, accumulator, widen
 from wsss_jax.models.lowering import Lowering
-from wsss_jax.models.materialize import materialize
 
 
 class _Stage(NamedTuple):
@@ -119,7 +118,7 @@ class ResNet38(nn.Module):
             # There is a perturbation only in derivatives with respect to the tap, as in Grad-CAM.
             if self.has_variable("perturbations", name):
                 value = self.perturb(name, value)
-            taps[name] = checkpoint_name(materialize(value), BLOCK_OUTPUT)
+            taps[name] = checkpoint_name(value, BLOCK_OUTPUT)
             return taps[name]
 
         x = tap("conv1a", layers.conv(x, "conv1a", widen(64, self.width)))
