@@ -11,6 +11,7 @@ the CPU:
     copied          the same with a transposed copy of the input (kernel gradient)
     inside          a product for each position in the kernel, over the pixels that it meets
     space to batch  of a dilated convolution: XLA's without dilation, on every n-th row and column
+    Winograd nxn    fewer products for tiles of n x n pixels, see `wsss_jax.models.winograd`
     PyTorch         NCHW, eager
 
 "used" names the way that training takes for the shape. It should be the fastest of ours, which
@@ -26,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ from wsss_jax.models import convolution
 from wsss_jax.models.layers import Conv
 from wsss_jax.models.lowering import DIRECTIONS, Choice, Direction, Lowering, Shape, Way, list_ways
 
-WAYS = ("XLA", "product", "copied", "inside", "space to batch", "PyTorch")
+WAYS = (*get_args(Way), "PyTorch")
 # A way must take at most this share of the time of the one by rule to be chosen instead: nearer
 # ones differ by chance.
 _FASTER = 0.97

@@ -11,6 +11,7 @@ from jax import lax
 
 from wsss_jax.models import convolution, cpu_convolution
 from wsss_jax.models.lowering import BY_RULES, DIRECTIONS, Choice, Lowering, Shape, list_ways
+from wsss_jax.models.winograd import WINOGRAD
 
 CHANNELS = (3, 5), (64, 6), (513, 4), (520, 1030)
 KERNELS = (3, 1, 1), (3, 2, 1), (3, 1, 4), (1, 2, 1)
@@ -113,8 +114,11 @@ def test_every_way_computes_the_same(shape, dtype, tolerance):
         )
 
 
-@pytest.mark.parametrize("way", ["inside", "space to batch"])
-def test_ways_of_accelerators_round_sums_of_bfloat16_once(way):
+@pytest.mark.parametrize(
+    "platform,way",
+    [("cuda", "inside"), ("cuda", "space to batch"), *(("cpu", way) for way in WINOGRAD)],
+)
+def test_sums_of_bfloat16_are_rounded_once(platform, way):
     """Of its parts each sum is taken in float32, as in XLA's convolution."""
     shape = Shape(28, 28, 64, 32, 3, 1, 2)
 
@@ -122,7 +126,7 @@ def test_ways_of_accelerators_round_sums_of_bfloat16_once(way):
         results = []
         for direction in DIRECTIONS:
             needed = arrays[:2] if direction == "forward" else arrays
-            plan = convolution.make_plan("cuda", direction, shape, arrays[0].dtype, BY_RULES, way)
+            plan = convolution.make_plan(platform, direction, shape, arrays[0].dtype, BY_RULES, way)
             results.append(convolution.compute(plan, direction, 1, *needed))
         return results
 
@@ -135,6 +139,56 @@ def test_ways_of_accelerators_round_sums_of_bfloat16_once(way):
         assert (np.abs(found.astype("float32") - right) <= half_a_step).all()
 
 
+@pytest.mark.parametrize("way,times", [("Winograd 2x2", 1.5), ("Winograd 4x4", 5)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_fewer_products_lose_little(way, times, dilation):
+    """The largest error in float32 is at most so many times that of XLA's own convolution."""
+    shape = Shape(16, 16, 256, 128, 3, 1, dilation)
+
+    def compute_all(ways, arrays):
+        results = {}
+        for direction, each in itertools.product(DIRECTIONS, ways):
+            needed = arrays[:2] if direction == "forward" else arrays
+            plan = convolution.make_plan("cpu", direction, shape, arrays[0].dtype, BY_RULES, each)
+            results[direction, each] = convolution.compute(plan, direction, 1, *needed)
+        return results
+
+    compute_all = jax.jit(compute_all, static_argnums=0)
+    arrays = [np.asarray(array) for array in draw(shape, np.float32)]
+    with jax.enable_x64(True):
+        exact = compute_all(("XLA",), [array.astype(np.float64) for array in arrays])
+    found = compute_all(("XLA", way), arrays)
+    for direction in DIRECTIONS:
+        right = np.asarray(exact[direction, "XLA"])
+        errors = {
+            each: np.abs(np.asarray(found[direction, each], np.float64) - right).max()
+            for each in ("XLA", way)
+        }
+        assert 0 < errors[way] < times * errors["XLA"], direction
+
+
+@pytest.mark.parametrize(
+    "shape,way",
+    [
+        (Shape(28, 28, 512, 512, 3, 1, 1), "Winograd 4x4"),
+        (Shape(28, 28, 512, 1024, 3, 1, 2), "Winograd 2x2"),  # four images of 14 x 14
+        (Shape(28, 28, 1024, 2048, 3, 1, 4), "Winograd 4x4"),  # sixteen of 7 x 7
+        (Shape(14, 14, 256, 256, 3, 1, 1), "Winograd 2x2"),
+        (Shape(14, 14, 512, 512, 3, 1, 2), "inside"),  # sixteen tiles: too few
+        (Shape(14, 14, 2048, 256, 3, 1, 6), "inside"),  # 6 does not divide 14
+        (Shape(56, 56, 63, 64, 3, 1, 1), "XLA"),
+        (Shape(56, 56, 64, 63, 3, 1, 1), "XLA"),
+        (Shape(56, 56, 128, 128, 3, 2, 1), "XLA"),
+        (Shape(56, 56, 128, 128, 5, 1, 1), "XLA"),
+    ],
+    ids=str,
+)
+def test_tiles_are_chosen_that_fit(shape, way):
+    assert convolution.choose_way("cpu", "forward", shape) == way
+    if way in WINOGRAD:
+        assert {convolution.choose_way("cpu", each, shape) for each in DIRECTIONS} == {way}
+
+
 def test_the_ways_of_cpus_are_those_that_can_be_computed():
     """With a kernel of one pixel and of several."""
     for direction in DIRECTIONS:
@@ -143,7 +197,8 @@ def test_the_ways_of_cpus_are_those_that_can_be_computed():
             for size in (1, 3)
             for way in list_ways("cpu", direction, Shape(8, 8, 4, 4, size, 1, 2))
         }
-        assert named == {"XLA", "space to batch", *cpu_convolution.PRODUCTS[direction]}
+        products = cpu_convolution.PRODUCTS[direction]
+        assert named == {"XLA", "space to batch", *products, *WINOGRAD}
 
 
 def test_dilation_is_left_to_no_accelerator():
@@ -166,12 +221,16 @@ def test_dilation_is_left_to_no_accelerator():
                     assert "stride = [1, 1]" in line or "stride" not in line
 
 
-def test_batches_can_be_of_any_size():
+@pytest.mark.parametrize("on_cpu", ["XLA", *WINOGRAD])
+def test_batches_can_be_of_any_size(on_cpu):
     """Programs that are exported have no number of images."""
-    kernel = jnp.asarray(draw(Shape(28, 28, 5, 6, 3, 1, 2), "float32")[1])
+    shape = Shape(28, 28, 5, 6, 3, 1, 2)
+    kernel = jnp.asarray(draw(shape, "float32")[1])
+    lowering = Lowering(choices=(Choice("cpu", shape, (on_cpu,) * 3),))
     (batch,) = jax.export.symbolic_shape("batch")
     exported = jax.export.export(
-        jax.jit(lambda x: convolution.convolve(x, kernel, 1, 2)), platforms=("cpu", "cuda", "tpu")
+        jax.jit(lambda x: convolution.convolve(x, kernel, 1, 2, lowering)),
+        platforms=("cpu", "cuda", "tpu"),
     )(jax.ShapeDtypeStruct((batch, 28, 28, 5), jnp.float32))
     for images in (1, 3):
         x = jnp.ones((images, 28, 28, 5))

@@ -9,6 +9,7 @@ from jax import lax
 
 from wsss_jax.models import accelerator_convolution, cpu_convolution
 from wsss_jax.models.lowering import BY_RULES, PLATFORMS, Direction, Lowering, Shape, Way
+from wsss_jax.models.winograd import WINOGRAD
 from wsss_jax.models.xla_convolution import SPACE_TO_BATCH, XLA
 
 _OTHER = "other"  # accelerators that JAX may have besides
@@ -75,7 +76,7 @@ def make_plan(
             on_gpu = platform in ("cuda", "rocm")
             precision = lax.Precision.DEFAULT if on_gpu else lax.Precision.HIGH
     return Plan(
-        on_cpu and way not in ("XLA", "space to batch"),
+        on_cpu and way in cpu_convolution.PRODUCTS[direction],
         way,
         dilation if on_cpu else shape.dilation,
         precision,
@@ -103,6 +104,7 @@ def compute(plan: Plan, direction: Direction, stride: int, *arrays: jax.Array) -
         "XLA": XLA,
         "space to batch": SPACE_TO_BATCH,
         "inside": accelerator_convolution.INSIDE,
+        **WINOGRAD,
     }[plan.way]
     return functions[direction](*arrays, **options, precision=plan.precision)
 

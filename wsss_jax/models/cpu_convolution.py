@@ -6,6 +6,7 @@ convolution of 2048 to 4096 channels it takes ten times as long as the same matr
 `choose_way` says which way is the fastest for a shape; `benchmarks/convolutions.py` measures it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -32,6 +33,10 @@ _FEATURES_FOR_COPY = 1024
 # If at most this share of a convolution's products is with pixels of the image, and the rest with
 # padding, each position in the kernel gets a product over the pixels that it meets.
 _SHARE_INSIDE = 0.85
+# Fewer channels on either side do not pay for the sums around Winograd's products, fewer tiles of
+# an image not for those of the kernel.
+_CHANNELS_FOR_WINOGRAD = 64
+_TILES_FOR_WINOGRAD = 32
 
 
 def choose_way(
@@ -46,9 +51,13 @@ def choose_way(
     For an input of shape (B, H, W, D) and a kernel of shape (k, k, D, F).
 
     Returns:
-      "XLA", or the key of a function in `PRODUCTS[direction]`.
+      "XLA", a way of `winograd`, or the key of a function in `PRODUCTS[direction]`.
     """
     size, _, channels, features = kernel_shape
+    if size == 3 and stride == 1 and min(channels, features) >= _CHANNELS_FOR_WINOGRAD:
+        winograd = _choose_winograd(x_shape, dilation)
+        if winograd:
+            return winograd
     if _is_mostly_padding(x_shape, kernel_shape, stride, dilation):
         return "inside"
     if direction == "forward":
@@ -60,6 +69,19 @@ def choose_way(
     if channels < _CHANNELS_FOR_KERNEL_PRODUCT:
         return "XLA"
     return "copied" if features >= _FEATURES_FOR_COPY else "product"
+
+
+def _choose_winograd(x_shape: Sequence[int], dilation: int) -> Way | None:
+    """Chooses the tiles that fit the image, or the parts that a dilation makes of it."""
+    if any(length % dilation for length in x_shape[1:3]):
+        return None
+    sides = [length // dilation for length in x_shape[1:3]]
+    even, divisible = (all(side % tile == 0 for side in sides) for tile in (2, 4))
+    tile = 2 if even and not divisible else 4
+    tiles = dilation**2 * math.prod(-(-side // tile) for side in sides)
+    if tiles < _TILES_FOR_WINOGRAD:
+        return None
+    return "Winograd 2x2" if tile == 2 else "Winograd 4x4"
 
 
 def _is_small(x_shape: Sequence[int], channels: int) -> bool:

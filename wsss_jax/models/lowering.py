@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Direction = Literal["forward", "input gradient", "kernel gradient"]
-Way = Literal["XLA", "product", "copied", "inside", "space to batch"]
+Way = Literal[
+    "XLA", "product", "copied", "inside", "space to batch", "Winograd 2x2", "Winograd 4x4"
+]
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "input gradient", "kernel gradient")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # as `jax.lax.platform_dependent` names them
@@ -107,6 +109,8 @@ def list_ways(platform: str, direction: Direction, shape: Shape) -> tuple[Way, .
             ways.append("copied")
         if shape.size > 1:
             ways.append("inside")
+        if shape.size == 3 and shape.stride == 1:
+            ways += ["Winograd 2x2", "Winograd 4x4"]
     if shape.size > 1 and shape.dilation > 1 and shape.stride == 1:
         ways.append("space to batch")
     return tuple(ways)

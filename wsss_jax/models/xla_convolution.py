@@ -63,8 +63,17 @@ XLA: dict[Direction, Compute] = {
 }
 
 
-def _compute_by_space_to_batch(
+def by_space_to_batch(functions: dict[Direction, Compute]) -> dict[Direction, Compute]:
+    """Makes of functions for convolutions of stride 1 without dilation those with dilation."""
+    return {
+        direction: partial(_compute_on_phases, direction, function)
+        for direction, function in functions.items()
+    }
+
+
+def _compute_on_phases(
     direction: Direction,
+    function: Compute,
     x: jax.Array,
     kernel: jax.Array,
     *gradient: jax.Array,
@@ -77,16 +86,15 @@ def _compute_by_space_to_batch(
     Sizes that the dilation does not divide are filled up with zeros, which add nothing.
     """
     assert stride == 1  # see `lowering.list_ways`
+    function = partial(function, stride=1, dilation=1, precision=precision)
+    if dilation == 1:
+        return function(x, kernel, *gradient)
     phases = (_split(images, dilation) for images in (x, *gradient))
-    result = XLA[direction](
-        next(phases), kernel, *phases, stride=1, dilation=1, precision=precision
-    )
+    result = function(next(phases), kernel, *phases)
     return result if direction == "kernel gradient" else _merge(result, x.shape, dilation)
 
 
-SPACE_TO_BATCH: dict[Direction, Compute] = {
-    direction: partial(_compute_by_space_to_batch, direction) for direction in XLA
-}
+SPACE_TO_BATCH = by_space_to_batch(XLA)
 
 
 def _split(images: jax.Array, n: int) -> jax.Array:
