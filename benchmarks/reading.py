@@ -182,6 +182,11 @@ def read_slide(path: Path, size: tuple[int, int], tiling: Tiling, layout: Layout
     return Reading(of_overview, of_white, of_map, seconds)
 
 
+def _average(decodes: int, tiles: int) -> float | None:
+    """Returns decodes per tile; None if there was nothing to decode."""
+    return decodes / tiles if tiles else None
+
+
 def run(
     ratios: list[float], widths: list[int], height: int, tiling: Tiling = TILING
 ) -> list[dict[str, Any]]:
@@ -192,15 +197,14 @@ def run(
                 path = Path(folder) / "slide.tif"
                 size = write_slide(path, width, height, ratio)
                 reading = read_slide(path, size, tiling, Layout(width, height))
-            tiles = reading.map[1]
             rows.append(
                 {
                     "level pixels per working pixel": ratio,
                     "columns": width,
-                    "tiles": tiles,
-                    "decodes per tile, map": reading.map[0] / tiles,
-                    "white search": reading.white[0] / max(reading.white[1], 1),
-                    "overview": reading.overview[0] / reading.overview[1],
+                    "tiles": reading.map[1],
+                    "decodes per tile, map": _average(*reading.map),
+                    "white search": _average(*reading.white),
+                    "overview": _average(*reading.overview),
                     "processor s": reading.seconds,
                 }
             )
