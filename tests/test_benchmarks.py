@@ -23,6 +23,7 @@ from benchmarks import (
     profile,
     programs,
     quality,
+    reading,
     sample,
     scaling,
     train,
@@ -307,3 +308,10 @@ def test_every_report_appends_a_line(tmp_path, monkeypatch, capsys):
     assert [line["rows"][0]["share"] for line in lines] == [0.5, None]
     assert lines[0]["machine"]["processor"] and lines[0]["machine"]["numpy"]
     assert "| ours | 0.5   |" in capsys.readouterr().out
+
+
+def test_decodes_of_reading():
+    (row,) = reading.run([2.0], [2500], 1500)
+    assert row["columns"] == 2500 and row["level pixels per working pixel"] == 2.0
+    assert 0 < row["tiles"] <= 20 * 12 and row["processor s"] > 0
+    assert row["decodes per tile, map"] == 1

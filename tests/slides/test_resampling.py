@@ -1,5 +1,6 @@
 """Resampling: exact means of areas, independent of the part of the image."""
 
+import math
 from fractions import Fraction
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_jax.slides.reading.resampling import resize
+from wsss_jax.slides.reading.resampling import is_mean, resize
 
 NOISE = np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)
 
@@ -47,6 +48,21 @@ def test_a_part_is_resampled_as_within_the_whole(ratio):
         box = [x * ratio - left, y * ratio - top, (x + 30) * ratio - left, (y + 20) * ratio - top]
         resized = resize(part, tuple(box), (30, 20), (ratio, ratio), "area")
         np.testing.assert_array_equal(resized, whole[y : y + 20, x : x + 30])
+
+
+@pytest.mark.parametrize("ratio", [(1.98, 1.98), (2.0, 3.957), (3.7, 0.8), (1.0, 3.3)])
+def test_a_mean_needs_no_margin(ratio):
+    """What a mean does not cover may be missing, and changes no bit of it."""
+    box = (13.3, 12.6, 13.3 + 40 * ratio[0], 12.6 + 50 * ratio[1])
+    box = tuple(round(end) if ratio[i % 2] == 1 else end for i, end in enumerate(box))
+    whole = resize(NOISE, box, (40, 50), ratio, "area")
+    corner = [int(start) if is_mean(along, "area") else 0 for start, along in zip(box, ratio)]
+    stop = [
+        math.ceil(end) if is_mean(along, "area") else None for end, along in zip(box[2:], ratio)
+    ]
+    part = NOISE[corner[1] : stop[1], corner[0] : stop[0]]
+    assert part.shape != NOISE.shape
+    np.testing.assert_array_equal(resize(part, box, (40, 50), ratio, "area", corner), whole)
 
 
 def test_each_axis_has_its_own_ratio():

@@ -279,7 +279,9 @@ class _Run:
                     self._preview.refresh()
                 after_batch()
 
-            stitching.stitch(inputs, plan, parts, count)
+            shared = stitching.list_shared_columns(inputs, plan, parts.layout)
+            with view.share_columns(shared, parts.folder):
+                stitching.stitch(inputs, plan, parts, count)
             if self._preview:
                 self._preview.refresh()
         return _TissueMap(parts, total, left, tissue.count_pixels(), note)

@@ -77,6 +77,7 @@ class Parts:
     Attributes:
       width, height: of the slide in working pixels.
       channels: maps of probabilities in each part; 0 where only labels are kept.
+      folder, layout: where the parts are, and how the map is cut.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class Parts:
             stride, window, batch size, checksums of the networks, ...
           channels: maps of probabilities to keep; if 0, parts that have some are kept, too.
         """
-        self._folder = Path(folder)
+        self.folder = Path(folder)
         if not channels:
             channels = self._read_channels(settings, layout)
         self.width, self.height, self.channels = layout.width, layout.height, channels
-        self._layout = layout
+        self.layout = layout
         self._row_by_row = sorted(layout.parts, key=lambda part: part.y0)
         self._sizes = struct.Struct(f"<{1 + channels}Q")  # bytes of each map
         # Not a cached method: an object that refers to itself is freed late.
@@ -109,30 +110,30 @@ class Parts:
 
     def _read_channels(self, settings: Mapping[str, Any], layout: Layout) -> int:
         """Reads how many maps of probabilities the parts have; 0 if they are of other settings."""
-        path = self._folder / SETTINGS_FILE
+        path = self.folder / SETTINGS_FILE
         before = path.read_bytes() if path.is_file() else b""
         texts = (_format_settings(settings, layout, channels) for channels in range(256))
         return next((channels for channels, text in enumerate(texts) if text.encode() == before), 0)
 
     def _write_settings(self, text: str) -> None:
         """Writes the settings; first removes parts that were made with others."""
-        path = self._folder / SETTINGS_FILE
+        path = self.folder / SETTINGS_FILE
         before = path.read_bytes() if path.is_file() else None
-        clear_unfinished(self._folder)
+        clear_unfinished(self.folder)
         if before == text.encode():
             return
         if before is not None:
             print(
-                f"{self._folder} holds parts made with {_describe_changes(before, text)}: "
+                f"{self.folder} holds parts made with {_describe_changes(before, text)}: "
                 "started again"
             )
-            for stale in self._folder.glob(f"part_x{_DIGITS}_y{_DIGITS}.bin"):
+            for stale in self.folder.glob(f"part_x{_DIGITS}_y{_DIGITS}.bin"):
                 stale.unlink()
         with atomic_path(path) as temporary:
             temporary.write_text(text)
 
     def _path(self, part: Part) -> Path:
-        return self._folder / f"part_x{part.x0:07d}_y{part.y0:07d}.bin"
+        return self.folder / f"part_x{part.x0:07d}_y{part.y0:07d}.bin"
 
     def _is_whole(self, path: Path) -> bool:
         content = path.read_bytes() if path.is_file() else b""
@@ -147,17 +148,17 @@ class Parts:
     @property
     def missing(self) -> list[Part]:
         """The parts that are not finished, in the order of the work."""
-        return [part for part in self._layout.parts if part not in self._finished]
+        return [part for part in self.layout.parts if part not in self._finished]
 
     @property
     def finished(self) -> list[Part]:
         """The parts that are finished, in the order of the work."""
-        return [part for part in self._layout.parts if part in self._finished]
+        return [part for part in self.layout.parts if part in self._finished]
 
     @property
     def count(self) -> int:
         """How many parts there are, finished or not."""
-        return len(self._layout.parts)
+        return len(self.layout.parts)
 
     def write(self, part: Part, labels: np.ndarray, probabilities: np.ndarray) -> None:
         """Writes a part, whole or not at all.
@@ -193,7 +194,7 @@ class Parts:
         Raises:
           InputError: a part was damaged since the folder was opened.
         """
-        for part in self._layout.parts:
+        for part in self.layout.parts:
             yield part, partial(_decode, self._sizes, self._path(part), part.shape)
 
     def read(self, y0: int, y1: int, step: int = 1) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 from wsss_jax.masks import WhiteRule, find_white_background
 from wsss_jax.slides.mapping import memory
 from wsss_jax.slides.mapping.gate_windows import GateWindows, Step
-from wsss_jax.slides.mapping.parts import Part, Parts
+from wsss_jax.slides.mapping.parts import Layout, Part, Parts
 from wsss_jax.slides.mapping.plan import Plan
 from wsss_jax.slides.mapping.rolling_mean import Band, RollingMean
 from wsss_jax.slides.mapping.tiling import Tiling
@@ -121,6 +121,15 @@ def stitch(
                 finishing = finisher.submit(finish, part, labels, probabilities)
         if finishing:
             finishing.result()
+
+
+def list_shared_columns(inputs: MapInputs, plan: Plan, layout: Layout) -> list[tuple[int, int]]:
+    """Lists the columns that two strips read, around each border: first and last (exclusive)."""
+    reach = plan.tiling.tile + plan.tiling.gate_stride
+    if inputs.white:
+        reach = max(reach, inputs.white.min_area)
+    borders = range(layout.strip, layout.width, layout.strip)
+    return [(max(x - reach, 0), min(x + reach, layout.width)) for x in borders]
 
 
 def average_tiles(

@@ -6,7 +6,7 @@ from contextlib import closing
 import cv2
 import numpy as np
 
-from wsss_jax.slides.mapping.parts import Part
+from wsss_jax.slides.mapping.parts import STRIP, Part
 from wsss_jax.slides.mapping.plan import Plan
 from wsss_jax.slides.mapping.stitching import READERS, MapInputs, find_tissue, map_in_threads
 
@@ -42,6 +42,9 @@ def find(
         for i, place in enumerate(plan.tiles)
         if _find_darkest(gray, place, tile, factor) > rule.threshold
     ]
+    # Strip by strip, as the map is made: rows of tiles over the whole slide overlap, and what they
+    # cover is more than the slide's view keeps.
+    candidates.sort(key=lambda i: plan.tiles[i, 0] // STRIP)
 
     def check(i: int) -> tuple[int, bool]:
         x, y = plan.tiles[i].tolist()

@@ -1,5 +1,6 @@
 """A cache of arrays, and pasting arrays into one image."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,35 +11,54 @@ import numpy as np
 class Cache:
     """Keeps the most recently used arrays, up to a number of bytes.
 
-    Several threads may use it: each array is made once, and the other threads wait for it.
+    Those of which the user does not expect to need them again leave first. Several threads may use
+    it: each array is made once, and the other threads wait for it.
     """
 
     def __init__(self, limit: int):
         self._limit, self._bytes = limit, 0
         self._lock = threading.Lock()
-        self._entries: dict[tuple[int, ...], Future[np.ndarray]] = {}  # oldest use first
+        # Oldest use first.
+        self._spent: dict[tuple[int, ...], Future[np.ndarray]] = {}
+        self._wanted: dict[tuple[int, ...], Future[np.ndarray]] = {}
 
-    def get(self, key: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Returns the array of a key; if it is not cached, makes it (errors pass through)."""
+    def get(
+        self, key: tuple[int, ...], make: Callable[[], np.ndarray], *, is_spent: bool = False
+    ) -> np.ndarray:
+        """Returns the array of a key; if it is not cached, makes it (errors pass through).
+
+        Args:
+          key: of the array.
+          make: makes it.
+          is_spent: whether this is its last use, as far as the caller knows.
+        """
+        entries = self._spent if is_spent else self._wanted
         with self._lock:
-            known = self._entries.pop(key, None)
-            entry = self._entries[key] = Future() if known is None else known
+            known = self._spent.pop(key, None) or self._wanted.pop(key, None)
+            entry = entries[key] = known or Future()
         if known is not None:
             return known.result()
         try:
             array = make()
         except BaseException as error:
             with self._lock:
-                del self._entries[key]
+                self._drop(key)
             entry.set_exception(error)
             raise
         with self._lock:
             entry.set_result(array)
             self._bytes += array.nbytes
             while self._bytes > self._limit:
-                oldest = next(key for key, entry in self._entries.items() if entry.done())
-                self._bytes -= self._entries.pop(oldest).result().nbytes
+                self._bytes -= self._drop(self._find_oldest()).result().nbytes
         return array
+
+    def _find_oldest(self) -> tuple[int, ...]:
+        """Finds the array that leaves next; one that is being made stays."""
+        entries = itertools.chain(self._spent.items(), self._wanted.items())
+        return next(key for key, entry in entries if entry.done())
+
+    def _drop(self, key: tuple[int, ...]) -> Future[np.ndarray]:
+        return (self._spent if key in self._spent else self._wanted).pop(key)
 
 
 def make_white(height: int, width: int) -> np.ndarray:

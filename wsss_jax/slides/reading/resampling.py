@@ -15,6 +15,7 @@ def resize(
     size: tuple[int, int],
     ratio: tuple[float, float],
     method: Method,
+    corner: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
     """Resamples a box of an image.
 
@@ -24,20 +25,23 @@ def resize(
     copy an axis whose ratio is 1.
 
     Args:
-      source: (h, w, 3) uint8, with a margin around the box.
+      source: (h, w, 3) uint8, with a margin around the box, but along an axis that `is_mean`.
       box: left, top, right, bottom in pixels of `source`; whole numbers where the ratio is 1.
       size: (width, height) of the result.
       ratio: pixels of `source` per pixel of the result, across and down.
       method: how to reduce.
+      corner: columns and rows that `source` leaves out of the pixels that the box counts, only
+        along an axis that `is_mean`: a sum is rounded by where its pixels are counted from.
 
     Returns:
       (height, width, 3) uint8.
     """
     left, top, right, bottom = box
     width, height = size
-    if method == "area" and max(ratio) > 1:
-        columns = _Means(left, right, width) if ratio[0] > 1 else None
-        rows = _Means(top, bottom, height) if ratio[1] > 1 else None
+    across, down = (is_mean(along, method) for along in ratio)
+    if across or down:
+        columns = _Means(left, right, width, corner[0]) if across else None
+        rows = _Means(top, bottom, height, corner[1]) if down else None
         source = _average(source, columns, rows)
         left, right = (0, width) if columns else (left, right)
         top, bottom = (0, height) if rows else (top, bottom)
@@ -51,8 +55,13 @@ def resize(
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box))
 
 
+def is_mean(ratio: float, method: Method) -> bool:
+    """Whether pixels are means along an axis of this ratio, and need no others than they cover."""
+    return method == "area" and ratio > 1
+
+
 class _Means:
-    """An axis cut into `count` equal intervals from `start` to `stop`.
+    """An axis cut into `count` equal intervals from `start` to `stop`, its pixels from `corner` on.
 
     Attributes:
       pixels: (count, k) int64, the pixels that an interval covers.
@@ -60,14 +69,14 @@ class _Means:
         fewer pixels.
     """
 
-    def __init__(self, start: float, stop: float, count: int):
+    def __init__(self, start: float, stop: float, count: int, corner: int):
         edges = start + (stop - start) * np.arange(count + 1) / count
         begin, end = edges[:-1, None], edges[1:, None]
         first = np.floor(begin)
         pixels = first + np.arange(int((np.ceil(end) - first).max()))
         overlap = np.minimum(end, pixels + 1) - np.maximum(begin, pixels)
         self.shares = (overlap.clip(0) / (end - begin)).astype(np.float32)
-        self.pixels = np.minimum(pixels, np.ceil(stop) - 1).astype(np.int64)
+        self.pixels = np.minimum(pixels, np.ceil(stop) - 1).astype(np.int64) - corner
 
 
 def _average(source: np.ndarray, columns: _Means | None, rows: _Means | None) -> np.ndarray:

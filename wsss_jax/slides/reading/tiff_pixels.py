@@ -24,6 +24,8 @@ from wsss_jax.slides.reading.tiff_headers import (
     get_segment_size,
 )
 
+_OVERLAP = 64  # pixels of a level, at most, by which blocks overlap for resampling
+
 
 class OtherColors(InputError):
     """8-bit colors that OpenSlide turns into RGB and this module does not."""
@@ -67,13 +69,22 @@ class LevelReader:
         check_table(path, member, file.filehandle.size)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Reads a region, as `RawSlide.read` does; `level` is the key of the cache."""
+        """Reads a region, as `RawSlide.read` does; `level` is the key of the cache.
+
+        Blocks of a slide are read row by row, those beside each other at about the same time. A
+        segment that ends well inside of a block, and that the blocks beside it do not need, makes
+        room in the cache for those that other blocks need, too: a row of large blocks is more than
+        it holds.
+        """
         image = make_white(height, width)
         wide, tall = self._wide, self._tall
+        left, right, bottom = x + _OVERLAP, x + width - _OVERLAP, y + height - _OVERLAP
         for row in range(y // tall, -(-(y + height) // tall)):
             for column in range(x // wide, -(-(x + width) // wide)):
                 make = functools.partial(self._read_segment, row, column)
-                segment = self._cache.get((level, row, column), make)
+                is_inside = left <= column * wide and (column + 1) * wide <= right
+                is_spent = is_inside and (row + 1) * tall <= bottom
+                segment = self._cache.get((level, row, column), make, is_spent=is_spent)
                 paste(image, x, y, segment, column * wide, row * tall)
         return image
 

@@ -3,12 +3,17 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from wsss_jax.errors import InputError
 from wsss_jax.slides.frame import MapFrame
 from wsss_jax.slides.reading import resampling
+from wsss_jax.slides.reading.block_file import BlockFile, open_block_file
 from wsss_jax.slides.reading.cache import Cache, make_white, paste
 from wsss_jax.slides.reading.slide import Slide, check_mpp
 
@@ -60,6 +65,7 @@ class View:
         self._method: resampling.Method = method
         self._grid = _choose_grid(slide, self.scale, (self.width, self.height), method)
         self._blocks = Cache(CACHE_BYTES)
+        self._shared: _SharedColumns | None = None
 
     @property
     def frame(self) -> MapFrame:
@@ -88,9 +94,39 @@ class View:
         right, bottom = min(x + width, self.width), min(y + height, self.height)
         for top in range(max(y, 0) // side * side, bottom, side):
             for left in range(max(x, 0) // side * side, right, side):
-                make = functools.partial(read_block, self.slide, self._grid, left, top)
+                make = functools.partial(self._make_block, left, top)
                 paste(image, x, y, self._blocks.get((left, top), make), left, top)
         return image
+
+    @contextmanager
+    def share_columns(self, spans: Iterable[tuple[int, int]], folder: Path) -> Iterator[None]:
+        """Decodes once, while the context lasts, what is read twice with much in between.
+
+        Blocks with these columns go to a temporary file, from where they are read once more. Where
+        two strips meet these are two columns of blocks, 6 kB for each row of the slide.
+
+        Args:
+          spans: first and last (exclusive) columns, in working pixels.
+          folder: where the file is.
+        """
+        side = self._grid.side
+        lefts = {left for x0, x1 in spans for left in range(x0 // side * side, x1, side)}
+        with open_block_file(folder, 3 * side**2) as file:
+            self._shared = _SharedColumns(frozenset(lefts), file)
+            try:
+                yield
+            finally:
+                self._shared = None
+
+    def _make_block(self, left: int, top: int) -> np.ndarray:
+        shared = self._shared
+        if shared is None or left not in shared.lefts:
+            return read_block(self.slide, self._grid, left, top)
+        block = shared.file.take((left, top))
+        if block is None:
+            block = read_block(self.slide, self._grid, left, top)
+            shared.file.put((left, top), block)
+        return block
 
     def read_alone(self, x: int, y: int, side: int) -> np.ndarray:
         """Reads a square inside the slide past the cache: only what it covers is decoded.
@@ -137,6 +173,13 @@ class View:
         return image, factor
 
 
+class _SharedColumns(NamedTuple):
+    """Columns of blocks that are read twice, by their left ends, and the file for these blocks."""
+
+    lefts: frozenset[int]
+    file: BlockFile
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """A level resampled in square blocks.
@@ -180,24 +223,46 @@ def read_block(slide: Slide, grid: Grid, x: int, y: int) -> np.ndarray:
     """Reads the block with the upper left corner (x, y), cropped to the grid's size; uint8 RGB."""
     width, height = min(grid.side, grid.width - x), min(grid.side, grid.height - y)
     level = slide.levels[grid.level]
-    left, right, columns = _find_span(x, width, grid.ratio[0], level.width)
-    top, bottom, rows = _find_span(y, height, grid.ratio[1], level.height)
-    source = slide.read(grid.level, left, top, right - left, bottom - top)
+    columns = _find_span(x, width, grid.ratio[0], level.width, grid.method)
+    rows = _find_span(y, height, grid.ratio[1], level.height, grid.method)
+    size = columns.last - columns.first, rows.last - rows.first
+    source = slide.read(grid.level, columns.first, rows.first, *size)
     # Levels may end up to one of their pixels before the slide does; their border is repeated.
-    missing = (max(0, math.ceil(rows[1]) - bottom), max(0, math.ceil(columns[1]) - right))
+    missing = [max(0, math.ceil(span.stop) - span.last) for span in (rows, columns)]
     if any(missing):
         source = np.pad(source, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    box = (columns[0] - left, rows[0] - top, columns[1] - left, rows[1] - top)
-    return resampling.resize(source, box, (width, height), grid.ratio, grid.method)
+    left, top = columns.origin, rows.origin
+    box = columns.start - left, rows.start - top, columns.stop - left, rows.stop - top
+    corner = columns.first - left, rows.first - top
+    return resampling.resize(source, box, (width, height), grid.ratio, grid.method, corner)
+
+
+class _Span(NamedTuple):
+    """An interval along an axis, in pixels of a level.
+
+    Attributes:
+      start, stop: its ends.
+      first, last: the pixels to read for it, without `last`.
+      origin: the pixel from which they are counted, at or before `first`.
+    """
+
+    start: float
+    stop: float
+    first: int
+    last: int
+    origin: int
 
 
 def _find_span(
-    start: int, length: int, ratio: float, size: int
-) -> tuple[int, int, tuple[float, float]]:
-    """Finds the first and last (exclusive) level pixel along an axis, and the exact interval."""
+    start: int, length: int, ratio: float, size: int, method: resampling.Method
+) -> _Span:
+    """Finds what to read for `length` pixels from `start` on, of a level of `size` pixels."""
+    begin, end = start * ratio, (start + length) * ratio
     # The triangle filter reaches `ratio` level pixels beyond the box, one when enlarging.
     margin = 0 if ratio == 1 else math.ceil(max(ratio, 1.0)) + 1
-    interval = (start * ratio, (start + length) * ratio)
-    first = min(max(0, math.floor(interval[0]) - margin), size - 1)
-    last = min(max(math.ceil(interval[1]) + margin, first + 1), size)
-    return first, last, interval
+    origin = min(max(0, math.floor(begin) - margin), size - 1)
+    # A mean needs no margin, and no slide tile that only the margin touches.
+    needed = 0 if resampling.is_mean(ratio, method) else margin
+    first = min(max(0, math.floor(begin) - needed), size - 1)
+    last = min(max(math.ceil(end) + needed, first + 1), size)
+    return _Span(begin, end, first, last, origin)
