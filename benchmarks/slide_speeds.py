@@ -19,13 +19,16 @@ import cv2
 import ml_collections
 import numpy as np
 
-from benchmarks import measure, slides
+from benchmarks import convolutions, measure, slides
 from benchmarks.train import init_variables
 from configs import base, base_slides
 from data.dataset import load_dataset
 from data.synthetic_slides import write_pyramid
+from wsss_jax import parallel
 from wsss_jax.methods.contract import load_method
 from wsss_jax.methods.gate import Gate
+from wsss_jax.models.lowering import Choice, Way
+from wsss_jax.models.winograd import WINOGRAD
 from wsss_jax.slides import settings, tissue_map
 from wsss_jax.slides.mapping import networks
 from wsss_jax.slides.mapping.networks import Networks
@@ -42,15 +45,18 @@ DRAWN = 4096  # pixels, side of the slide on which the rest is measured
 
 
 class Speed(NamedTuple):
-    """How the networks compute, and whether `speed` is "fast"."""
+    """How the networks compute, and whether `speed` is "fast".
+
+    `is_plain`: as version 0.3 did, without folding and with all products of 3x3 kernels.
+    """
 
     precision: str = "float32"
-    fold: bool = True
+    is_plain: bool = False
     is_fast: bool = False
 
 
 SPEEDS = {
-    "before": Speed(fold=False),
+    "before": Speed(is_plain=True),
     "exact": Speed(),
     "bfloat16": Speed("bfloat16"),
     "fast": Speed(is_fast=True),
@@ -88,12 +94,25 @@ def build_networks(config: ml_collections.ConfigDict, width: float, speed: Speed
     loaded = {}
     for phase, of_run in (("phase1", base.phase1(DATASET)), ("phase2", base.phase2("unused"))):
         of_run.model.width, of_run.precision = width, speed.precision
+        if speed.is_plain:
+            number = 1 if phase == "phase1" else 2
+            of_run.convolutions.ways = list_plain_ways(number, config.tile, width)
         model = load_method(of_run.job).build_network(of_run, dataset.num_classes)
         loaded[phase] = Trained(of_run, dataset, model, init_variables(model))
-    return networks.build(loaded, Gate.of(config.gate), is_shared=True, fold=speed.fold)
+    return networks.build(loaded, Gate.of(config.gate), is_shared=True, fold=not speed.is_plain)
 
 
-Program = tuple[str, bool, str]  # precision, fold, phase
+def list_plain_ways(phase: int, size: int, width: float) -> tuple[str, ...]:
+    """Lists other ways for the shapes that Winograd's minimal filtering computes by rule."""
+    platform, ways = parallel.name_platform(), []
+    for shape in set(convolutions.list_shapes(phase, size, width).values()):
+        if convolutions.choose_way(shape, "forward") in WINOGRAD:
+            way: Way = "inside" if shape.dilation > 2 else "XLA"
+            ways.append(str(Choice(platform, shape, (way,) * 3)))
+    return tuple(sorted(ways))
+
+
+Program = tuple[str, bool, str]  # precision, is_plain, phase
 
 
 def time_networks(
@@ -102,15 +121,15 @@ def time_networks(
     """Times a batch of each network: wall and processor seconds."""
     images = np.full((config.batch_size, config.tile, config.tile, 3), 128, np.uint8)
     functions: dict[Program, Callable[[], Any]] = {}
-    for precision, fold, _ in dict.fromkeys(SPEEDS.values()):
-        if (precision, fold, "phase1") in functions:
+    for precision, is_plain, _ in SPEEDS.values():
+        if (precision, is_plain, "phase1") in functions:
             continue
-        gate = build_networks(config, width, Speed(precision, fold)).gate
+        gate = build_networks(config, width, Speed(precision, is_plain)).gate
         assert gate is not None  # as built
         presence = np.asarray(gate.classify(images))  # compiles
         np.asarray(gate.segment(images, presence))
-        functions[precision, fold, "phase1"] = partial(_wait, gate.classify, images)
-        functions[precision, fold, "phase2"] = partial(_wait, gate.segment, images, presence)
+        functions[precision, is_plain, "phase1"] = partial(_wait, gate.classify, images)
+        functions[precision, is_plain, "phase2"] = partial(_wait, gate.segment, images, presence)
     times = dict.fromkeys(functions, (np.inf, np.inf))
     for _ in range(repeats):
         for key, function in functions.items():
@@ -155,8 +174,8 @@ def run(size: int, width: float, batch: int, repeats: int) -> list[dict[str, Any
     rows: list[dict[str, Any]] = []
     for name, speed in SPEEDS.items():
         tiles, windows = count_places(config, speed)
-        precision, fold, _ = speed
-        first, second = (times[precision, fold, phase] for phase in ("phase1", "phase2"))
+        precision, is_plain, _ = speed
+        first, second = (times[precision, is_plain, phase] for phase in ("phase1", "phase2"))
         in_networks = [(a * (windows or tiles) + b * tiles) / batch for a, b in zip(first, second)]
         wall, processor = (n + r * tiles for n, r in zip(in_networks, rest))
         rows.append(
