@@ -95,7 +95,8 @@ def test_what_is_computed_in_parts_is_the_same(monkeypatch):
             patch.setattr(bilateral, "AT_ONCE", 20_000)  # 16 of 126 shifts
             patch.setattr(bilateral, "CHUNK", 7 * 720)  # 7 rows of 720, the last ones overlap
             parts = _run(unary, image, crf)
-        np.testing.assert_allclose(parts, whole, atol=2e-6)
+        # Rounding, which depends on the processor: 2e-6. Without the last shifts it were 7e-5.
+        np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
 def test_a_class_that_is_impossible_is_as_if_it_were_not_there():
