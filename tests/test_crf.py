@@ -87,7 +87,9 @@ def test_the_result_is_that_of_all_pairs(size, classes, crf, seed):
 
 def test_what_is_computed_in_parts_is_the_same(monkeypatch):
     unary, image = _draw((36, 20), 3, 2, images=1)
-    for crf, form in ((NARROW, "_sum_all"), (WIDE, "_sum_shifts")):
+    # Each iteration adds to the rounding of the products of WIDE, which depends on the processor.
+    wide = WIDE._replace(iterations=2)
+    for crf, form in ((NARROW, "_sum_all"), (wide, "_sum_shifts")):
         with monkeypatch.context() as patch:
             patch.setattr(bilateral, form, None)  # the other form is chosen
             whole = _run(unary, image, crf)
@@ -95,8 +97,7 @@ def test_what_is_computed_in_parts_is_the_same(monkeypatch):
             patch.setattr(bilateral, "AT_ONCE", 20_000)  # 16 of 126 shifts
             patch.setattr(bilateral, "CHUNK", 7 * 720)  # 7 rows of 720, the last ones overlap
             parts = _run(unary, image, crf)
-        # Rounding, which depends on the processor: 2e-6. Without the last shifts it were 7e-5.
-        np.testing.assert_allclose(parts, whole, atol=1e-5)
+        np.testing.assert_allclose(parts, whole, atol=2e-6)
 
 
 def test_a_class_that_is_impossible_is_as_if_it_were_not_there():
