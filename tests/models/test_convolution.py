@@ -139,32 +139,31 @@ def test_sums_of_bfloat16_are_rounded_once(platform, way):
         assert (np.abs(found.astype("float32") - right) <= half_a_step).all()
 
 
-@pytest.mark.parametrize("way,times", [("Winograd 2x2", 1.5), ("Winograd 4x4", 5)])
+@pytest.mark.parametrize("way,share", [("Winograd 2x2", 1.5e-6), ("Winograd 4x4", 6e-6)])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_fewer_products_lose_little(way, times, dilation):
-    """The largest error in float32 is at most so many times that of XLA's own convolution."""
+def test_fewer_products_lose_little(way, share, dilation):
+    """The largest error in float32, as a share of the largest number; about twice what was found.
+
+    Interpolated at the usual points (0, 1, -1, 2, -2) tiles of 4 x 4 lose 1.5e-5. What XLA's own
+    convolution loses depends on the processor: 5e-7 to 1.3e-6.
+    """
     shape = Shape(16, 16, 256, 128, 3, 1, dilation)
 
-    def compute_all(ways, arrays):
-        results = {}
-        for direction, each in itertools.product(DIRECTIONS, ways):
+    def compute_all(way, arrays):
+        results = []
+        for direction in DIRECTIONS:
             needed = arrays[:2] if direction == "forward" else arrays
-            plan = convolution.make_plan("cpu", direction, shape, arrays[0].dtype, BY_RULES, each)
-            results[direction, each] = convolution.compute(plan, direction, 1, *needed)
+            plan = convolution.make_plan("cpu", direction, shape, arrays[0].dtype, BY_RULES, way)
+            results.append(convolution.compute(plan, direction, 1, *needed))
         return results
 
     compute_all = jax.jit(compute_all, static_argnums=0)
     arrays = [np.asarray(array) for array in draw(shape, np.float32)]
     with jax.enable_x64(True):
-        exact = compute_all(("XLA",), [array.astype(np.float64) for array in arrays])
-    found = compute_all(("XLA", way), arrays)
-    for direction in DIRECTIONS:
-        right = np.asarray(exact[direction, "XLA"])
-        errors = {
-            each: np.abs(np.asarray(found[direction, each], np.float64) - right).max()
-            for each in ("XLA", way)
-        }
-        assert 0 < errors[way] < times * errors["XLA"], direction
+        exact = compute_all("XLA", [array.astype(np.float64) for array in arrays])
+    for found, right in zip(compute_all(way, arrays), map(np.asarray, exact), strict=True):
+        error = np.abs(np.asarray(found, np.float64) - right).max()
+        assert 0 < error < share * np.abs(right).max()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ of the kernel g and the n + 2 x n + 2 pixels d of the input that it meets. For e
 that takes (n + 2)^2 products instead of 9 n^2: 2.25 times fewer with n = 2, 4 times with n = 4. All
 tiles of a batch together make a matrix product for each of the (n + 2)^2 places.
 
-The sums before and after the products round, too. The largest error of float32 is about that of
-XLA's convolution with n = 2, and one to about three times as large with n = 4.
+The sums before and after the products round, too. The largest error of float32 is about 8e-7 of the
+largest number with n = 2 and 3e-6 with n = 4; that of XLA's convolution is 5e-7 to 1.3e-6.
 """
 
 import math
