@@ -99,6 +99,7 @@ def test_prepare(tmp_path):
     assert count == 6 * 9
 
 
+@pytest.mark.long
 def test_demo(tmp_path, capsys):
     config = demo.get_config()
     config.update({"size": SIZE, "train": 16, "val": 4, "test": 4})

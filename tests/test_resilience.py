@@ -15,7 +15,7 @@ from wsss_jax.checkpoints import load_variables
 
 REPOSITORY = Path(__file__).parents[1]
 # How often training is killed, and gets another signal, and each other job both: more for longer.
-KILLS, OTHERS = int(os.environ.get("KILLS", "10")), int(os.environ.get("OTHER_SIGNALS", "2"))
+KILLS, OTHERS = int(os.environ.get("KILLS", "5")), int(os.environ.get("OTHER_SIGNALS", "2"))
 
 
 def _disturb(which, root, folder, cache, *arguments):

@@ -1,4 +1,5 @@
 import csv
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,9 +9,11 @@ from PIL import Image
 
 from configs import base_tools
 from tests.golden import reference
+from wsss_jax import pixels
 from wsss_jax.errors import InputError
 from wsss_jax.interop import torch_files, weights
 from wsss_jax.jobs import compare
+from wsss_jax.methods.contract import load_method
 from wsss_jax.parity import golden, judgment, numbers
 
 # The released code's phase 2 in float64 with all 341 gradients; the one in tests/golden has seven.
@@ -64,6 +67,28 @@ def _verdicts(workdir):
     return {name: row["verdict"] for name, row in _rows(workdir).items()}
 
 
+@pytest.mark.parametrize("phase", [1, 2])
+def test_forward_passes_give_the_recorded_numbers(phase):
+    """The released code's, at full width; the other numbers take minutes."""
+    name = f"phase{phase}"
+    config = numbers.make_config(phase, "float32")
+    model = load_method(config.job).build_network(config, 4)
+    image = pixels.scale(reference.images(name), config.model)
+    logits, taps = jax.jit(partial(model.apply, train=False))(reference.variables(name), image)
+    found = {path: np.moveaxis(value, -1, 1) for path, value in taps.items() if value.ndim == 4}
+    found["logits"] = np.moveaxis(logits, -1, 1)
+    recorded = golden.load(reference.path(name), phase).tensors
+    compared = [path for path in found if f"forward/{path}" in recorded]
+    assert len(compared) == {1: 19, 2: 5}[phase]
+    for path in compared:
+        expected, values = recorded[f"forward/{path}"], found[path].ravel()
+        if expected.indices is not None:
+            values = values[expected.indices]
+        atol = 1e-5 * expected.absmax  # measured: 2e-6
+        np.testing.assert_allclose(values, expected.values.ravel(), rtol=0, atol=atol, err_msg=path)
+
+
+@pytest.mark.long
 def test_the_recorded_numbers_of_phase_1(tmp_path, capsys):
     weights.save_safetensors(reference.state_dict("phase1"), tmp_path / "weights.safetensors")
     config = _config(tmp_path, 1, weights=str(tmp_path / "weights.safetensors"))
