@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import convolutions
-from tests.conftest import SIZE, tiny_histosegnet
+from tests.conftest import SIZE, draw_variables, tiny_histosegnet
 from wsss_jax import config as config_lib
 from wsss_jax import convolution_table, jobs, parallel
 from wsss_jax.checkpoints import load_variables
@@ -113,7 +113,7 @@ def test_the_ways_are_equal_within_rounding(tissue_dir):
         for ways in ((), tuple(map(str, choices))):
             config.convolutions.ways = ways
             network = histosegnet.build_network(config, 4)
-            variables = network.init(jax.random.key(0), image, train=False)
+            variables = draw_variables(network, image)
 
             def loss(variables, network=network):
                 return (network.apply(variables, image, train=False)[0] ** 2).sum()
