@@ -78,7 +78,7 @@ def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
     per_batch = measure.time_fastest(lambda: np.asarray(loaded.predict(batch)), 2)
     result = {"s/batch": per_batch}
     if side:
-        file = SlideFile(_locate_slide(side, args.tissue), str(side), None)
+        file = SlideFile(locate_slide(side, args.tissue), str(side), None)
         with tempfile.TemporaryDirectory(dir=SLIDES) as folder:
             start = time.perf_counter()
             tissue_map.segment_slide(config, trained.dataset, loaded, file, Path(folder) / "map")
@@ -88,7 +88,7 @@ def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
     return result | {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def _locate_slide(side: int, tissue: int) -> Path:
+def locate_slide(side: int, tissue: int) -> Path:
     return SLIDES / f"{side}_{tissue or side}.svs"
 
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     alone = measure_in_process(0)
     rows = []
     for side in args.sides:
-        path = _locate_slide(side, args.tissue)
+        path = locate_slide(side, args.tissue)
         if not path.is_file():
             write_pyramid(path, draw_square(side, args.tissue or side), MPP, levels=(1, 4, 16))
         result = measure_in_process(side)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from benchmarks import (
     convolutions,
@@ -26,15 +27,20 @@ from benchmarks import (
     reading,
     sample,
     scaling,
+    slide_peers,
+    slides,
     train,
 )
 from benchmarks.convolutions import Shape
+from configs import base_slides
 from data.patch_files import write_image
 from data.synthetic_slides import draw_section, write_pyramid
 from wsss_jax import convolution_table
 from wsss_jax.crf import DenseCrf
+from wsss_jax.methods.gate import Gate
 from wsss_jax.models import convolution
 from wsss_jax.models.lowering import parse_choice
+from wsss_jax.slides.mapping import networks
 
 WIDTH, SIZE = 1 / 16, 32
 
@@ -315,3 +321,22 @@ def test_decodes_of_reading():
     assert row["columns"] == 2500 and row["level pixels per working pixel"] == 2.0
     assert 0 < row["tiles"] <= 20 * 12 and row["processor s"] > 0
     assert row["decodes per tile, map"] == 1
+
+
+def test_tiatoolbox_gets_the_same_network(tmp_path):
+    torch = pytest.importorskip("torch")
+    args = argparse.Namespace(network="tiny", batch=2, tile=64)
+    slide_peers.save_torchscript(args, tmp_path / "network.pt")
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    found = torch.jit.load(tmp_path / "network.pt")(torch.from_numpy(images)).detach().numpy()
+    config = base_slides.segment("unused", "", "unused")
+    config.gate.mode = "off"
+    ours = networks.build({"phase2": slides.build_network("tiny")}, Gate.of(config.gate))
+    np.testing.assert_allclose(found, ours.predict(images), rtol=0, atol=1e-5)
+
+
+def test_label_maps_are_compared_without_the_last_tiles(tmp_path):
+    tifffile.imwrite(tmp_path / "ours.tif", np.uint8([[0, 1, 2], [3, 1, 0], [0, 0, 0]]))
+    theirs = zarr.create_group(tmp_path / "theirs.zarr")
+    theirs.create_array("predictions", data=np.int64([[0, 1, 1], [3, 2, 1], [1, 1, 1]]))
+    assert slide_peers.compare(tmp_path / "ours.tif", tmp_path / "theirs.zarr", 1) == 3 / 4
