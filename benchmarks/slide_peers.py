@@ -3,16 +3,18 @@
     python -m benchmarks.slide_peers --tiatoolbox=<its environment>/bin/python --network=deeplab
 
 tiatoolbox needs other versions of packages, so it works in an environment of its own:
-`python3.11 -m venv <folder>; <folder>/bin/pip install tiatoolbox==2.1.3`. The network, phase 2 with
-random weights, goes there as TorchScript. Each map is made in a process of its own, without a gate;
-all of the slide counts as tissue. Beside the label map alone (a Zarr array in tiatoolbox) the same
-with polygons is measured (its GeoJSON for QuPath; all our files, of which that is one).
+`python3.11 -m venv <folder>; <folder>/bin/pip install tiatoolbox==2.1.3`. Both compute on the CPU.
+The network, phase 2 with random weights, goes there as TorchScript (`make torch`). Each map is made
+in a process of its own, without a gate; all of the slide counts as tissue. Beside the label map
+alone (a Zarr array in tiatoolbox) the same with polygons is measured (its GeoJSON for QuPath; all
+our files, of which that is one).
 """
 
 import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import zarr
 
 from benchmarks import measure, slides
 from configs import base_slides
@@ -130,6 +131,8 @@ def compare(ours: Path, theirs: Path, margin: int) -> float:
     Without the last `margin` rows and columns: there our last tiles move back into the slide, those
     of tiatoolbox reach over its edge.
     """
+    import zarr  # comes with PyTorch by `make torch`, as a requirement of tests
+
     labels = tifffile.imread(ours)
     height, width = (side - margin for side in labels.shape)
     classes = np.asarray(zarr.open_group(theirs, mode="r")["predictions"])
@@ -153,6 +156,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="that read for tiatoolbox")
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if shutil.which(args.tiatoolbox) is None:
+        parser.error(f"--tiatoolbox={args.tiatoolbox}: no such program; see the top of this file")
+    if not measure.use_torch(True):
+        parser.exit(2)
     if args.case is None:
         measure.report("slide_peers", vars(args), run(args))
     else:
