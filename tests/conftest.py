@@ -17,6 +17,10 @@ from data import synthetic
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
 
+# PyTorch's threads wait in a loop: where they share the cores with another worker, steps of
+# milliseconds take seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SIZE = 32
 COUNTS = {"train": 12, "val": 5, "test": 5}
 

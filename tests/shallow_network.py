@@ -31,9 +31,12 @@ class Shallow(nn.Module):
         taps = {"b4_3": x}
         norm = BatchNorm(axis_name=self.axis_name, name="bn6")
         x = nn.relu(norm(x, use_running_average=not train, weight=weight))
-        taps["bn7"] = nn.relu(Conv(8, stride=2, name="last")(x))
+        x = nn.relu(Conv(8, stride=2, name="last")(x))
+        if self.has_variable("perturbations", "bn7"):
+            x = self.perturb("bn7", x)
+        taps["bn7"] = x
         dropout = Dropout(0.5, channels=True, name="dropout")
-        x = dropout(taps["bn7"], deterministic=not train, position=position)
+        x = dropout(x, deterministic=not train, position=position)
         pooled = x.mean(axis=(1, 2), dtype=jnp.float32)
         if self.sub_classes:
             taps["sub_logits"] = pooled @ _ClassWeights(self.sub_classes, name="fc8_sub")(8)

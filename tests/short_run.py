@@ -61,8 +61,8 @@ class _ClassWeights(nn.Module):
 
     @nn.compact
     def __call__(self, features):
-        weights = self.param("kernel", nn.initializers.he_normal(), (features, 4))
-        return jnp.minimum(weights, self.largest)
+        weights = self.param("kernel", nn.initializers.he_normal(), (1, 1, features, 4))
+        return jnp.minimum(weights[0, 0], self.largest)
 
 
 class AttendingNetwork(nn.Module):
@@ -80,7 +80,7 @@ class AttendingNetwork(nn.Module):
         x = nn.relu(norm(x, use_running_average=not train, weight=weight))
         x = 20 * x
         class_weights = _ClassWeights(self.largest, name="fc8")(self.features)
-        taps = {"peaks": find_peaks(x, class_weights)}
+        taps = {"bn7": x, "peaks": find_peaks(x, class_weights)}
         if mu is not None:
             attended = progressive_dropout_attention(
                 x,
@@ -95,10 +95,18 @@ class AttendingNetwork(nn.Module):
         return x.mean(axis=(1, 2)) @ class_weights, taps
 
 
+def build_network(
+    config: ml_collections.ConfigDict, num_classes: int, axis_name: str | None = None
+) -> AttendingNetwork:
+    """Stands in for `phase1.build_network` where there are four classes."""
+    del num_classes, axis_name
+    return AttendingNetwork(normalize=config.pda.normalize)
+
+
 def make_attending_task(config: ml_collections.ConfigDict, patches: int) -> Task:
     """The task of phase 1, but for the network."""
     steps = config.epochs * (patches // config.batch_size)
-    network = AttendingNetwork(normalize=config.pda.normalize)
+    network = build_network(config, 4)
     return phase1.make_task(config, 4, steps)._replace(
         network=network, loss=phase1.make_loss(config, network), is_trained=lambda path: True
     )

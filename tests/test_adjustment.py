@@ -172,7 +172,17 @@ def test_label_maps_without_crf(case):
         np.testing.assert_array_equal(found[index][tissue], adjusted[:-1].argmax(axis=0)[tissue])
 
 
-@pytest.mark.parametrize("white", [True, False])
+@pytest.mark.parametrize(
+    ("case", "white"),
+    [
+        *[pytest.param(case, True, id=f"{case}-white") for case in CASES],
+        pytest.param(CASES[0], False, id=f"{CASES[0]}"),
+        pytest.param(CASES[2], False, id=f"{CASES[2]}"),
+        pytest.param(CASES[1], False, id=f"{CASES[1]}", marks=pytest.mark.long),
+        pytest.param(CASES[3], False, id=f"{CASES[3]}", marks=pytest.mark.long),
+    ],
+    indirect=["case"],
+)
 def test_label_maps_with_crf(case, white):
     """The CRF is tested by itself; here what goes into it and what is made of its result."""
     config = _configure(case)

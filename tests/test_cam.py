@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw_variables
+from tests.shallow_network import Shallow
 from wsss_jax import config_rules
 from wsss_jax.cam import average_scales, class_activation_maps, grad_cam
 from wsss_jax.errors import InputError
@@ -29,12 +30,18 @@ def _compiled_grad_cam(model, layers):
     return jax.jit(lambda variables, images: grad_cam(model, variables, images, layers))
 
 
-def test_grad_cam_equals_a_loop_over_classes(small):
+@pytest.fixture(scope="module")
+def opened(small):
+    """Maps and logits of Grad-CAM, and the logits and taps of the network itself."""
     model, variables, images = small
-    maps, logits = _compiled_grad_cam(model, ("b4_5", "bn7"))(variables, images)
-    expected_logits, taps = jax.jit(model.apply, static_argnames="train")(
-        variables, images, train=False
-    )
+    predict = jax.jit(partial(model.apply, train=False))
+    maps = _compiled_grad_cam(model, ("b4_5", "bn7"))(variables, images)
+    return *maps, *predict(variables, images)
+
+
+def test_grad_cam_equals_a_loop_over_classes(small, opened):
+    model, variables, images = small
+    maps, logits, expected_logits, taps = opened
     np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
 
     @jax.jit
@@ -51,11 +58,10 @@ def test_grad_cam_equals_a_loop_over_classes(small):
         np.testing.assert_allclose(maps["b4_5"][:, k], expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_grad_cam_of_the_last_layer_has_a_closed_form(small):
-    model, variables, images = small
-    maps, _ = _compiled_grad_cam(model, ("bn7",))(variables, images)
-    apply = jax.jit(model.apply, static_argnames="train")
-    features = apply(variables, images, train=False)[1]["bn7"]
+def test_grad_cam_of_the_last_layer_has_a_closed_form(small, opened):
+    _, variables, _ = small
+    maps, _, _, taps = opened
+    features = taps["bn7"]
     class_weights = variables["params"]["fc8"]["kernel"][0, 0]
     pixels = features.shape[1] * features.shape[2]
     expected = jnp.einsum("bhwd,dc->bchw", features, class_weights) / pixels
@@ -96,10 +102,11 @@ def test_the_mean_of_two_scales_by_pillow():
     np.testing.assert_allclose(maps["layer"][0, 0], expected, atol=1)  # of 255: rounded pixels
 
 
-def test_grad_cam_at_two_scales_is_the_mean_of_plain_maps(small):
+def test_grad_cam_at_two_scales_is_the_mean_of_plain_maps():
     """At "bn7", where the two are the same but for the number of pixels."""
-    model, variables, _ = small
     image = jnp.asarray(np.random.default_rng(1).integers(0, 256, (1, 48, 48, 3), np.uint8))
+    model = Shallow(5)
+    variables = draw_variables(model, image / 255)
     sizes = []
 
     def open_layers(image):
@@ -124,7 +131,7 @@ def test_grad_cam_at_two_scales_is_the_mean_of_plain_maps(small):
 def test_maps_are_float32_in_bfloat16(small):
     _, variables, images = small
     model = ResNet38(num_classes=5, width=1 / 16, dtype=jnp.bfloat16)
-    maps, logits = _compiled_grad_cam(model, ("b5_2",))(variables, images)
+    maps, logits = jax.eval_shape(_compiled_grad_cam(model, ("b5_2",)), variables, images)
     assert maps["b5_2"].dtype == logits.dtype == jnp.float32
     assert maps["b5_2"].shape == (3, 5, 6, 5)
 

@@ -371,15 +371,18 @@ def test_masks_and_scores_of_a_round(second, first, tissue_dir, tmp_path):
     jobs.run(opening, tmp_path / "masks")
     dataset = load_dataset("", tissue_dir)
     trained = load_trained(str(second), "phase1", "activations")
+
+    @jax.jit
+    def score(image):
+        maps = sccam.add_maps(trained.config, trained.network, trained.variables, image)
+        return sccam.normalize_maps(maps, trained.config.cam)
+
     for patch in sources.open_source(trained.config.data, dataset, "train"):
         name = sorted((tissue_dir / "train").glob("*.png"))[int(patch["index"])].stem
         mask = patch_files.read_mask(
             runs.layer_dir(tmp_path / "masks", "bn7") / f"{name}.png", dataset, SIZE
         )
-        maps = sccam.add_maps(
-            trained.config, trained.network, trained.variables, patch["image"][None]
-        )
-        scores = np.array(sccam.normalize_maps(maps, trained.config.cam))[0]
+        scores = np.array(score(patch["image"][None]))[0]
         scores[patch["label"] == 0] = -1
         white = find_white_background(patch["image"])
         np.testing.assert_array_equal(mask == dataset.excluded, white)

@@ -56,7 +56,14 @@ def _draw(size, classes, seed, images=2):
     return unary.reshape(logits.shape).astype(np.float32), image.clip(0, 255).astype(np.uint8)
 
 
+_refine = jax.jit(refine, static_argnames="crf")  # traced once for every kernel and size
+
+
 def _run(unary, image, crf):
+    return np.asarray(_refine(unary, image, crf=crf))
+
+
+def _run_anew(unary, image, crf):
     return np.asarray(jax.jit(partial(refine, crf=crf))(unary, image))
 
 
@@ -92,19 +99,19 @@ def test_what_is_computed_in_parts_is_the_same(monkeypatch):
     for crf, form in ((NARROW, "_sum_all"), (wide, "_sum_shifts")):
         with monkeypatch.context() as patch:
             patch.setattr(bilateral, form, None)  # the other form is chosen
-            whole = _run(unary, image, crf)
+            whole = _run_anew(unary, image, crf)
             patch.setattr(bilateral, "HELD", 0)
             patch.setattr(bilateral, "AT_ONCE", 20_000)  # 16 of 126 shifts
             patch.setattr(bilateral, "CHUNK", 7 * 720)  # 7 rows of 720, the last ones overlap
-            parts = _run(unary, image, crf)
+            parts = _run_anew(unary, image, crf)
         np.testing.assert_allclose(parts, whole, atol=2e-6)
 
 
 def test_a_class_that_is_impossible_is_as_if_it_were_not_there():
-    unary, image = _draw((20, 20), 4, 3)
-    unary[0, :, :, 1] = np.inf
-    unary[1, :, :, [0, 3]] = np.inf
-    for crf in (DenseCrf(), NARROW):
+    for size, crf in (((24, 24), DenseCrf()), ((36, 20), NARROW)):  # of programs that there are
+        unary, image = _draw(size, 4, 3)
+        unary[0, :, :, 1] = np.inf
+        unary[1, :, :, [0, 3]] = np.inf
         refined = _run(unary, image, crf)
         assert not refined[0, :, :, 1].any() and not refined[1, :, :, [0, 3]].any()
         for index, rest in ((0, [0, 2, 3]), (1, [1, 2])):
@@ -113,9 +120,9 @@ def test_a_class_that_is_impossible_is_as_if_it_were_not_there():
 
 
 def test_images_do_not_depend_on_their_batch():
-    unary, image = _draw((36, 20), 3, 9, images=3)
+    unary, image = _draw((36, 20), 4, 9)
     whole = _run(unary, image, NARROW)
-    for index in range(3):
+    for index in range(2):
         alone = _run(unary[index : index + 1], image[index : index + 1], NARROW)
         np.testing.assert_array_equal(alone[0], whole[index])
 
@@ -132,23 +139,24 @@ def test_probabilities_begin_at_the_clip_and_classes_of_zeros_stay_out():
     probabilities = np.exp(-unary)
     probabilities[:, 3:, 3:, 0] = 0  # here less than probable, not impossible
     probabilities[0, :, :, 2] = 0
-    refined = np.asarray(jax.jit(partial(refine_probabilities, crf=crf))(probabilities, image))
+    refine_them = jax.jit(partial(refine_probabilities, crf=crf))
+    refined = np.asarray(refine_them(probabilities, image))
     shares = probabilities / probabilities.sum(axis=-1, keepdims=True)
     energies = -np.log(np.maximum(shares, 1e-3))
     energies[0, :, :, 2] = np.inf
     for index in range(2):
         expected = _mean_field(energies[index], image[index], crf)
         np.testing.assert_allclose(refined[index], expected, atol=1e-4)
-    scaled = refine_probabilities(probabilities * 1e-6, image, crf)
+    scaled = refine_them(probabilities * 1e-6, image)
     np.testing.assert_allclose(scaled, refined, atol=1e-4)
-    nothing = refine_probabilities(np.zeros_like(probabilities), image, crf)
+    nothing = refine_them(np.zeros_like(probabilities), image)
     np.testing.assert_allclose(nothing, 0.25, atol=1e-6)
 
 
 @pytest.mark.parametrize("crf", [NARROW, WIDE])
 def test_nothing_to_go_by_stays_undecided(crf):
-    image = np.full((1, 20, 24, 3), 77, np.uint8)
-    refined = _run(np.full((1, 20, 24, 3), 1.5, np.float32), image, crf)
+    image = np.full((1, 24, 20, 3), 77, np.uint8)  # of the size of `test_symmetries`
+    refined = _run(np.full((1, 24, 20, 3), 1.5, np.float32), image, crf)
     np.testing.assert_allclose(refined, 1 / 3, atol=1e-5)
 
 

@@ -79,9 +79,10 @@ def test_masks_are_those_of_refined_maps(runs_dir, tissue_dir, tmp_path):
     classifier = load_trained(config.phase1, "phase1", "activations")
     names, images, labels = _read_patches(classifier.config, "train")
     maps = jax.jit(partial(classifier.open_layers, layers=LAYERS))(classifier.variables, images)
+    refine = jax.jit(partial(refine_probabilities, crf=DenseCrf.of(config.crf)))
     for layer in LAYERS:
         shares = masks.probabilities(maps[layer], labels, (SIZE, SIZE))
-        refined = np.asarray(refine_probabilities(shares, images, DenseCrf.of(config.crf)))
+        refined = np.asarray(refine(shares, images))
         different = changed = 0.0
         for name, image, expected in zip(names, images, refined.argmax(axis=-1)):
             mask, plain = (
@@ -96,9 +97,9 @@ def test_masks_are_those_of_refined_maps(runs_dir, tissue_dir, tmp_path):
 
 
 def test_a_patch_without_label_stays_excluded(runs_dir):
-    config = _make_masks(runs_dir, 1)
+    config = _make_masks(runs_dir, 2)  # the program of the test before
     classifier = load_trained(config.phase1, "phase1", "activations")
-    image = np.full((jax.local_device_count(), SIZE, SIZE, 3), 90, np.uint8)
+    image = np.full((config.batch_size, SIZE, SIZE, 3), 90, np.uint8)
     batch = {"image": image, "label": np.zeros((len(image), 4), np.uint8)}
     opened = masks_job.make_opener(config, classifier)(batch)
     assert all((opened[layer] == classifier.dataset.excluded).all() for layer in LAYERS)
@@ -134,8 +135,8 @@ def test_evaluation_scores_refined_probabilities(runs_dir, tmp_path, iterations)
     assert len(names) == COUNTS["test"]
     first, second = (jax.jit(each.predict)(each.variables, images) for each in (one, two))
     gated = Gate.of(config.gate).probabilities(second.logits, first.presence)
-    crf = DenseCrf.of(config.crf)
-    expected = refine_probabilities(gated, images, crf).argmax(axis=-1)
+    refine = jax.jit(partial(refine_probabilities, crf=DenseCrf.of(config.crf)))
+    expected = np.asarray(refine(gated, images)).argmax(axis=-1)
     dataset = load_dataset("", two.config.data.root)
     read = [
         np.stack(

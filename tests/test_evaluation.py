@@ -2,6 +2,7 @@ import csv
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,7 +53,7 @@ def test_the_labels_of_patches_are_scored(runs_dir, tissue_dir, tmp_path):
     folder = tissue_dir / "test" / "img"
     images = [patch_files.read_image(folder / path.name, SIZE) for path in truths]
     labels = [derive_label(patch_files.read_mask(path, dataset, SIZE), dataset) for path in truths]
-    prediction = classifier.predict(classifier.variables, np.stack(images))
+    prediction = jax.jit(classifier.predict)(classifier.variables, np.stack(images))
     expected = metrics.multilabel_scores(np.asarray(prediction.presence), np.stack(labels))
     rows = json.loads((runs_dir / "evaluate" / "scores.json").read_text())["rows"]
     found = {row["name"]: row["patches"] for row in rows}

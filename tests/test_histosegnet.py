@@ -220,9 +220,10 @@ def test_views_of_a_patch_are_averaged_before_the_crf(run_dir):
     found = jax.jit(partial(trained.predict, trained.variables))(image)
     config = trained.config
     views = []
-    predict = jax.jit(partial(histosegnet.predict, config, trained.network, trained.variables))
+    predict = partial(histosegnet.predict, config, trained.network, trained.variables)
+    activate = jax.jit(lambda image: predict(image).activations)  # without the CRF
     for axes in ((), (1,), (2,), (1, 2)):
-        maps = np.asarray(predict(np.flip(image, axes)).activations)
+        maps = np.asarray(activate(np.flip(image, axes)))
         views.append(np.flip(maps, [axis + 1 for axis in axes]))
     mean = np.mean(views, axis=0)
     np.testing.assert_allclose(found.activations, mean, atol=1e-5 * np.abs(mean).max())
@@ -235,7 +236,7 @@ def test_without_validation_patches_thresholds_are_a_half(tissue_dir, tmp_path, 
     root.mkdir()
     for name in ("train", "dataset.json"):
         (root / name).symlink_to(tissue_dir / name)
-    jobs.run(_configure(root, epochs=1), tmp_path / "run")
+    jobs.run(_configure(root), tmp_path / "run")  # the program of `run_dir`
     said = capsys.readouterr().out
     assert said.count("there are no validation patches: a threshold cannot be calibrated") == 1
     loaded = load_trained(str(tmp_path / "run"), "run", "")

@@ -15,6 +15,21 @@ from wsss_jax.errors import InputError
 from wsss_jax.jobs import masks as masks_job
 
 
+@pytest.fixture(scope="module")
+def opened_once():
+    """The network, the same in all tests, is traced once, which takes longer than all the rest."""
+    make, made = masks_job.make_opener, []
+
+    def make_once(config, classifier):
+        if not made:
+            made.append(make(config, classifier))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks_job, "make_opener", make_once)
+        yield
+
+
 def test_pseudo_masks_keep_to_labels_and_white(runs_dir, tissue_dir):
     dataset = load_dataset("", tissue_dir)
     patches = folders.list_labeled_patches(tissue_dir, "train", dataset)
@@ -60,7 +75,7 @@ def test_masks_of_other_settings_are_not_mixed(runs_dir):
         jobs.run(config, runs_dir / "masks")
 
 
-def test_masks_that_are_there_are_not_made_again(runs_dir, tmp_path, monkeypatch):
+def test_masks_that_are_there_are_not_made_again(opened_once, runs_dir, tmp_path, monkeypatch):
     whole = runs_dir / "masks" / runs.PSEUDO_MASKS
     workdir = tmp_path / "masks"
     shutil.copytree(runs_dir / "masks", workdir)
@@ -108,7 +123,7 @@ def _stamp(workdir):
     return workdir / runs.PSEUDO_MASKS / "classifier.txt"
 
 
-def test_masks_in_linked_folders_are_made_anew(runs_dir, tmp_path):
+def test_masks_in_linked_folders_are_made_anew(opened_once, runs_dir, tmp_path):
     workdir, elsewhere = tmp_path / "masks", tmp_path / "elsewhere"
     shutil.copytree(runs_dir / "masks", workdir)
     (workdir / runs.PSEUDO_MASKS).rename(elsewhere)
@@ -142,7 +157,9 @@ def test_a_mask_that_cannot_be_removed_is_told_and_the_stamp_stays(runs_dir, tmp
     assert _stamp(workdir).read_text() == "of another classifier"
 
 
-def test_masks_of_other_patches_are_made_anew(runs_dir, tissue_dir, tmp_path, monkeypatch):
+def test_masks_of_other_patches_are_made_anew(
+    opened_once, runs_dir, tissue_dir, tmp_path, monkeypatch
+):
     workdir, root = tmp_path / "masks", tmp_path / "data"
     shutil.copytree(runs_dir / "masks", workdir)
     shutil.copytree(tissue_dir, root)

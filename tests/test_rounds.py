@@ -14,6 +14,7 @@ from tests.conftest import COUNTS, SIZE, tiny_phase2
 from wsss_jax import config as config_lib
 from wsss_jax import jobs, mask_folders, masks, patch_records, runs, scoring, sources
 from wsss_jax.errors import InputError
+from wsss_jax.jobs import relabel
 from wsss_jax.training import loop
 from wsss_jax.training.trained import load_trained
 
@@ -29,7 +30,22 @@ def _make_config(runs_dir):
 
 
 @pytest.fixture(scope="module")
-def relabeled(runs_dir, tmp_path_factory):
+def labeled_once():
+    """The network, the same in all tests, is traced once, which takes longer than all the rest."""
+    make, made = relabel.make_labeler, []
+
+    def make_once(config, segmenter):
+        if not made:
+            made.append(make(config, segmenter))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relabel, "make_labeler", make_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def relabeled(labeled_once, runs_dir, tmp_path_factory):
     """The workdir of masks for a second round."""
     workdir = tmp_path_factory.mktemp("rounds") / "relabel"
     jobs.run(_make_config(runs_dir), workdir)
@@ -282,7 +298,7 @@ def test_layers_that_there_are_not(relabeled, runs_dir, tmp_path):
         jobs.run(config, tmp_path / "run")
 
 
-def test_no_patch_left_is_an_error(runs_dir, tmp_path, monkeypatch):
+def test_no_patch_left_is_an_error(labeled_once, runs_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(masks, "has_all_classes", lambda *arguments: False)
     with pytest.raises(InputError, match=r"less than 30% .*: lower --config\.min_share"):
         jobs.run(_make_config(runs_dir), tmp_path / "relabel")

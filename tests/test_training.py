@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from data.dataset import load_dataset
 from data.synthetic import DATASET
+from tests import short_run
 from tests.conftest import tiny_phase1, tiny_phase2
 from wsss_jax import inputs, jobs, parallel, sources
 from wsss_jax.checkpoints import Checkpoints, load_variables
@@ -49,6 +50,19 @@ class _Run:
         return loop.fit(self.config, workdir, self.task, patches, validate or self.validate)
 
 
+@pytest.fixture
+def small_network(monkeypatch):
+    """Where training and validation matter, not ResNet38, which takes ten times as long."""
+    monkeypatch.setattr(phase1, "build_network", short_run.build_network)
+
+
+@pytest.fixture(scope="module")
+def trained(tissue_dir, tmp_path_factory):
+    """A run with the network of phase 1, its folder and its history."""
+    run, workdir = _Run(tissue_dir, tiny_phase1(tissue_dir)), tmp_path_factory.mktemp("trained")
+    return run, workdir, run.fit(workdir)
+
+
 def _variables(workdir, task):
     checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore_latest(state_shapes(task))[0]
@@ -64,15 +78,13 @@ def test_partition_and_merge_are_inverses():
     assert merge(one, other) == params
 
 
-def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
+def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
     """Stopped in the validation of its second epoch and started again: as if never disturbed."""
-    config = tiny_phase1(tissue_dir)
-    run = _Run(tissue_dir, config)
-    history = run.fit(tmp_path / "whole")
+    run, whole_dir, history = trained
     assert [figures["epoch"] for figures in history] == [0, 1]
     assert {"loss", "mu", "val_exact_match", "val_patch_accuracy", "miou"} <= history[0].keys()
     assert all(np.isfinite(figures["loss"]) for figures in history)
-    assert list((tmp_path / "whole" / "tensorboard").glob("events*"))
+    assert list((whole_dir / "tensorboard").glob("events*"))
 
     calls = []
 
@@ -83,16 +95,17 @@ def test_a_run_goes_on_where_it_stopped(tissue_dir, tmp_path):
         return run.validate(variables)
 
     with pytest.raises(KeyboardInterrupt):
-        run.fit(tmp_path / "cut", stop_in_second_epoch)
-    assert run.fit(tmp_path / "cut") == history
-    whole, cut = (_variables(tmp_path / name, run.task) for name in ("whole", "cut"))
+        run.fit(tmp_path, stop_in_second_epoch)
+    assert run.fit(tmp_path) == history
+    whole, cut = (_variables(workdir, run.task) for workdir in (whole_dir, tmp_path))
     assert int(whole.step) == 6
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
-def test_a_run_gives_its_moving_averages(tissue_dir, tmp_path):
+def test_a_run_gives_its_moving_averages(small_network, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.ema.decay = 0.5
+    config.optimizer.learning_rate = 1e-4  # at that of ResNet38 the small network diverges
     run, validated = _Run(tissue_dir, config), []
 
     def validate(variables):
@@ -120,18 +133,16 @@ def test_the_average_by_hand():
         assert average["frozen"] == after.average["params"]["frozen"]
 
 
-def test_frozen_layers_keep_their_weights(tissue_dir, tmp_path):
-    config = tiny_phase1(tissue_dir)
-    config.epochs = 1
-    run = _Run(tissue_dir, config)
-    run.fit(tmp_path / "first")
-    before = _variables(tmp_path / "first", run.task)
+def test_frozen_layers_keep_their_weights(trained, tissue_dir, tmp_path):
+    first, first_dir, _ = trained
+    before = _variables(first_dir, first.task)
 
-    config.init, config.model.batch_norm = str(tmp_path / "first"), "frozen"
-    config.optimizer.learning_rate = 1e-6  # the running statistics of three steps mean little
+    config = tiny_phase1(tissue_dir)
+    config.epochs, config.init, config.model.batch_norm = 1, str(first_dir), "frozen"
+    config.optimizer.learning_rate = 1e-6  # the running statistics of six steps mean little
     run = _Run(tissue_dir, config)
-    run.fit(tmp_path / "second")
-    after = _variables(tmp_path / "second", run.task)
+    run.fit(tmp_path)
+    after = _variables(tmp_path, run.task)
 
     def same(path):
         one, other = before.variables, after.variables
@@ -145,7 +156,7 @@ def test_frozen_layers_keep_their_weights(tissue_dir, tmp_path):
     assert not same(["params", "b5", "conv_branch2a"]) and not same(["params", "fc8"])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tissue_dir, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(small_network, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.optimizer.learning_rate = 1e30
     run = _Run(tissue_dir, config)
@@ -155,7 +166,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tissue_dir, tmp_path):
         run.fit(tmp_path)
 
 
-def test_too_few_patches(tissue_dir, tmp_path):
+def test_too_few_patches(small_network, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.batch_size = 50
     run = _Run(tissue_dir, config)
@@ -181,9 +192,10 @@ def test_validation_masks_without_a_pixel_that_counts(tissue_dir, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_the_first_epoch_compiles(tissue_dir, tmp_path):
+def test_only_the_first_epoch_compiles(small_network, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     config.epochs, config.pda.hold_epochs = 3, 1  # mu changes in every epoch
+    config.optimizer.learning_rate = 1e-4  # as above
     run = _Run(tissue_dir, config)
     compiled, after_epoch = [], []
 
@@ -271,16 +283,15 @@ def test_a_damaged_history_is_named(history, runs_dir, tmp_path, capsys):
     assert "history.json: not " in said and "how long it was trained is not known" in said
 
 
-def test_a_run_goes_on_from_a_damaged_history(tissue_dir, tmp_path):
-    config = tiny_phase1(tissue_dir)
-    run = _Run(tissue_dir, config)
-    whole = run.fit(tmp_path)
-    (tmp_path / "history.json").write_text("nul")
-    assert run.fit(tmp_path) == whole
+def test_a_run_goes_on_from_a_damaged_history(trained, tmp_path):
+    run, whole_dir, history = trained
+    shutil.copytree(whole_dir, tmp_path / "run")
+    (tmp_path / "run" / "history.json").write_text("nul")
+    assert run.fit(tmp_path / "run") == history
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_both_signals_save_and_name_themselves(number, tissue_dir, tmp_path):
+def test_both_signals_save_and_name_themselves(number, small_network, tissue_dir, tmp_path):
     config = tiny_phase1(tissue_dir)
     run = _Run(tissue_dir, config)
     told = []
