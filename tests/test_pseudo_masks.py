@@ -17,17 +17,25 @@ from wsss_jax.jobs import masks as masks_job
 
 @pytest.fixture(scope="module")
 def opened_once():
-    """The network, the same in all tests, is traced once, which takes longer than all the rest."""
-    make, made = masks_job.make_opener, []
+    """The network, the same in all tests, is traced once, which takes longer than all the rest.
+
+    Gives what the batches held; other contents would need another program.
+    """
+    make, made, contents = masks_job.make_opener, [], set()
 
     def make_once(config, classifier):
         if not made:
             made.append(make(config, classifier))
-        return made[0]
+
+        def open_batch(batch):
+            contents.add(frozenset(batch))
+            return made[0](batch)
+
+        return open_batch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masks_job, "make_opener", make_once)
-        yield
+        yield contents
 
 
 def test_pseudo_masks_keep_to_labels_and_white(runs_dir, tissue_dir):
@@ -93,7 +101,9 @@ def test_masks_that_are_there_are_not_made_again(opened_once, runs_dir, tmp_path
 
     monkeypatch.setattr(patch_files, "write_mask", count)
     config = config_lib.load(workdir, "workdir")
+    opened_once.clear()
     jobs.run(config, workdir)
+    assert len(opened_once) == 1  # patches to be scored too
     assert {path.stem for path in written} == {path.stem for path in missing}
     for path in paths:
         other = whole / path.relative_to(workdir / runs.PSEUDO_MASKS)

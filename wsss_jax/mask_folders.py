@@ -236,7 +236,7 @@ def _write_masks(
     ):
         pending: list[Future] = []
         for batch in _own_batches(config, unfinished):
-            label_maps = maker.open_batch(batch)
+            label_maps = _open(maker, batch)
             wait_for(pending)  # of the batch before: no more than two are in memory
             pending = []
             for row in range(int(batch["weight"].sum())):
@@ -305,6 +305,11 @@ def _write_sheet(
     figures.write_contact_sheet(workdir / "contact_sheet.png", rows, legend)
 
 
+def _open(maker: Maker, batch: Batch) -> dict[str, np.ndarray]:
+    """Gives the label maps; validation batches, which have masks, share the training's program."""
+    return maker.open_batch({name: batch[name] for name in ("image", "label")})
+
+
 def _write_scores(
     config: ml_collections.ConfigDict,
     classes: Sequence[str],
@@ -318,7 +323,7 @@ def _write_scores(
         truth = batch["masks"][:, 0]
         return {
             layer: np.asarray(metrics.confusion_matrices(truth, maps, len(classes)))
-            for layer, maps in maker.open_batch(batch).items()
+            for layer, maps in _open(maker, batch).items()
         }
 
     counts = inputs.map_patches(source, config.batch_size, count)
