@@ -15,10 +15,8 @@ help:  ## this list
 
 install: $(VENV)/.runtime  ## set up .venv in the exact versions of requirements.lock
 
-# Most of the time programs are compiled: a quarter less without LLVM's optimization. The long tests
-# have it.
 test: lint  ## the checks and tests before every commit (15 to 30 minutes on two cores)
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(PYTEST) -m "not long"
+	$(PYTEST) -m "not long"
 
 test-long: $(VENV)/.test ray  ## only the long tests: kills at length, full width, processes, Ray
 	KILLS=$${KILLS:-30} $(PYTEST) -m "long or kills"
