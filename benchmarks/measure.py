@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,17 @@ def measure_memory_rate(repeats: int = 5) -> float:
         a = negative(a).block_until_ready()
 
     return 2 * size / time_fastest(step, repeats)
+
+
+def read_peak_memory(process: int | str = "self") -> int:
+    """Reads the largest resident memory of a process so far, in bytes.
+
+    `getrusage` begins with the peak of the process that started it.
+    """
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def describe_machine() -> dict[str, Any]:

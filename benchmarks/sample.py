@@ -9,7 +9,6 @@ of the overview and the patches in the seconds of these four.
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -55,7 +54,7 @@ def measure_slide(args: argparse.Namespace, path: Path, mpp: float | None) -> di
         "patches/s": len(positions) / everything,
         **{f"s {name}": value for name, value in seconds.items()},
         "reading": (seconds["overview"] + seconds["reading"]) / sum(seconds.values()),
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "peak MB": measure.read_peak_memory() / 1e6,
     }
 
 

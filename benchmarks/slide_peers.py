@@ -13,7 +13,6 @@ our files, of which that is one).
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def map_slide(args: argparse.Namespace) -> dict[str, float]:
         "s": seconds,
         "s for tiles": summary["seconds"]["tiles"],
         "tiles": summary["tiles"],
-        "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "bytes": measure.read_peak_memory(),
     }
 
 

@@ -9,7 +9,6 @@ loads the network and computes two batches measures the network alone.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -85,7 +84,7 @@ def measure_slide(args: argparse.Namespace, side: int) -> dict[str, Any]:
             result["s"] = time.perf_counter() - start
             ((_, summary),) = results.list_finished(Path(folder))
         result |= {"tiles": summary["tiles"], "s for tiles": summary["seconds"]["tiles"]}
-    return result | {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return result | {"bytes": measure.read_peak_memory()}
 
 
 def locate_slide(side: int, tissue: int) -> Path:

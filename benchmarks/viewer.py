@@ -182,10 +182,7 @@ class Server:
 
     def measure_memory(self) -> float:
         """Returns megabytes at the peak so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+)", status)
-        assert found is not None
-        return int(found[1]) / 1024
+        return measure.read_peak_memory(self.process.pid) / 2**20
 
     def stop(self) -> None:
         self.process.terminate()
