@@ -27,6 +27,8 @@ _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.-]+) = (?:\([^)]*\)|\S+) ([\w-]+
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
 _CONTAINERS = ("call", "while", "conditional")  # the trace lists what they run, too
 _NETWORKS = ("ResNet38", "DeepLabV3Plus")
+# Of convolutions with kernels of one place and of more, and of Winograd's tiles.
+_INPUT_GRADIENTS = ("bhwf,kf->bhwk", "bhwf,df->bhwd", "ptf,pdf->ptd")
 
 
 def trace(call: Callable[[], Any], module: str) -> Counter[str]:
@@ -65,7 +67,7 @@ def classify(origin: str, in_convolution: bool) -> str:
         if origin.endswith("dot_general"):
             if not backward:
                 return "products, forward"
-            for_input = "bhwf,kf->bhwk" in origin or "bhwf,df->bhwd" in origin
+            for_input = any(product in origin for product in _INPUT_GRADIENTS)
             return "products for the " + ("input" if for_input else "kernel")
         if not backward:
             return "around convolutions, forward"

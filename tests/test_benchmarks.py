@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -297,6 +299,16 @@ def test_a_step_sends_its_gradients():
     assert [row["system"] for row in rows] == [system.name for system in scaling.SYSTEMS]
     for row in rows:
         assert 0 < row["efficiency, none hidden"] <= row["efficiency, hidden"] <= 1
+
+
+def test_gradients_of_the_input_are_told_from_those_of_the_kernel():
+    """By the products as the modules of convolutions write them."""
+    models = Path(convolution.__file__).parent
+    text = "".join((models / name).read_text() for name in ("cpu_convolution.py", "winograd.py"))
+    products = re.findall(r'"(\w+,\w+->\w+)"', text)
+    kinds = {p: profile.classify(f"transpose(jvp(X))/{p}/dot_general", True) for p in products}
+    of_inputs = {product for product, kind in kinds.items() if kind == "products for the input"}
+    assert of_inputs == {"bhwf,kf->bhwk", "bhwf,df->bhwd", "ptf,pdf->ptd"}
 
 
 def test_profile():
