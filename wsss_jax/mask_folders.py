@@ -45,7 +45,7 @@ class Maker(NamedTuple):
 
     Attributes:
       layers: names of its masks.
-      open_batch: gives them, for a batch.
+      open_batch: gives them, for a batch of which it gets "image" and "label".
       is_kept: (mask (H, W) uint8, label (C,) uint8) -> whether the patch is trained on; it needs a
         single layer.
     """
