@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from data.dataset import load_dataset
 from tests import tiny_tables
 from tests.conftest import tiny_phase1, tiny_sccam
 from wsss_jax import jobs, optimizers, parallel, schedules, signals, sources
-from wsss_jax.checkpoints import has_checkpoint
+from wsss_jax.checkpoints import has_checkpoint, list_steps
 from wsss_jax.errors import InputError, Preempted
 from wsss_jax.methods import classification, phase1
 from wsss_jax.models.attention import find_peaks, progressive_dropout_attention
@@ -43,6 +43,7 @@ MIN_SHARE = 0.3  # which leaves out some of the drawn patches
 SEED = int(os.environ.get("KILL_SEED", "0"))  # of the moments
 
 Work = Callable[[Path], None]  # into a folder
+Progress = Callable[[Path], int]  # of the work in a folder, which grows with it
 
 
 class _Network(nn.Module):
@@ -264,14 +265,16 @@ def disturb(
     times: int,
     duration: float,
     name: str = "",
-    after: str = "",
+    after: Sequence[Progress | None] = (None,),
 ) -> None:
-    """Sends a signal to runs at random moments, `times` in all.
+    """Sends a signal to runs, `times` in all.
 
     The same command continues in a workdir until it ends, then another is begun. A signal that came
     after a run had ended does not count. SIGINT goes to the worker processes, too, as it does at a
-    terminal. None of them is left afterwards. With `after`, the first signal and every other one
-    from there come soon after that is in the log.
+    terminal. None of them is left afterwards.
+
+    The signals take turns with the entries of `after`: they come soon after the start has made that
+    progress, or where it is None at a random moment.
     """
     moments, runs, sent = random.Random(SEED), 0, 0
     expected = -number if number == signal.SIGKILL else signals.EXIT_PREEMPTED
@@ -281,8 +284,8 @@ def disturb(
         while status != 0:
             child = start(work, workdir)
             if sent < times:
-                if after and sent % 2 == 0:
-                    _wait_for(after, workdir.with_suffix(".log"), child)
+                if progress := after[sent % len(after)]:
+                    _wait_for(progress, workdir, child)
                     if number == signal.SIGKILL:  # which may fall into a checkpoint
                         time.sleep(moments.uniform(0, 0.2))
                 else:
@@ -303,12 +306,21 @@ def disturb(
             sent += status == expected
 
 
-def _wait_for(text: str, log: Path, child: int) -> None:
-    before = log.read_text().count(text) if log.is_file() else 0
+def _wait_for(progress: Progress, workdir: Path, child: int) -> None:
+    before = progress(workdir)
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if log.is_file() and log.read_text().count(text) > before:
+        if progress(workdir) > before:
             return
         time.sleep(0.005)
+
+
+def _count(text: str, workdir: Path) -> int:
+    log = workdir.with_suffix(".log")
+    return log.read_text().count(text) if log.is_file() else 0
+
+
+def _newest_checkpoint(workdir: Path) -> int:
+    return max(list_steps(workdir), default=-1)
 
 
 def undisturbed(work: Work, workdir: Path) -> float:
@@ -322,6 +334,8 @@ def undisturbed(work: Work, workdir: Path) -> float:
 
 def disturb_training(root: Path, folder: Path, kills: int, others: int) -> None:
     work = partial(train, root, 0)
+    # Kills before the first checkpoint may be all that a slow machine gets at random moments.
+    after = (partial(_count, "first step done"), None, _newest_checkpoint)
     undisturbed(work, folder / "compiling")
     duration = undisturbed(work, folder / "undisturbed")
     for number, times in (
@@ -329,16 +343,17 @@ def disturb_training(root: Path, folder: Path, kills: int, others: int) -> None:
         (signal.SIGTERM, others),
         (signal.SIGINT, others),
     ):
-        disturb(work, folder, number, times, duration, after="first step done")
+        disturb(work, folder, number, times, duration, after=after)
     with_workers = partial(train, root, 1)
     duration = undisturbed(with_workers, folder / "workers")
     for number in (signal.SIGKILL, signal.SIGINT):
         disturb(with_workers, folder, number, others // 2, duration, name=f"workers_{number.name}")
     failing = partial(train_failing, root)
     duration = undisturbed(failing, folder / "failing")
+    after = (partial(_count, "going back"), None)
     for number, times in ((signal.SIGKILL, max(2, kills // 3)), (signal.SIGTERM, others)):
         name = f"failing_{number.name}"
-        disturb(failing, folder, number, times, duration, name=name, after="going back")
+        disturb(failing, folder, number, times, duration, name=name, after=after)
 
 
 def disturb_others(root: Path, folder: Path, times: int, runs: Path, regions: Path) -> None:
@@ -350,7 +365,8 @@ def disturb_others(root: Path, folder: Path, times: int, runs: Path, regions: Pa
             config.run = str(folder / "sccam")
             config.k, config.batch_size, config.data.workers = 2, 4, 0
             undisturbed(partial(train_sccam, root), folder / "sccam")
-        after = "?patch/s" if name == "cluster" else ""  # most of its time goes into loading
+        # Most of the time of "cluster" goes into loading.
+        after = (partial(_count, "?patch/s") if name == "cluster" else None,)
         work = partial(do_job, config)
         duration = undisturbed(work, folder / name / "undisturbed")
         for number in (signal.SIGKILL, signal.SIGINT):

@@ -2,8 +2,10 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from wsss_jax import checkpoints as checkpoint_files
-from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint, load_variables
+from wsss_jax.checkpoints import Checkpoints, State, has_checkpoint, list_steps, load_variables
 from wsss_jax.errors import InputError
 
 
@@ -180,6 +182,23 @@ def test_the_rest_of_an_interrupted_deletion_is_removed(tmp_path):
     assert old.is_dir()
     Checkpoints(tmp_path, "miou").close()
     assert _steps(tmp_path) == ["2", "3"]
+
+
+def test_steps_are_listed_while_training_deletes_old_ones(tmp_path):
+    folder = tmp_path / "checkpoints"
+    (folder / "500" / "meta").mkdir(parents=True)
+
+    def make_and_delete():
+        for step in range(400):
+            (folder / str(step) / "meta").mkdir(parents=True)
+            shutil.rmtree(folder / str(step))
+
+    training = threading.Thread(target=make_and_delete)
+    training.start()
+    while training.is_alive():
+        assert 500 in list_steps(tmp_path)
+    training.join()
+    assert list_steps(tmp_path) == [500]
 
 
 def test_other_files_are_left_alone(tmp_path, capsys):

@@ -55,8 +55,8 @@ def test_interrupted_runs_end_with_the_same_bits(tissue_dir, tmp_path):
                 jax.tree.map(np.testing.assert_array_equal, found, variables)
         logs[name] = "".join(path.with_suffix(".log").read_text() for path in runs)
     _check_failing(work)
-    # Neither fell only before the first checkpoint or after the last.
-    assert logs["SIGKILL"].count("continuing after step") > KILLS / 4
+    # Not all fell before the first checkpoint: a third of them comes after a new one.
+    assert logs["SIGKILL"].count("continuing after step") >= KILLS // 3
     assert "stopped by SIGTERM after step" in logs["SIGTERM"]
     assert "stopped by SIGINT after step" in logs["SIGINT"]
 
@@ -68,8 +68,8 @@ def _check_failing(work):
     assert (work / "failing.log").read_text().count("going back") == times > 0
     for name in ("failing_SIGKILL", "failing_SIGTERM"):
         runs = [path for path in work.glob(f"{name}*") if path.is_dir()]
-        logs = "".join(path.with_suffix(".log").read_text() for path in runs)
-        assert logs.count("going back") > times
+        logs = [path.with_suffix(".log").read_text() for path in runs]
+        assert any("continuing after" in log.partition("going back")[2] for log in logs)
         for workdir in runs:
             assert (workdir / "history.json").read_text() == history
             for score in (None, "miou"):

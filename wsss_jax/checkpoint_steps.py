@@ -59,7 +59,10 @@ class CompleteSteps:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder is a checkpoint, or the rest of one whose deletion was interrupted."""
-    names = set(os.listdir(path)) if path.is_dir() and not path.is_symlink() else set()
+    try:
+        names = set() if path.is_symlink() else set(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):  # a running training deletes old ones
+        return False
     return bool(names) and names <= _FILES
 
 
