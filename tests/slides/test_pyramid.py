@@ -1,5 +1,8 @@
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -115,6 +118,29 @@ def test_colors_are_a_pyramid_that_openslide_reads(tmp_path, size, levels):
             )
     write_colors(tmp_path / "again.tif", labels)
     assert path.read_bytes() == (tmp_path / "again.tif").read_bytes()
+
+
+def test_tiles_of_one_value_are_compressed_once(tmp_path, monkeypatch):
+    real, compressed = imagecodecs.deflate_encode, []
+
+    def count(pixels):
+        compressed.append(pixels)
+        return real(pixels)
+
+    monkeypatch.setattr(imagecodecs, "deflate_encode", count)
+    # Two threads may both be the first to see a value.
+    monkeypatch.setattr(pyramid, "ThreadPoolExecutor", partial(ThreadPoolExecutor, 1))
+    labels = np.full((3 * 512, 5 * 512 + 100), 3, np.uint8)
+    labels[:512, :1024] = 1
+    labels[700, 700] = 2
+    write_colors(tmp_path / "rgb.tif", labels)
+    others = 4 + 6 + 2 + 1  # tiles of each level that are mixed or at the border
+    assert len(compressed) == others + 2  # white and green
+    with tifffile.TiffFile(tmp_path / "rgb.tif") as tiff:
+        for level, page in enumerate(tiff.pages):
+            step = 2**level
+            np.testing.assert_array_equal(page.asarray(), np.array(PALETTE)[labels[::step, ::step]])
+        assert len(tiff.pages) == 4 and len(tiff.pages[0].dataoffsets) == 18
 
 
 def _pyvips(path):

@@ -6,9 +6,13 @@ memory. The same map always gives the same bytes.
 
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -19,7 +23,7 @@ from wsss_jax.slides.outputs.regions import ReadRows
 
 TILE = 512  # pixels, side of a tile of the files; the top of a pyramid is no larger
 BAND = TILE  # rows read at a time, a multiple of TILE
-BUFFER = 2**24  # bytes of tiles compressed in one pass; tifffile takes 2**29, most of a slide
+BATCH = 64  # tiles compressed at a time
 CLASSIC_BYTES = 2**31  # uncompressed; above, BigTIFF. Classic TIFF ends at 4 GiB.
 
 ReadChannelRows = Callable[[int, int, int, int], np.ndarray]  # (channel, y0, y1, step) -> rows
@@ -76,7 +80,7 @@ def write_color_map(path: Path | str, read_rows: ReadRows, frame: MapFrame, lege
         for step in list_steps(frame.width, frame.height):
             tiles = _read_tiles(lambda channel, *rows: read_rows(*rows), shape, step)
             tiff.write(
-                map(colors.__getitem__, tiles),
+                _compress_tiles(tiles, lambda tile: np.take(colors, tile, axis=0)),
                 shape=(*_shrink_shape(shape, step), 3),
                 photometric="rgb",
                 subfiletype=0 if step == 1 else 1,
@@ -149,7 +153,7 @@ def _write(
     ):
         for step in steps:
             tiff.write(
-                _read_tiles(read, shape, step),
+                _compress_tiles(_read_tiles(read, shape, step)),
                 shape=_shrink_shape(shape, step),
                 subifds=len(steps) - 1 if step == 1 else None,
                 subfiletype=0 if step == 1 else 1,
@@ -165,7 +169,6 @@ def _make_page_options(mpp: float) -> dict[str, Any]:
         "dtype": np.uint8,
         "tile": (TILE, TILE),
         "compression": "zlib",
-        "buffersize": BUFFER,
         "resolution": (1e4 / mpp, 1e4 / mpp),
         "resolutionunit": "centimeter",
         "software": "wsss_jax",
@@ -186,3 +189,32 @@ def _read_tiles(read: ReadChannelRows, shape: tuple[int, ...], step: int) -> Ite
             for top in range(0, band.shape[0], TILE):
                 for left in range(0, band.shape[1], TILE):
                     yield band[top : top + TILE, left : left + TILE]
+
+
+def _compress_tiles(
+    tiles: Iterator[np.ndarray],
+    convert: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray,
+) -> Iterator[bytes]:
+    """Compresses tiles as tifffile does, those of one value, such as glass, only once.
+
+    Args:
+      tiles: (rows, columns) uint8, at most `TILE` of each.
+      convert: makes the pixels of a tile, (rows, columns) or (rows, columns, samples) uint8.
+    """
+
+    @cache
+    def compress_plain(value: int) -> bytes:
+        return compress(np.full((TILE, TILE), value, np.uint8))
+
+    def compress(tile: np.ndarray) -> bytes:
+        pixels = convert(tile)
+        margins = [(0, TILE - side) for side in tile.shape] + [(0, 0)] * (pixels.ndim - 2)
+        return imagecodecs.deflate_encode(np.pad(pixels, margins) if np.any(margins) else pixels)
+
+    def compress_tile(tile: np.ndarray) -> bytes:
+        is_plain = tile.shape == (TILE, TILE) and (tile == tile[0, 0]).all()
+        return compress_plain(int(tile[0, 0])) if is_plain else compress(tile)
+
+    with ThreadPoolExecutor() as pool:
+        while batch := list(islice(tiles, BATCH)):
+            yield from pool.map(compress_tile, batch)
