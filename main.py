@@ -3,9 +3,10 @@
 Any field of the configuration can be set: `--config.batch_size=40`.
 """
 
-from wsss_jax import signals
+from wsss_jax import large_pages, signals
 
 if __name__ == "__main__":
+    large_pages.restart_with()
     signals.handle()  # before the imports, which take a while
 elif __name__ == "__mp_main__":  # a worker process, which imports this first
     from wsss_jax import workers
