@@ -2,7 +2,7 @@
 
 XLA takes the memory of a program, gigabytes in training, from glibc's malloc for each call, and
 gives it back. The system hands it out again page by page, filled with zeros: with pages of 4 KiB
-that is a fifth of the processor's time in phase 1. Most systems have pages of 2 MiB for programs
+that is a sixth of the processor's time in phase 1. Most systems have pages of 2 MiB for programs
 that ask for them, and glibc asks if an environment variable says so when it starts.
 """
 

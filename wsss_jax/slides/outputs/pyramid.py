@@ -23,7 +23,7 @@ from wsss_jax.slides.outputs.regions import ReadRows
 
 TILE = 512  # pixels, side of a tile of the files; the top of a pyramid is no larger
 BAND = TILE  # rows read at a time, a multiple of TILE
-BATCH = 64  # tiles compressed at a time
+BATCH = 16  # tiles compressed at a time
 CLASSIC_BYTES = 2**31  # uncompressed; above, BigTIFF. Classic TIFF ends at 4 GiB.
 
 ReadChannelRows = Callable[[int, int, int, int], np.ndarray]  # (channel, y0, y1, step) -> rows
