@@ -37,7 +37,7 @@ from flax import linen as nn
 from benchmarks import measure
 from benchmarks.train import CLASSES, PHASES, make_config
 from configs import base
-from wsss_jax import convolution_table, large_pages, parallel
+from wsss_jax import convolution_table, parallel
 from wsss_jax.config_rules import PRECISIONS
 from wsss_jax.models import convolution
 from wsss_jax.models.layers import Conv
@@ -291,5 +291,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    large_pages.restart_with()  # as main.py does
     main()

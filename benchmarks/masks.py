@@ -28,7 +28,7 @@ from benchmarks import measure
 from benchmarks.train import CLASSES, init_variables, make_config
 from configs import base
 from data import folders, patch_files, synthetic
-from wsss_jax import inputs, large_pages, mask_folders, sources
+from wsss_jax import inputs, mask_folders, sources
 from wsss_jax.interop import torch_names
 from wsss_jax.jobs import masks as masks_job
 from wsss_jax.methods import phase1
@@ -191,5 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    large_pages.restart_with()  # as main.py does
     main()

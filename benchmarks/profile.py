@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jax.profiler import ProfileData
 
 from benchmarks import convolutions, measure, programs
-from wsss_jax import large_pages
 
 # `  %name = shape opcode(operands), ..., metadata={op_name="..."}`; the shape may be a tuple
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.-]+) = (?:\([^)]*\)|\S+) ([\w-]+)\(")
@@ -156,5 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    large_pages.restart_with()  # as main.py does
     main()

@@ -24,7 +24,7 @@ from benchmarks.train import init_variables
 from configs import base, base_slides
 from data.dataset import load_dataset
 from data.synthetic_slides import write_pyramid
-from wsss_jax import large_pages, parallel
+from wsss_jax import parallel
 from wsss_jax.methods.contract import load_method
 from wsss_jax.methods.gate import Gate
 from wsss_jax.models.lowering import Choice, Way
@@ -202,5 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    large_pages.restart_with()  # as main.py does
     main()

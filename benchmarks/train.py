@@ -22,7 +22,7 @@ from flax import linen as nn
 from benchmarks import measure
 from configs import base
 from wsss_jax import config as config_lib
-from wsss_jax import large_pages, parallel, pixels
+from wsss_jax import parallel, pixels
 from wsss_jax.methods import phase1, phase2
 from wsss_jax.training.step import make_state, train_step
 from wsss_jax.training.task import Task
@@ -227,5 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    large_pages.restart_with()  # as main.py does
     main()
