@@ -12,8 +12,10 @@ from pathlib import Path
 from wsss_jax import large_pages
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], flush=True)
 large_pages._PAGES = Path(sys.argv[1])
-if "traced" in sys.argv:
+if "settrace" in sys.argv:
     sys.settrace(lambda *_: None)
+if "monitoring" in sys.argv:
+    sys.monitoring.use_tool_id(sys.monitoring.DEBUGGER_ID, "debugger")
 large_pages.restart_with()
 print("at work")
 """
@@ -63,5 +65,8 @@ def test_it_goes_on_where_the_variable_says_which(pages, value):
     assert tunables == f"glibc.malloc.hugetlb={value}"
 
 
-def test_a_debugger_keeps_its_process(pages):
-    assert len(_start(pages, "traced")) == 1
+@pytest.mark.parametrize("means", ["settrace", "monitoring"])
+def test_a_debugger_keeps_its_process(pages, means):
+    if not hasattr(sys, means):
+        pytest.skip("Python 3.11 has no sys.monitoring")
+    assert len(_start(pages, means)) == 1

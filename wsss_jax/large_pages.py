@@ -21,11 +21,17 @@ def restart_with() -> None:
     already which, and under a debugger, which would lose the process.
     """
     tunables = os.environ.get(_VARIABLE, "")
-    if _TUNABLE in tunables or sys.gettrace() is not None or not _are_on_demand():
+    if _TUNABLE in tunables or _is_debugged() or not _are_on_demand():
         return
     # 1: asks for them with madvise. glibc has it since 2.35; before, it ignores the name.
     os.environ[_VARIABLE] = ":".join(filter(None, (tunables, f"{_TUNABLE}=1")))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_debugged() -> bool:
+    monitoring = getattr(sys, "monitoring", None)  # since Python 3.12
+    uses_it = monitoring is not None and any(map(monitoring.get_tool, range(6)))
+    return uses_it or sys.gettrace() is not None
 
 
 def _are_on_demand() -> bool:

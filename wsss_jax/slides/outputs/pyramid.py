@@ -209,7 +209,8 @@ def _compress_tiles(
     def compress(tile: np.ndarray) -> bytes:
         pixels = convert(tile)
         margins = [(0, TILE - side) for side in tile.shape] + [(0, 0)] * (pixels.ndim - 2)
-        return imagecodecs.deflate_encode(np.pad(pixels, margins) if np.any(margins) else pixels)
+        padded = np.pad(pixels, margins) if np.any(margins) else pixels
+        return bytes(imagecodecs.deflate_encode(padded.tobytes()))
 
     def compress_tile(tile: np.ndarray) -> bytes:
         is_plain = tile.shape == (TILE, TILE) and (tile == tile[0, 0]).all()
