@@ -27,7 +27,6 @@ import tifffile
 from benchmarks import measure, slides
 from configs import base_slides
 from data.synthetic_slides import write_pyramid
-from wsss_jax import large_pages
 from wsss_jax.interop import torch_names
 from wsss_jax.methods.gate import Gate
 from wsss_jax.slides import tissue_map
@@ -167,5 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    large_pages.restart_with()  # as main.py does
     main()

@@ -23,7 +23,6 @@ from benchmarks.train import init_variables
 from configs import base, base_slides
 from data.dataset import load_dataset
 from data.synthetic_slides import TILE, Drawing, draw_section, write_pyramid
-from wsss_jax import large_pages
 from wsss_jax.methods import phase2
 from wsss_jax.methods.gate import Gate
 from wsss_jax.slides import tissue_map
@@ -142,5 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    large_pages.restart_with()  # as main.py does
     main()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,11 +23,14 @@ print("at work")
 ASKED_FOR = "glibc.malloc.hugetlb=1"
 
 
-def _start(*arguments, tunables=None):
+def _start(pages, *arguments, tunables=None, runner=()):
     """Returns the lines that all starts of the script print."""
+    script = pages.parent / "a script.py"
+    script.write_text(SCRIPT)
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     environment |= {} if tunables is None else {"GLIBC_TUNABLES": tunables}
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *map(str, arguments)]
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, "-W", "ignore", *runner, str(script), str(pages), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     *starts, last = done.stdout.splitlines()
@@ -70,3 +74,9 @@ def test_a_debugger_keeps_its_process(pages, means):
     if not hasattr(sys, means):
         pytest.skip("Python 3.11 has no sys.monitoring")
     assert len(_start(pages, means)) == 1
+
+
+def test_what_runs_the_script_goes_on(pages):
+    """A notebook, for instance, would lose what it has."""
+    code = "import runpy, sys; sys.argv = sys.argv[1:-1]; runpy.run_path(sys.argv[0])"
+    assert len(_start(pages, "of the notebook", runner=("-c", code))) == 1

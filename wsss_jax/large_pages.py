@@ -18,10 +18,12 @@ def restart_with() -> None:
     """Starts this Python again, with the same command and process number, if that gives it them.
 
     Call it first. It does nothing where pages are large or small anyway, where the variable says
-    already which, and under a debugger, which would lose the process.
+    already which, in a process that was not started to run this script, such as a notebook's, and
+    under a debugger, which would lose the process.
     """
     tunables = os.environ.get(_VARIABLE, "")
-    if _TUNABLE in tunables or _is_debugged() or not _are_on_demand():
+    is_script = sys.orig_argv[-len(sys.argv) :] == sys.argv
+    if _TUNABLE in tunables or not is_script or _is_debugged() or not _are_on_demand():
         return
     # 1: asks for them with madvise. glibc has it since 2.35; before, it ignores the name.
     os.environ[_VARIABLE] = ":".join(filter(None, (tunables, f"{_TUNABLE}=1")))
