@@ -15,7 +15,7 @@ help:  ## this list
 
 install: $(VENV)/.runtime  ## set up .venv in the exact versions of requirements.lock
 
-test: lint  ## the checks and tests before every commit (10 minutes on two cores with AVX-512)
+test: lint  ## the checks and tests before every commit (10 to 16 minutes on two cores with AVX-512)
 	$(PYTEST) -m "not long"
 
 test-long: $(VENV)/.test ray  ## only the long tests: kills at length, full width, processes, Ray
