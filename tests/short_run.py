@@ -335,7 +335,7 @@ def undisturbed(work: Work, workdir: Path) -> float:
 def disturb_training(root: Path, folder: Path, kills: int, others: int) -> None:
     work = partial(train, root, 0)
     # Kills before the first checkpoint may be all that a slow machine gets at random moments.
-    after = (partial(_count, "first step done"), None, _newest_checkpoint)
+    after = (_newest_checkpoint, None, partial(_count, "first step done"))
     undisturbed(work, folder / "compiling")
     duration = undisturbed(work, folder / "undisturbed")
     for number, times in (
