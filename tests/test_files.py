@@ -196,6 +196,19 @@ def test_what_another_process_is_writing_is_not_cleared(tmp_path):
     assert os.listdir(tmp_path / "out") == ["patch"]
 
 
+def test_what_was_left_in_folders_below_is_cleared_but_not_where_another_works(tmp_path):
+    held, released = tmp_path / "held" / "run", tmp_path / "released" / "run"
+    left = [folder / "pictures" / f"{UNFINISHED}x" for folder in (tmp_path, held, released)]
+    for path in left:
+        path.mkdir(parents=True)
+    (released / LOCK).touch()  # as a killed process leaves it
+    with hold_lock(held / LOCK), hold_lock(tmp_path / LOCK):
+        clear_unfinished(tmp_path)
+        assert [path.exists() for path in left] == [False, True, False]
+    clear_unfinished(tmp_path)
+    assert not left[1].exists()
+
+
 def test_pipes_and_broken_links_are_named(tmp_path):
     os.mkfifo(tmp_path / LOCK)
     with pytest.raises(InputError, match=r"\.lock: a named pipe or a device, .*; remove it"):

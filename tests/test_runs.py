@@ -205,8 +205,8 @@ def test_a_folder_in_which_another_process_works_is_refused(job, tmp_path):
 
 
 def test_what_killed_array_jobs_left_goes_when_nobody_shares_the_folder(tmp_path):
-    left = tmp_path / f"{files.UNFINISHED}x"
-    left.mkdir()
+    left = tmp_path / "pictures" / f"{files.UNFINISHED}x"
+    left.mkdir(parents=True)
 
     def segment():
         with pytest.raises(InputError, match="no slide"):

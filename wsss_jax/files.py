@@ -78,13 +78,44 @@ def check_utf8(path: Path | str) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes what killed processes left unfinished in a folder; not what is being written."""
-    for path in folder.glob(f"{UNFINISHED}*"):
+    """Removes what killed processes left unfinished in a folder and all folders in it.
+
+    Not what is being written, nor what lies in a folder in which another process works.
+    """
+    for path in list(find_unfinished(folder)):
         if not (path / _FOLDER_LOCK).is_file():
             remove(path)
             continue
         with suppress(InputError), hold_lock(path / _FOLDER_LOCK):  # InputError: being written
             remove(path)
+
+
+def find_unfinished(folder: Path) -> Iterator[Path]:
+    """Finds what is unfinished, as for `clear_unfinished`, whether it is being written or not."""
+    for parent, folders, names in os.walk(folder):
+        path = Path(parent)
+        if path != folder and any(_is_held(path / name) for name in names if _is_lock(name)):
+            folders.clear()  # another process works there
+            continue
+        yield from (path / name for name in (*folders, *names) if name.startswith(UNFINISHED))
+        folders[:] = [name for name in folders if not name.startswith(UNFINISHED)]
+
+
+def _is_lock(name: str) -> bool:
+    return name.startswith(".") and name.endswith(LOCK)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process has a lock, or may have it; one that was killed has left its file."""
+    if not path.is_file():  # released meanwhile, or no lock
+        return False
+    try:
+        with path.open("rb") as file:
+            return _try_lock(file, fcntl.LOCK_SH) is not True
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # of another user
+        return True
 
 
 def remove(path: Path) -> None:

@@ -17,7 +17,7 @@ from data import folders, patch_files
 from data.dataset import Dataset
 from wsss_jax import config as config_lib
 from wsss_jax import inputs, masks, metrics, parallel, patch_records, runs
-from wsss_jax.files import atomic_path, clear_unfinished
+from wsss_jax.files import atomic_path
 from wsss_jax.patch_records import PatchRecord
 from wsss_jax.progress import show_progress
 from wsss_jax.report import colors, figures, tables
@@ -94,8 +94,6 @@ def prepare(
         runs.save(config, trained.dataset, workdir)
         for folder in _list_folders(workdir, layers):
             folder.mkdir(parents=True, exist_ok=True)
-        for folder in (*_list_folders(workdir, layers), runs.left_out_dir(workdir)):
-            clear_unfinished(folder)
         _remove_stale_masks(workdir, trained, records, layers)
     parallel.wait_for_all("made the folders")
 

@@ -17,11 +17,11 @@ from wsss_jax import jobs, parallel, patch_records
 from wsss_jax.errors import InputError
 from wsss_jax.files import (
     LOCK,
-    UNFINISHED,
     atomic_path,
     check_utf8,
     check_writable,
     clear_unfinished,
+    find_unfinished,
     hold_lock,
 )
 from wsss_jax.patch_records import PatchRecord
@@ -124,7 +124,7 @@ def _hold(workdir: Path, flag: str, *, shared: bool) -> Iterator[None]:
 
 def _clear_if_alone(workdir: Path) -> None:
     """Removes what killed processes left, unless others are at work and may be writing it."""
-    if not any(workdir.glob(f"{UNFINISHED}*")):
+    if not any(find_unfinished(workdir)):
         return
     with contextlib.suppress(InputError), hold_lock(workdir / LOCK) as held:
         if held:

@@ -279,6 +279,7 @@ def test_an_export_is_dealt_as_the_pages_were_and_spares_the_patches(tmp_path):
     exported = [path.name for path in (tmp_path / "labeled" / "train").iterdir()]
     assert sorted(exported) == [f"p{number}-[1 0].png" for number in range(8)]
     config.leave_out = ()
+    (tmp_path / "labeled" / "train" / ".unfinished.x").mkdir()  # of a killed export
     jobs.run(config, tmp_path / "run")
     assert len(list((tmp_path / "labeled" / "train").iterdir())) == 7
     config.leave_out = ("nobody",)

@@ -11,6 +11,7 @@ from tests.web.drawn_maps import NASTY, change_summary, make_maps, read_labels, 
 from wsss_jax import config as config_lib
 from wsss_jax import jobs
 from wsss_jax.errors import InputError
+from wsss_jax.files import UNFINISHED
 from wsss_jax.slides.viewing.collection import Collection
 from wsss_jax.web.viewer import draw_tile
 
@@ -81,8 +82,12 @@ def test_an_interrupted_copy_is_continued(root, tmp_path):
     for path in tiles[::3]:
         path.unlink()
     (copy / "view.html").unlink()
-    export(root, tmp_path / "copy", export_maps=("drawn",))
-    assert list_files(copy) == whole
+    (copy / "tiles" / f"{UNFINISHED}x").mkdir()
+    (tmp_path / "new" / "drawn" / f"{UNFINISHED}x").mkdir(parents=True)  # killed at its beginning
+    for name in ("copy", "new"):
+        export(root, tmp_path / name, export_maps=("drawn",))
+        assert list_files(tmp_path / name / "drawn") == whole
+        assert not list((tmp_path / name).rglob(".*"))
 
 
 def test_a_coarser_copy_has_fewer_tiles_of_the_same_place(root, tmp_path):

@@ -15,7 +15,6 @@ from wsss_jax import config as config_lib
 from wsss_jax import config_rules as rules
 from wsss_jax import inputs, metrics, parallel, patch_confusions, patch_records, runs
 from wsss_jax.errors import InputError
-from wsss_jax.files import clear_unfinished
 from wsss_jax.methods.gate import check_gate
 from wsss_jax.patch_confusions import PatchConfusions
 from wsss_jax.patch_records import PatchRecord
@@ -171,7 +170,6 @@ def _remove_results(records: Sequence[PatchRecord], workdir: Path) -> None:
     """
     folder = workdir / PREDICTIONS
     before = patch_records.load(workdir)
-    clear_unfinished(folder)
     if before is None and folder.is_dir():
         names = {f"{record.name}.png" for record in records}
         for path in sorted(folder.iterdir()):

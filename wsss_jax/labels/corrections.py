@@ -86,6 +86,7 @@ def open_corrections(
       InputError: it has other files, other patches or classes, or another process works in it.
     """
     with hold_lock(root / f".{DATABASE}.lock"), ExitStack() as stack:
+        clear_unfinished(root)
         record = correction_folder.begin(root, origin.dataset, origin.field)
         store = stack.enter_context(open_store(root / DATABASE, origin.dataset.classes))
         slides = CorrectedSlides(root, record, origin.training, patients or {})
@@ -137,7 +138,6 @@ class Corrections:
             folder = self._root / summaries.KEPT / slide
             if not folder.is_dir():
                 continue
-            clear_unfinished(folder)
             for path in folder.glob("*.png"):
                 name = path.relative_to(self._root).as_posix()
                 if name not in answered and find_slide(name) == slide:

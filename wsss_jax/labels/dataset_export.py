@@ -14,7 +14,7 @@ import numpy as np
 from data.dataset import Dataset, format_label, save_dataset, strip_label
 from wsss_jax import spreadsheets
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path, check_writable, hold_lock
+from wsss_jax.files import atomic_path, check_writable, clear_unfinished, hold_lock
 from wsss_jax.labels.patches import PatchFile
 from wsss_jax.labels.review import Agreement, Reviewed
 
@@ -87,6 +87,7 @@ def export(
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     with hold_lock(out / ".export.lock"):
+        clear_unfinished(out)
         others = _find_others(out, wanted, {strip_label(p.path.stem) for p in patches.values()})
         for target, source in wanted.items():
             if not target.is_file() or not filecmp.cmp(source, target, shallow=False):

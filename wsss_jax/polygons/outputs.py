@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.folders import fold_name
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path, clear_unfinished
+from wsss_jax.files import atomic_path
 
 WRITTEN = "written.jsonl"
 
@@ -25,14 +25,11 @@ class Outputs:
     """
 
     def __init__(self, workdir: Path):
-        """Reads what earlier starts wrote; removes what they left unfinished."""
+        """Reads what earlier starts wrote."""
         self._workdir, self._path = workdir, workdir / WRITTEN
         self._written: dict[str, str] = {}  # name -> its source
         self._checksums: dict[str, set[str]] = {}  # of all that was written under a name
         self._names: dict[str, Path] = {}  # folded name -> the source of this start
-        for folder in workdir.iterdir():
-            if folder.is_dir():
-                clear_unfinished(folder)
         if self._path.is_file():
             for line in self._path.read_bytes().splitlines():
                 self._read_line(line)

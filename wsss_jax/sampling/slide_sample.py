@@ -75,8 +75,7 @@ def sample_slide(
     summaries.check_slide_name(file)
     with open_slide(file.path, file.mpp) as slide, hold_lock(folders.results / _LOCK):
         view = View(slide, config.mpp, config.resampling)
-        for folder in (folders.results, folders.cut):
-            clear_unfinished(folder)
+        clear_unfinished(folders.results)
         summary = _begin(config, view, file, folders)
         names = summaries.name_patches(summary, file.name)
         # A later version may have measures that an earlier one had not.

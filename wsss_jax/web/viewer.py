@@ -21,7 +21,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
+from wsss_jax.files import atomic_path, clear_unfinished, hold_lock
 from wsss_jax.labels.correction_folder import Field
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.pages import TEMPLATES as REPORT_TEMPLATES
@@ -228,14 +228,17 @@ def write_copy(opened: SlideMap, source: Path, folder: Path, finest: float) -> i
       bytes of all files.
 
     Raises:
-      InputError: the folder holds something else, or a file of the map is damaged.
+      InputError: the folder holds something else, a file of the map is damaged, or another process
+        writes the copy.
     """
-    state = static_copy.write_tiles(opened, folder, finest, draw_tile)
-    static_copy.copy_files(FILES, folder / "page")
-    report = source / slide_pages.REPORT
-    static_copy.copy_report(report, folder, b'<link rel="stylesheet" href="page/copy.css">')
-    with atomic_path(folder / static_copy.PAGE) as temporary:  # last: it says that all is there
-        temporary.write_text(render_page(state, "", "page/"), encoding="utf-8")
+    with hold_lock(folder.with_name(f".{folder.name}.lock")):
+        clear_unfinished(folder)
+        state = static_copy.write_tiles(opened, folder, finest, draw_tile)
+        static_copy.copy_files(FILES, folder / "page")
+        report = source / slide_pages.REPORT
+        static_copy.copy_report(report, folder, b'<link rel="stylesheet" href="page/copy.css">')
+        with atomic_path(folder / static_copy.PAGE) as temporary:  # last: all is there
+            temporary.write_text(render_page(state, "", "page/"), encoding="utf-8")
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
