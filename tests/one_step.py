@@ -15,14 +15,13 @@ import numpy as np
 import optax
 
 from data import synthetic
-from tests.conftest import tiny_histosegnet, tiny_phase1, tiny_phase2
+from tests.conftest import draw_variables, tiny_histosegnet, tiny_phase1, tiny_phase2
 from wsss_jax import parallel
 from wsss_jax.checkpoints import Checkpoints
 from wsss_jax.methods import histosegnet, phase1, phase2
 from wsss_jax.methods.averaging import average_predictions
 from wsss_jax.methods.prediction import Prediction
 from wsss_jax.training.divergence import RATE_FACTOR
-from wsss_jax.training.initialization import initialize_variables
 from wsss_jax.training.step import make_state, train_step
 
 BATCH = 16
@@ -63,7 +62,7 @@ for name, method, config, values in tasks:
     optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))
     built = built._replace(optimizer=optimizer, ema_decay=ema_decay)
     values = {key: np.float32(value) for key, value in values.items()}
-    variables, _ = initialize_variables(config, built.network)
+    variables = draw_variables(built.network, np.zeros((1, 32, 32, 3)))
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     before = make_state(built, variables)
     start = jax.tree.map(np.asarray, before.variables)

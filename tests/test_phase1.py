@@ -4,7 +4,7 @@ import numpy as np
 
 from configs import base
 from data.synthetic import DATASET
-from tests.conftest import tiny_phase1
+from tests.conftest import draw_variables, tiny_phase1
 from wsss_jax import pixels, sources
 from wsss_jax.methods import phase1
 from wsss_jax.methods.losses import multilabel_soft_margin
@@ -26,7 +26,7 @@ def _setup(relu: bool):
     config.model.width, config.model.batch_norm, config.cam.relu = 1 / 16, "trained", relu
     model = phase1.build_network(config, 4)
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    variables = draw_variables(model, np.zeros((1, 32, 32, 3)))
     return config, model, variables, image
 
 
@@ -60,7 +60,7 @@ def test_validation_without_masks_scores_the_labels(tissue_dir, tmp_path):
     config = tiny_phase1(tmp_path)
     source = sources.open_source(config.data, DATASET, "val")
     model = phase1.build_network(config, 4)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    variables = draw_variables(model, np.zeros((1, 32, 32, 3)))
     scores = make_validation(config, DATASET.num_classes, source)(variables)
     assert scores.keys() == {"val_exact_match", "val_patch_accuracy", "val_f1", "val_mean_f1"}
     assert 0 <= scores["val_patch_accuracy"] <= 1
