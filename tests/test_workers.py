@@ -33,6 +33,19 @@ def test_ctrl_c_is_left_to_the_parent_and_a_death_is_reported():
         _use_and_kill()
 
 
+def _read_blocked(_: int) -> tuple[int, set[signal.Signals]]:
+    time.sleep(0.5)  # meanwhile the next process is started
+    return os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_every_process_of_a_pool_starts_with_signals_blocked():
+    with workers.open_pool(3) as pool:
+        blocked = dict(pool.map(_read_blocked, range(6)))
+    assert len(blocked) == 3
+    for numbers in blocked.values():
+        assert {signal.SIGINT, signal.SIGHUP} <= numbers
+
+
 def test_a_closed_terminal_ends_neither_workers_nor_the_semaphore_tracker():
     script = (
         "import os, signal, time\n"

@@ -53,6 +53,20 @@ def block_signals(*numbers: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A process of a pool, which starts them one by one when there is work for them."""
+
+    def start(self) -> None:
+        # SIGTERM is not blocked: with it, the executor ends the other processes when one has died.
+        # It is deferred, since a process that gets one while it starts prints a traceback.
+        with signals.defer(), block_signals(signal.SIGINT, signal.SIGHUP):
+            super().start()
+
+
+class _Context(multiprocessing.context.SpawnContext):
+    Process = _Process
+
+
 @contextlib.contextmanager
 def open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Yields a pool of processes for the block; tasks that have not begun at its end are dropped.
@@ -61,14 +75,8 @@ def open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
       InputError: one of the processes was killed.
     """
     with block_signals(signal.SIGHUP):  # it would end the process that tracks semaphores
-        executor = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=initialize
-        )
+        executor = ProcessPoolExecutor(workers, mp_context=_Context(), initializer=initialize)
     try:
-        # SIGTERM is not blocked: with it, the executor ends the other processes when one has died.
-        # It is deferred, since a process that gets one while it starts prints a traceback.
-        with signals.defer(), block_signals(signal.SIGINT, signal.SIGHUP):
-            executor.submit(os.getpid)  # the first task starts all processes
         yield executor
     except BrokenProcessPool as error:
         raise InputError(
