@@ -86,8 +86,8 @@ def open_corrections(
       InputError: it has other files, other patches or classes, or another process works in it.
     """
     with hold_lock(root / f".{DATABASE}.lock"), ExitStack() as stack:
-        clear_unfinished(root)
         record = correction_folder.begin(root, origin.dataset, origin.field)
+        clear_unfinished(root)
         store = stack.enter_context(open_store(root / DATABASE, origin.dataset.classes))
         slides = CorrectedSlides(root, record, origin.training, patients or {})
         stack.callback(slides.close)

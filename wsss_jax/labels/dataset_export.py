@@ -87,8 +87,8 @@ def export(
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     with hold_lock(out / ".export.lock"):
-        clear_unfinished(out)
         others = _find_others(out, wanted, {strip_label(p.path.stem) for p in patches.values()})
+        clear_unfinished(out)
         for target, source in wanted.items():
             if not target.is_file() or not filecmp.cmp(source, target, shallow=False):
                 target.parent.mkdir(parents=True, exist_ok=True)

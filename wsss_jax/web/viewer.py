@@ -21,7 +21,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path, clear_unfinished, hold_lock
+from wsss_jax.files import atomic_path, hold_lock
 from wsss_jax.labels.correction_folder import Field
 from wsss_jax.report import slide_pages, slide_pictures
 from wsss_jax.report.pages import TEMPLATES as REPORT_TEMPLATES
@@ -232,7 +232,6 @@ def write_copy(opened: SlideMap, source: Path, folder: Path, finest: float) -> i
         writes the copy.
     """
     with hold_lock(folder.with_name(f".{folder.name}.lock")):
-        clear_unfinished(folder)
         state = static_copy.write_tiles(opened, folder, finest, draw_tile)
         static_copy.copy_files(FILES, folder / "page")
         report = source / slide_pages.REPORT

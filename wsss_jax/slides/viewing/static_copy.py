@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsss_jax.errors import InputError
-from wsss_jax.files import atomic_path
+from wsss_jax.files import UNFINISHED, atomic_path, clear_unfinished
 from wsss_jax.progress import show_progress
 from wsss_jax.report.pages import make_data_url
 from wsss_jax.slides.viewing import page_state, pictures
@@ -57,6 +57,7 @@ def write_tiles(
     state = page_state.describe_map(opened)
     mark = {"map": opened.summary["settings"]["map"], "finest": finest}
     _check_folder(folder, json.loads(json.dumps(mark)))
+    clear_unfinished(folder)
     state["missing"] = ""
     state["overview"] = _make_overview(opened)
     layers = [name for name in state["layers"] if name in (CLASSES, OUTLINES)]
@@ -105,7 +106,7 @@ def _check_folder(folder: Path, mark: dict[str, Any]) -> None:
                 "another --config.export"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not all(each.name.startswith(UNFINISHED) for each in folder.iterdir()):
         raise InputError(f"{folder} is not empty: name another --config.export")
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
