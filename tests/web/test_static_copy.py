@@ -109,11 +109,13 @@ def test_a_coarser_copy_has_fewer_tiles_of_the_same_place(root, tmp_path):
 def test_other_files_and_other_maps_are_refused(root, tmp_path):
     (tmp_path / "drawn").mkdir()
     (tmp_path / "drawn" / "mine.txt").write_text("x")
+    (tmp_path / "drawn" / f"{UNFINISHED}x").mkdir()  # another job may be writing it
     with pytest.raises(InputError, match="is not empty: name another"):
         export(root, tmp_path, export_maps=("drawn",))
     with pytest.raises(InputError, match="no finished map 'none'"):
         export(root, tmp_path, export_maps=("none",))
     assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
+    assert len(list((tmp_path / "drawn").iterdir())) == 2
     with pytest.raises(InputError, match="name the workdir of the job 'segment'"):
         export(tmp_path, tmp_path / "copy")
 
