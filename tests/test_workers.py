@@ -33,17 +33,26 @@ def test_ctrl_c_is_left_to_the_parent_and_a_death_is_reported():
         _use_and_kill()
 
 
-def _read_blocked(_: int) -> tuple[int, set[signal.Signals]]:
-    time.sleep(0.5)  # meanwhile the next process is started
-    return os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+def _wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
 
 
-def test_every_process_of_a_pool_starts_with_signals_blocked():
+def _read_blocked(process: int) -> int:
+    """Returns the signals that a process blocks: a bit for each, that of number 1 first."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("SigBlk"))
+
+
+def test_every_process_of_a_pool_starts_with_signals_blocked(tmp_path):
     with workers.open_pool(3) as pool:
-        blocked = dict(pool.map(_read_blocked, range(6)))
+        for _ in range(3):  # none is done when the next one comes, so each gets its own process
+            pool.submit(_wait_for, tmp_path / "go on")
+        blocked = [_read_blocked(process) for process in pool._processes]
+        (tmp_path / "go on").touch()
     assert len(blocked) == 3
-    for numbers in blocked.values():
-        assert {signal.SIGINT, signal.SIGHUP} <= numbers
+    for number in (signal.SIGINT, signal.SIGHUP):
+        assert all(bits >> (number - 1) & 1 for bits in blocked)
 
 
 def test_a_closed_terminal_ends_neither_workers_nor_the_semaphore_tracker():

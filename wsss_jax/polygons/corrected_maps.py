@@ -10,7 +10,6 @@ import shapely
 
 from data.dataset import Dataset, make_dataset
 from wsss_jax.errors import InputError
-from wsss_jax.files import clear_unfinished
 from wsss_jax.polygons import shapes
 from wsss_jax.polygons.classes import make_labels
 from wsss_jax.polygons.drawings import read_drawing
@@ -138,7 +137,6 @@ def recount(source: Path, original: Path, folder: Path, rule: CorrectionRule) ->
             return f"{name}: finished before"
         results.check_result_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(folder)
         (folder / results.SUMMARY).unlink(missing_ok=True)
         parts = _paint_parts(painted, label_map, folder, settings["map"], rule.outside)
         known = _write_files(folder, parts.read, label_map, before, settings)
